@@ -1,0 +1,1 @@
+//! The methods IAPO is compared with, one file each.

@@ -1,0 +1,237 @@
+//! The prompts of both turns, block by block, and the answer's extraction.
+//!
+//! First turn: system text (P), tool definitions (T), image (I), request (R), in this order; the
+//! real figures' prompt also lists the names that the boxes have (P), as VTool-R1's does
+//! (`chartqa_dataset_creator.py`, `table_dataset_creator.py`). Second turn: see [`ObservationMode`].
+
+use std::sync::Arc;
+
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+use visual_tools::{FigureBoxes, NamedBoxes};
+
+use crate::{Block, Conversation, Message, Part, Role, Task};
+
+/// Whose wording the prompt has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PromptStyle {
+    /// The micro world's: a system line, tools drawn per task, nothing else.
+    Micro,
+    /// VTool-R1's three lines after the image, our wording of the tools' description.
+    Vtool,
+}
+
+/// What the second turn sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ObservationMode {
+    /// The whole first turn, then the observation with the edited image as a second image
+    /// (VTool-R1, IAPO).
+    Append,
+    /// The request asked anew with the edited image in place of the original and without tools.
+    /// A failed call leaves no image: that makes calls consequential at the micro scale.
+    Replace,
+}
+
+const MICRO_SYSTEM: &str = "Answer.";
+
+const VTOOL_SYSTEM: &str = "You answer questions about charts and tables. You may focus the image \
+with one of the given functions before you answer.";
+
+const VTOOL_TOOLS: &str = r#"You can call one of these functions in a python block. Each returns an edited image.
+focus_on_columns_with_mask(image_1, names, columns_bbox), focus_on_rows_with_mask(image_1, names, rows_bbox): for tables, hide every column (row) that is not named.
+focus_on_columns_with_draw, focus_on_rows_with_draw: draw a red box around the named ones. focus_on_columns_with_highlight, focus_on_rows_with_highlight: colour the named ones.
+focus_on_x_values_with_mask(image_1, names, x_values_bbox), focus_on_y_values_with_mask(image_1, names, y_values_bbox), and the same with _draw and _highlight: for charts, the regions of the named values of an axis.
+`names` is a list of names out of the lists below. At most one block, then stop; the edited image will be shown to you.
+Example. Request: which of Japan and Peru has the higher bar? The x values in the image are: ['Japan', 'Peru', 'Chile'].
+THOUGHT 0: The question is about Japan and Peru, so I focus on these two x values.
+ACTION 0:
+```python
+display(focus_on_x_values_with_draw(image_1, ["Japan", "Peru"], x_values_bbox))
+```
+When you know the answer, write it as: ANSWER: reasoning. FINAL ANSWER: the answer. TERMINATE"#;
+
+const OBSERVATION: &str = "OBSERVATION: Execution success. The output is as follows:\n\
+<the image outputs of the code is added as the second image>";
+
+/// The conversation before the first turn.
+pub fn first_turn(task: &Task, style: PromptStyle) -> Conversation {
+    let (system, default_tools) = match style {
+        PromptStyle::Micro => (MICRO_SYSTEM, ""),
+        PromptStyle::Vtool => (VTOOL_SYSTEM, VTOOL_TOOLS),
+    };
+    let tools = task.tools.as_deref().unwrap_or(default_tools);
+    let mut parts = Vec::new();
+    if !tools.is_empty() {
+        parts.push(Part::text(Block::T, tools));
+    }
+    parts.extend(question_parts(task, &task.image, style));
+    vec![system_message(system), user(parts)]
+}
+
+/// The conversation before the second turn. `observed` is the edited image, or why there is none.
+pub fn second_turn(
+    task: &Task,
+    first: &Conversation,
+    call: &str,
+    observed: Result<&Arc<RgbImage>, &str>,
+    style: PromptStyle,
+    mode: ObservationMode,
+) -> Conversation {
+    match mode {
+        ObservationMode::Append => {
+            let mut conversation = first.clone();
+            conversation.push(Message {
+                role: Role::Assistant,
+                parts: vec![Part::text(Block::P, call)],
+            });
+            conversation.push(user(match observed {
+                Ok(image) => vec![
+                    Part::Image(image.clone()),
+                    Part::text(Block::P, OBSERVATION),
+                ],
+                Err(reason) => vec![Part::text(
+                    Block::P,
+                    format!("OBSERVATION: Execution error. {reason}"),
+                )],
+            }));
+            conversation
+        }
+        ObservationMode::Replace => {
+            let parts = match observed {
+                Ok(image) => question_parts(task, image, style),
+                Err(_) => vec![
+                    Part::text(Block::P, "Error."),
+                    Part::text(Block::R, &task.request),
+                ],
+            };
+            let system = match style {
+                PromptStyle::Micro => MICRO_SYSTEM,
+                PromptStyle::Vtool => VTOOL_SYSTEM,
+            };
+            vec![system_message(system), user(parts)]
+        }
+    }
+}
+
+/// The final answer in a completion: the text between `FINAL ANSWER:` and `TERMINATE` (or the end),
+/// without a final full stop; `None` when the phrase is absent.
+pub fn final_answer(text: &str) -> Option<&str> {
+    let start = text.rfind("FINAL ANSWER:")? + "FINAL ANSWER:".len();
+    let rest = &text[start..];
+    let end = rest.find("TERMINATE").unwrap_or(rest.len());
+    let answer = rest[..end].trim();
+    Some(answer.strip_suffix('.').unwrap_or(answer).trim_end())
+}
+
+fn system_message(text: &str) -> Message {
+    Message {
+        role: Role::System,
+        parts: vec![Part::text(Block::P, text)],
+    }
+}
+
+fn user(parts: Vec<Part>) -> Message {
+    Message {
+        role: Role::User,
+        parts,
+    }
+}
+
+fn question_parts(task: &Task, image: &Arc<RgbImage>, style: PromptStyle) -> Vec<Part> {
+    let image = Part::Image(image.clone());
+    match style {
+        PromptStyle::Micro => vec![image, Part::text(Block::R, &task.request)],
+        PromptStyle::Vtool => vec![
+            image,
+            Part::text(Block::R, format!("# USER REQUEST #: {}", task.request)),
+            Part::text(
+                Block::P,
+                format!(
+                    "\n# USER Bounding Box Info: {}\n# USER IMAGE stored in image_1, as PIL image.",
+                    boxes_line(&task.boxes)
+                ),
+            ),
+        ],
+    }
+}
+
+fn boxes_line(boxes: &FigureBoxes) -> String {
+    let (first, second) = if boxes.columns.0.is_empty() && boxes.rows.0.is_empty() {
+        (
+            format!(
+                "x_values_bbox, storing x values and coordinates. y_values_bbox, storing y values \
+                 and coordinates. The x values in the image are: {}.",
+                python_list(&boxes.x_values)
+            ),
+            format!(
+                "The y values in the image are: {}.",
+                python_list(&boxes.y_values)
+            ),
+        )
+    } else {
+        (
+            format!(
+                "columns_bbox, where keys are column headers and values are column bounding boxes. \
+                 rows_bbox, where keys are row headers and values are row bounding boxes. \
+                 The columns in the image are: {}.",
+                python_list(&boxes.columns)
+            ),
+            format!(
+                "The rows in the image start with: {}.",
+                python_list(&boxes.rows)
+            ),
+        )
+    };
+    format!("{first} {second}")
+}
+
+/// A list of names as Python's `repr` writes it.
+fn python_list(boxes: &NamedBoxes) -> String {
+    let quoted: Vec<String> = boxes
+        .0
+        .iter()
+        .map(|(name, _)| {
+            let escaped = name.replace('\\', "\\\\").replace('\n', "\\n");
+            if escaped.contains('\'') && !escaped.contains('"') {
+                format!("\"{escaped}\"")
+            } else {
+                format!("'{}'", escaped.replace('\'', "\\'"))
+            }
+        })
+        .collect();
+    format!("[{}]", quoted.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_final_answer_counts() {
+        assert_eq!(final_answer("FINAL ANSWER: 4. TERMINATE"), Some("4"));
+        assert_eq!(
+            final_answer("FINAL ANSWER: 4. no: FINAL ANSWER: 0.57"),
+            Some("0.57")
+        );
+        assert_eq!(final_answer("FINAL ANSWER:TERMINATE"), Some(""));
+        assert_eq!(final_answer("forty-two"), None);
+    }
+
+    #[test]
+    fn names_are_listed_as_python_would() {
+        let zero = visual_tools::PixelBox {
+            x1: 0.0,
+            y1: 0.0,
+            x2: 1.0,
+            y2: 1.0,
+        };
+        let boxes = NamedBoxes(vec![
+            ("a".into(), zero),
+            ("it's".into(), zero),
+            ("\"it's\"".into(), zero),
+        ]);
+        assert_eq!(python_list(&boxes), r#"['a', "it's", '"it\'s"']"#);
+    }
+}

@@ -1,0 +1,1 @@
+//! Attribution of a log-probability to the blocks of a prompt.

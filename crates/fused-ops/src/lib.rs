@@ -1,0 +1,1 @@
+//! Differentiable CPU operators that candle lacks or does slowly.

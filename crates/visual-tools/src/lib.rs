@@ -1,0 +1,1 @@
+//! The ReFocus visual tools: boxes, pixels and the parser of their calls.

@@ -1,0 +1,1 @@
+//! The recipe: profiles, stages, training, evaluation.

@@ -1,0 +1,1 @@
+//! Records, statistics, tables and plots of a run.

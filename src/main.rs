@@ -1,0 +1,2 @@
+//! The `iapo` command.
+fn main() {}
