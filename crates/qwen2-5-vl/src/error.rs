@@ -1,0 +1,70 @@
+//! What can go wrong between a checkpoint's files and a sampled token.
+
+use std::path::PathBuf;
+
+/// The crate's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Errors of loading, running and saving a model.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// `config.json` is not one of a model that this crate can build.
+    #[error("{origin}: {message}")]
+    Config {
+        /// The file, or `configuration` for one made in memory.
+        origin: String,
+        /// What was found, what was expected.
+        message: String,
+    },
+    /// A checkpoint's files are damaged, incomplete or of another model.
+    #[error("{}: {message}", path.display())]
+    Checkpoint {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was found, what was expected, what to do.
+        message: String,
+    },
+    /// Image features, grids and image tokens do not agree.
+    #[error("{0}")]
+    Images(String),
+    /// An argument that no model could serve.
+    #[error("{0}")]
+    Argument(String),
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+    /// A fused operation failed.
+    #[error(transparent)]
+    Fused(#[from] fused_ops::Error),
+}
+
+impl Error {
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Error::Io { path, source }
+    }
+
+    pub(crate) fn checkpoint(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
+        Error::Checkpoint {
+            path: path.into(),
+            message: message.into(),
+        }
+    }
+}
+
+impl From<Error> for candle_core::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Candle(error) => error,
+            other => candle_core::Error::wrap(other),
+        }
+    }
+}
