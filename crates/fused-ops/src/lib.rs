@@ -1,1 +1,32 @@
 //! Differentiable CPU operators that candle lacks or does slowly.
+//!
+//! Every operator takes and returns candle tensors and takes part in candle's backward pass.
+//! Contiguous-able f32 tensors on the CPU run fused kernels: vectorised (AVX-512, AVX2 + FMA or
+//! portable, chosen at run time), multi-threaded with rayon's pool, and with results that do not
+//! depend on the number of threads. Every other device or dtype runs the composed, differentiable
+//! version of the same operator ([`composed`]), which is also what the fused ones are tested
+//! against.
+//!
+//! Sequences of different lengths are packed along the first dimension, never padded;
+//! [`AttentionLayout`] says who sees whom.
+
+mod attention;
+pub mod composed;
+mod embedding;
+mod error;
+mod layout;
+mod linear;
+mod log_probs;
+mod norm;
+mod rotary;
+mod swiglu;
+
+pub use attention::attention;
+pub use embedding::embedding;
+pub use error::{Error, Result};
+pub use layout::{AttentionLayout, QueryBlock, Segment};
+pub use linear::linear;
+pub use log_probs::{TokenLogProbs, token_log_probs};
+pub use norm::rms_norm;
+pub use rotary::rotary;
+pub use swiglu::swiglu;
