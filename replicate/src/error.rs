@@ -1,0 +1,62 @@
+//! What can go wrong in the recipe.
+
+use std::path::PathBuf;
+
+/// An error of the recipe, with what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A profile that cannot be used.
+    #[error("profile {origin}: {problem}")]
+    Profile {
+        /// The file or name.
+        origin: String,
+        /// What is wrong and what to type.
+        problem: String,
+    },
+    /// A run directory that cannot be used.
+    #[error("{}: {problem}", path.display())]
+    RunDirectory {
+        /// The directory or file.
+        path: PathBuf,
+        /// What is wrong and what to type.
+        problem: String,
+    },
+    /// A file that cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] qwen2_5_vl::Error),
+    /// A tensor operation.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// A fused operator.
+    #[error(transparent)]
+    Operator(#[from] fused_ops::Error),
+    /// Attribution.
+    #[error(transparent)]
+    Attribution(#[from] attribution::Error),
+    /// Optimisation.
+    #[error(transparent)]
+    Optimisation(#[from] grpo::Error),
+    /// Records and tables.
+    #[error(transparent)]
+    Results(#[from] results::Error),
+}
+
+/// The recipe's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Names the file in an input or output error.
+pub(crate) fn at(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
+    move |source| Error::File {
+        path: path.to_owned(),
+        source,
+    }
+}
