@@ -1,1 +1,22 @@
 //! Records, statistics, tables and plots of a run.
+//!
+//! A run is a folder `<out>/<arm>/seed-<n>/` with a manifest, a line of metrics an update and a
+//! record a question. Everything else here is a function of those files alone.
+
+mod error;
+mod files;
+mod machine;
+mod manifest;
+mod metrics;
+mod record;
+mod runs;
+
+pub use error::{Error, Result};
+pub use files::{
+    Appender, Checked, read_json, read_lines, write_atomically, write_json, write_lines,
+};
+pub use machine::{Cuda, Machine, peak_memory_bytes};
+pub use manifest::{FORMAT, Manifest, Profile};
+pub use metrics::{AttributionMetrics, UpdateMetrics, Validation};
+pub use record::{Arm, BlockShares, Record, SETS, Verdict};
+pub use runs::{MANIFEST, METRICS, RECORDS, Run, RunHashes, Runs, run_folder, run_hashes};

@@ -1,0 +1,184 @@
+//! One update of the policy: a line of `metrics.jsonl`.
+//!
+//! Everything outside `seconds` is the same for the same profile and seed; `seconds` is the
+//! clock's and is left out of [`crate::run_hashes`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::files::Checked;
+
+/// One update. Rates and shares lie in [0, 1].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateMetrics {
+    /// The stage of the schedule: `teacher`, `cold-start`, or the arm's name.
+    pub stage: String,
+    /// Updates made so far in this run, this one included; grows by 1 a line through all stages.
+    pub update: u64,
+    /// Mean reward of the episodes, all parts together.
+    pub reward: f64,
+    /// Mean of each part of the reward as it entered the sum, for example `outcome` and
+    /// `attribution` (which is negative).
+    #[serde(default)]
+    pub reward_parts: BTreeMap<String, f64>,
+    /// Share of episodes whose answer was right.
+    pub accuracy: f64,
+    /// The loss that was differentiated.
+    pub loss: f64,
+    /// Mean estimate of the divergence from the reference policy, nats a token.
+    pub kl: f64,
+    /// Share of tokens where the clip held the ratio.
+    pub clip_fraction: f64,
+    /// Mean importance ratio over the tokens; 1 on the first pass over fresh samples.
+    pub ratio: f64,
+    /// Mean entropy of the policy, nats a token.
+    pub entropy: f64,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Share of episodes that called a tool.
+    pub tool_call_rate: f64,
+    /// Share of the calls that ran; absent when none was made.
+    #[serde(default)]
+    pub tool_success_rate: Option<f64>,
+    /// Share of groups whose rewards were all equal, which teach nothing.
+    pub zero_variance_groups: f64,
+    /// The attribution's quality and cost, where the arm measures it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attribution: Option<AttributionMetrics>,
+    /// Greedy validation, on the updates where it was run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Validation>,
+    /// Seconds by part (`rollout`, `reward`, `attribution`, `update`, `validation`): the clock's,
+    /// not deterministic.
+    #[serde(default)]
+    pub seconds: BTreeMap<String, f64>,
+}
+
+/// What the attribution of one update's calls gave and cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttributionMetrics {
+    /// Distinct tool calls that were attributed.
+    pub calls: u64,
+    /// Forward-backward passes that it took, student and teacher together, one a node and call.
+    pub passes: u64,
+    /// Median over the calls of the completeness error, |sum − (F(1) − F(0))| / |F(1) − F(0)|.
+    pub gap: f64,
+    /// Mean divergence of the student's blocks from the teacher's.
+    pub divergence: f64,
+}
+
+/// Greedy answers to the validation questions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Validation {
+    /// Questions asked.
+    pub n: u64,
+    /// Share answered rightly.
+    pub accuracy: f64,
+    /// Mean outcome reward.
+    pub reward: f64,
+    /// Share that called a tool.
+    pub tool_call_rate: f64,
+    /// Share of all questions whose call ran.
+    pub tool_success_rate: f64,
+}
+
+impl Checked for UpdateMetrics {
+    fn problem(&self) -> Option<String> {
+        let single = [
+            ("reward", self.reward),
+            ("accuracy", self.accuracy),
+            ("loss", self.loss),
+            ("kl", self.kl),
+            ("clip_fraction", self.clip_fraction),
+            ("ratio", self.ratio),
+            ("entropy", self.entropy),
+            ("grad_norm", self.grad_norm),
+            ("tool_call_rate", self.tool_call_rate),
+            ("tool_success_rate", self.tool_success_rate.unwrap_or(0.0)),
+            ("zero_variance_groups", self.zero_variance_groups),
+        ];
+        let attribution = self.attribution.unwrap_or_default();
+        let validation = self.validation.unwrap_or_default();
+        let nested = [
+            ("attribution.gap", attribution.gap),
+            ("attribution.divergence", attribution.divergence),
+            ("validation.accuracy", validation.accuracy),
+            ("validation.reward", validation.reward),
+            ("validation.tool_call_rate", validation.tool_call_rate),
+            ("validation.tool_success_rate", validation.tool_success_rate),
+        ];
+        let named = |parts: &BTreeMap<String, f64>, of: &str| {
+            let (name, value) = parts.iter().find(|(_, value)| !value.is_finite())?;
+            Some(format!(
+                "'{of}.{name}' is {value}: expected a finite number"
+            ))
+        };
+        // JSON has no NaN: it would be written as null and not be read again.
+        single
+            .into_iter()
+            .chain(nested)
+            .find(|(_, value)| !value.is_finite())
+            .map(|(name, value)| format!("'{name}' is {value}: expected a finite number"))
+            .or_else(|| named(&self.reward_parts, "reward_parts"))
+            .or_else(|| named(&self.seconds, "seconds"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_is_the_contract() {
+        let metrics = UpdateMetrics {
+            stage: "iapo".to_string(),
+            update: 3,
+            reward: 0.5,
+            reward_parts: BTreeMap::from([
+                ("outcome".to_string(), 0.75),
+                ("attribution".to_string(), -0.25),
+            ]),
+            ratio: 1.0,
+            tool_success_rate: Some(0.5),
+            attribution: Some(AttributionMetrics {
+                calls: 3,
+                passes: 48,
+                gap: 0.02,
+                divergence: 0.25,
+            }),
+            seconds: BTreeMap::from([("rollout".to_string(), 0.7)]),
+            ..UpdateMetrics::default()
+        };
+        let line = serde_json::to_string(&metrics).unwrap();
+        insta::assert_snapshot!(line);
+        assert_eq!(
+            serde_json::from_str::<UpdateMetrics>(&line).unwrap(),
+            metrics
+        );
+        assert_eq!(metrics.problem(), None);
+    }
+
+    #[test]
+    fn a_number_that_json_cannot_hold_is_named() {
+        let mut metrics = UpdateMetrics {
+            loss: f64::NAN,
+            ..UpdateMetrics::default()
+        };
+        assert_eq!(
+            metrics.problem().unwrap(),
+            "'loss' is NaN: expected a finite number"
+        );
+        metrics.loss = 0.0;
+        metrics
+            .reward_parts
+            .insert("outcome".to_string(), f64::INFINITY);
+        assert_eq!(
+            metrics.problem().unwrap(),
+            "'reward_parts.outcome' is inf: expected a finite number"
+        );
+    }
+}

@@ -1,0 +1,314 @@
+//! One evaluated question: a line of `records.jsonl`.
+//!
+//! A record holds nothing that depends on the clock or the machine: the same profile and seed
+//! give the same bytes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::files::Checked;
+
+/// The six test sets, in the order of the paper's table.
+pub const SETS: [&str; 6] = [
+    "charxiv",
+    "chartqa-h-bar",
+    "chartqa-v-bar",
+    "vwtq",
+    "vwtq-syn",
+    "vtabfact",
+];
+
+/// The name of a row of the table: a way of training, or a model that was not trained here.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Arm(String);
+
+impl Arm {
+    /// The student's base checkpoint.
+    pub const UNTRAINED: &'static str = "untrained";
+    /// The teacher after its own GRPO.
+    pub const TEACHER: &'static str = "teacher";
+    /// GRPO with the outcome reward.
+    pub const VTOOL_R1: &'static str = "vtool-r1";
+    /// The outcome less a penalty for calls that fail.
+    pub const TORL: &'static str = "torl";
+    /// The outcome and a verifier's judgement of the call.
+    pub const TRM: &'static str = "trm";
+    /// The outcome less the divergence from the teacher's attribution.
+    pub const IAPO: &'static str = "iapo";
+    /// The control: the outcome and the teacher's log-probability of the call.
+    pub const DISTILL: &'static str = "distill";
+
+    /// The known names in the order of the table; other names come after them, sorted.
+    pub const KNOWN: [&'static str; 7] = [
+        Self::UNTRAINED,
+        Self::TEACHER,
+        Self::VTOOL_R1,
+        Self::TORL,
+        Self::TRM,
+        Self::IAPO,
+        Self::DISTILL,
+    ];
+
+    /// The paper's baselines, which the claim is measured against.
+    pub const BASELINES: [&'static str; 3] = [Self::VTOOL_R1, Self::TORL, Self::TRM];
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// A key that sorts arms in the order of the table.
+    pub(crate) fn rank(&self) -> (usize, &str) {
+        let place = Self::KNOWN.iter().position(|known| *known == self.0);
+        (place.unwrap_or(Self::KNOWN.len()), &self.0)
+    }
+}
+
+impl FromStr for Arm {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Arm::try_from(name.to_string())
+    }
+}
+
+impl TryFrom<String> for Arm {
+    type Error = Error;
+
+    fn try_from(name: String) -> Result<Self, Error> {
+        // The name is a folder's, so nothing that a path could be made of.
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if name.is_empty() || !name.bytes().all(allowed) {
+            return Err(Error::ArmName(name));
+        }
+        Ok(Arm(name))
+    }
+}
+
+impl From<Arm> for String {
+    fn from(arm: Arm) -> String {
+        arm.0
+    }
+}
+
+impl fmt::Display for Arm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// The three states of a score.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The scorer accepts the prediction.
+    Right,
+    /// The scorer rejects the prediction.
+    Wrong,
+    /// No verdict could be had; never counted as wrong.
+    NotJudged,
+}
+
+/// How a tool call's attribution is spread over the prompt's blocks; sums to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlockShares {
+    /// Plain context.
+    #[serde(rename = "P")]
+    pub context: f64,
+    /// The request.
+    #[serde(rename = "R")]
+    pub request: f64,
+    /// The image.
+    #[serde(rename = "I")]
+    pub image: f64,
+    /// Tool definitions.
+    #[serde(rename = "T")]
+    pub tools: f64,
+}
+
+impl BlockShares {
+    /// The shares in the order in which they are written: P, R, I, T.
+    pub fn values(&self) -> [f64; 4] {
+        [self.context, self.request, self.image, self.tools]
+    }
+}
+
+impl From<[f64; 4]> for BlockShares {
+    /// From the order P, R, I, T.
+    fn from([context, request, image, tools]: [f64; 4]) -> Self {
+        BlockShares {
+            context,
+            request,
+            image,
+            tools,
+        }
+    }
+}
+
+/// One evaluated question. Fields are written in this order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// The test set, one of [`SETS`] or an extra.
+    pub set: String,
+    /// The question's identifier within its set.
+    pub qa_id: String,
+    /// The figure: questions that share it are resampled together. Empty: a figure of its own.
+    #[serde(default)]
+    pub image_id: String,
+    /// The row of the table.
+    pub arm: Arm,
+    /// The seed that the arm was trained with.
+    pub seed: u64,
+    /// The answer taken from the completion, as it was scored.
+    pub prediction: String,
+    /// The gold answer in the set's own notation.
+    pub gt: String,
+    /// The scorer's verdict.
+    pub verdict: Verdict,
+    /// Whether the first turn called a tool, well-formed or not.
+    pub tool_called: bool,
+    /// Whether a called tool ran and gave an image.
+    pub tool_succeeded: bool,
+    /// The call's attribution over the blocks, where a tool was called and attribution was
+    /// measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attribution: Option<BlockShares>,
+    /// BLAKE3 of the checkpoint's weights, hex; for an endpoint the model's name.
+    pub checkpoint: String,
+    /// The scorer's name; a judge names its model.
+    pub scorer: String,
+    /// The scorer's version; a judge adds the hash of its prompt.
+    pub scorer_version: String,
+}
+
+impl Record {
+    /// The figure that decides which questions are resampled together.
+    pub(crate) fn cluster(&self) -> &str {
+        if self.image_id.is_empty() {
+            &self.qa_id
+        } else {
+            &self.image_id
+        }
+    }
+}
+
+impl Checked for Record {
+    fn problem(&self) -> Option<String> {
+        for (name, value) in [
+            ("set", &self.set),
+            ("qa_id", &self.qa_id),
+            ("scorer", &self.scorer),
+        ] {
+            if value.is_empty() {
+                return Some(format!("'{name}' is empty"));
+            }
+        }
+        if self.tool_succeeded && !self.tool_called {
+            return Some("'tool_succeeded' is true where 'tool_called' is false".to_string());
+        }
+        let shares = self.attribution.as_ref()?;
+        if !self.tool_called {
+            return Some("'attribution' stands where 'tool_called' is false".to_string());
+        }
+        let sum: f64 = shares.values().iter().sum();
+        let possible = shares
+            .values()
+            .iter()
+            .all(|share| (-1e-6..=1.0 + 1e-6).contains(share));
+        // NaN fails both comparisons.
+        if !possible || !((sum - 1.0).abs() < 1e-3) {
+            return Some(format!(
+                "'attribution' must be four shares that sum to 1, found {:?}",
+                shares.values()
+            ));
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn example() -> Record {
+        Record {
+            set: "vwtq".to_string(),
+            qa_id: "17".to_string(),
+            image_id: "table-9".to_string(),
+            arm: "iapo".parse().unwrap(),
+            seed: 2,
+            prediction: "42".to_string(),
+            gt: "42".to_string(),
+            verdict: Verdict::Right,
+            tool_called: true,
+            tool_succeeded: true,
+            attribution: Some([0.1, 0.2, 0.3, 0.4].into()),
+            checkpoint: "ab12".to_string(),
+            scorer: "denotation".to_string(),
+            scorer_version: "1".to_string(),
+        }
+    }
+
+    #[test]
+    fn the_line_is_the_contract() {
+        insta::assert_snapshot!(serde_json::to_string(&example()).unwrap());
+        let mut plain = example();
+        plain.attribution = None;
+        plain.tool_called = false;
+        plain.tool_succeeded = false;
+        plain.verdict = Verdict::NotJudged;
+        let line = serde_json::to_string(&plain).unwrap();
+        assert!(
+            line.contains("\"not_judged\"") && !line.contains("attribution"),
+            "{line}"
+        );
+        assert_eq!(serde_json::from_str::<Record>(&line).unwrap(), plain);
+        // Records made by hand may leave out what the contract does not list.
+        let by_hand = line.replace("\"image_id\":\"table-9\",", "");
+        assert_eq!(
+            serde_json::from_str::<Record>(&by_hand).unwrap().cluster(),
+            "17"
+        );
+    }
+
+    #[test]
+    fn impossible_records_are_refused() {
+        let mut problems = Vec::new();
+        let mut check = |change: &dyn Fn(&mut Record)| {
+            let mut record = example();
+            change(&mut record);
+            problems.push(record.problem().expect("must be refused"));
+        };
+        check(&|record| record.qa_id.clear());
+        check(&|record| record.tool_called = false);
+        check(&|record| {
+            record.tool_called = false;
+            record.tool_succeeded = false;
+        });
+        check(&|record| record.attribution = Some([0.1, 0.2, 0.3, 0.3].into()));
+        check(&|record| record.attribution = Some([f64::NAN, 0.2, 0.3, 0.4].into()));
+        check(&|record| record.attribution = Some([-0.5, 0.5, 0.5, 0.5].into()));
+        insta::assert_snapshot!(problems.join("\n"));
+        assert_eq!(example().problem(), None);
+    }
+
+    #[test]
+    fn arm_names_are_folder_names() {
+        for bad in ["", "..", "a/b", "IAPO", "a b"] {
+            assert!(bad.parse::<Arm>().is_err(), "{bad}");
+        }
+        let mut arms: Vec<Arm> = ["zeta", "iapo", "self", "untrained"]
+            .iter()
+            .map(|name| name.parse().unwrap())
+            .collect();
+        arms.sort_by(|a, b| a.rank().cmp(&b.rank()));
+        let names: Vec<&str> = arms.iter().map(Arm::name).collect();
+        assert_eq!(names, ["untrained", "iapo", "self", "zeta"]);
+    }
+}

@@ -1,0 +1,300 @@
+//! Run directories: `<out>/<arm>/seed-<n>/{manifest.json, metrics.jsonl, records.jsonl}`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::files::{read_json, read_lines};
+use crate::manifest::{FORMAT, Manifest};
+use crate::metrics::UpdateMetrics;
+use crate::record::{Arm, Record};
+
+/// The manifest's file name.
+pub const MANIFEST: &str = "manifest.json";
+/// The metrics' file name.
+pub const METRICS: &str = "metrics.jsonl";
+/// The records' file name.
+pub const RECORDS: &str = "records.jsonl";
+
+/// The folder of one run.
+pub fn run_folder(out: &Path, arm: &Arm, seed: u64) -> PathBuf {
+    out.join(arm.name()).join(format!("seed-{seed}"))
+}
+
+/// One run as its files tell it.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// The manifest; absent for records that were made by hand.
+    pub manifest: Option<Manifest>,
+    /// A line an update; empty for models that were not trained.
+    pub metrics: Vec<UpdateMetrics>,
+    /// A line a question.
+    pub records: Vec<Record>,
+}
+
+/// The runs of one or more output folders that may stand in one table.
+#[derive(Clone, Debug)]
+pub struct Runs {
+    /// The runs, by arm in the order of the table, then by seed.
+    pub runs: Vec<Run>,
+}
+
+impl Runs {
+    /// Reads every run at most three folders below each of `folders`.
+    ///
+    /// # Errors
+    /// A folder without runs; a file that cannot be read; runs that cannot be compared: of
+    /// different profiles, with different scorers or gold answers for one question, or with a
+    /// question answered twice by one arm and seed.
+    pub fn load(folders: &[PathBuf]) -> Result<Self> {
+        let mut runs = Vec::new();
+        for folder in folders {
+            let before = runs.len();
+            find(folder, 3, &mut runs)?;
+            if runs.len() == before {
+                return Err(Error::NoRuns {
+                    path: folder.clone(),
+                });
+            }
+        }
+        Runs::new(runs)
+    }
+
+    /// The same checks for runs that were read already.
+    pub fn new(mut runs: Vec<Run>) -> Result<Self> {
+        // An evaluation may put several arms or seeds into one file; the table does not mind.
+        runs.sort_by(|a, b| {
+            run_key(a)
+                .cmp(&run_key(b))
+                .then_with(|| a.folder.cmp(&b.folder))
+        });
+        let runs = Runs { runs };
+        runs.check()?;
+        Ok(runs)
+    }
+
+    /// All records.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.runs.iter().flat_map(|run| &run.records)
+    }
+
+    /// The arms in the order of the table.
+    pub fn arms(&self) -> Vec<Arm> {
+        let mut arms: Vec<Arm> = self.records().map(|record| record.arm.clone()).collect();
+        arms.sort_by(|a, b| a.rank().cmp(&b.rank()));
+        arms.dedup();
+        arms
+    }
+
+    /// The profile's name, where a manifest tells it.
+    pub fn profile(&self) -> Option<&str> {
+        self.runs
+            .iter()
+            .find_map(|run| run.manifest.as_ref())
+            .map(|manifest| manifest.profile.name.as_str())
+    }
+
+    fn check(&self) -> Result<()> {
+        let mut profile: Option<(&Run, &Manifest)> = None;
+        for run in &self.runs {
+            let Some(manifest) = &run.manifest else {
+                continue;
+            };
+            let (first, known) = *profile.get_or_insert((run, manifest));
+            if known.profile.hash != manifest.profile.hash {
+                return Err(mixed(
+                    first,
+                    run,
+                    format!(
+                        "profile '{}' ({}) against '{}' ({}); give the folders of one profile",
+                        known.profile.name,
+                        short(&known.profile.hash),
+                        manifest.profile.name,
+                        short(&manifest.profile.hash)
+                    ),
+                ));
+            }
+            if let Some(record) = run
+                .records
+                .iter()
+                .find(|record| record.arm != manifest.arm || record.seed != manifest.seed)
+            {
+                return Err(Error::Mixed {
+                    first: run.folder.join(MANIFEST).display().to_string(),
+                    second: run.folder.join(RECORDS).display().to_string(),
+                    reason: format!(
+                        "the manifest says arm '{}' seed {}, a record says arm '{}' seed {}",
+                        manifest.arm, manifest.seed, record.arm, record.seed
+                    ),
+                });
+            }
+        }
+        let mut scorers: HashMap<&str, (&Run, &Record)> = HashMap::new();
+        let mut questions: HashMap<(&str, &str), (&Run, &Record)> = HashMap::new();
+        let mut answers: HashMap<(&str, &str, &Arm, u64), &Run> = HashMap::new();
+        for run in &self.runs {
+            for record in &run.records {
+                let (first, known) = *scorers.entry(&record.set).or_insert((run, record));
+                if (&known.scorer, &known.scorer_version)
+                    != (&record.scorer, &record.scorer_version)
+                {
+                    return Err(mixed(
+                        first,
+                        run,
+                        format!(
+                            "{} was scored by '{}' version '{}' and by '{}' version '{}'; score both with one",
+                            record.set,
+                            known.scorer,
+                            known.scorer_version,
+                            record.scorer,
+                            record.scorer_version
+                        ),
+                    ));
+                }
+                let question = (record.set.as_str(), record.qa_id.as_str());
+                let (first, known) = *questions.entry(question).or_insert((run, record));
+                if known.gt != record.gt || known.image_id != record.image_id {
+                    return Err(mixed(
+                        first,
+                        run,
+                        format!(
+                            "question {} of {} has the answer '{}' on figure '{}' and the answer '{}' on figure '{}'; these are different data",
+                            record.qa_id,
+                            record.set,
+                            known.gt,
+                            known.image_id,
+                            record.gt,
+                            record.image_id
+                        ),
+                    ));
+                }
+                let answer = (question.0, question.1, &record.arm, record.seed);
+                if let Some(first) = answers.insert(answer, run) {
+                    return Err(mixed(
+                        first,
+                        run,
+                        format!(
+                            "arm '{}' with seed {} answers question {} of {} twice",
+                            record.arm, record.seed, record.qa_id, record.set
+                        ),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn mixed(first: &Run, second: &Run, reason: String) -> Error {
+    Error::Mixed {
+        first: first.folder.display().to_string(),
+        second: second.folder.display().to_string(),
+        reason,
+    }
+}
+
+fn short(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
+}
+
+fn run_key(run: &Run) -> ((usize, &str), u64) {
+    if let Some(manifest) = &run.manifest {
+        return (manifest.arm.rank(), manifest.seed);
+    }
+    run.records.first().map_or(((usize::MAX, ""), 0), |record| {
+        (record.arm.rank(), record.seed)
+    })
+}
+
+fn find(folder: &Path, depth: usize, runs: &mut Vec<Run>) -> Result<()> {
+    if folder.join(RECORDS).is_file() {
+        runs.push(read_run(folder)?);
+        return Ok(());
+    }
+    let mut below = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(Error::io("list", folder))? {
+        let entry = entry.map_err(Error::io("list", folder))?;
+        // A link could lead back up; runs are never reached through one.
+        if entry
+            .file_type()
+            .map_err(Error::io("list", folder))?
+            .is_dir()
+        {
+            below.push(entry.path());
+        }
+    }
+    below.sort();
+    if depth > 0 {
+        for folder in below {
+            find(&folder, depth - 1, runs)?;
+        }
+    }
+    Ok(())
+}
+
+fn read_run(folder: &Path) -> Result<Run> {
+    let manifest = folder.join(MANIFEST);
+    let metrics = folder.join(METRICS);
+    let manifest: Option<Manifest> = if manifest.is_file() {
+        let read: Manifest = read_json(&manifest)?;
+        if read.format != FORMAT {
+            return Err(Error::Line {
+                path: manifest,
+                line: 1,
+                reason: format!(
+                    "format {} was written by another version of iapo; this one reads {FORMAT}",
+                    read.format
+                ),
+            });
+        }
+        Some(read)
+    } else {
+        None
+    };
+    Ok(Run {
+        folder: folder.to_path_buf(),
+        manifest,
+        metrics: if metrics.is_file() {
+            read_lines(&metrics)?
+        } else {
+            Vec::new()
+        },
+        records: read_lines(&folder.join(RECORDS))?,
+    })
+}
+
+/// What two runs of one profile and seed must share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RunHashes {
+    /// BLAKE3 of `records.jsonl`.
+    pub records: String,
+    /// BLAKE3 of `metrics.jsonl` with every `seconds` left empty.
+    pub metrics: String,
+}
+
+/// The hashes of the deterministic part of a run's files.
+pub fn run_hashes(folder: &Path) -> Result<RunHashes> {
+    let records = folder.join(RECORDS);
+    let bytes = std::fs::read(&records).map_err(Error::io("read", &records))?;
+    let metrics = folder.join(METRICS);
+    let mut hasher = blake3::Hasher::new();
+    if metrics.is_file() {
+        for mut row in read_lines::<UpdateMetrics>(&metrics)? {
+            row.seconds = BTreeMap::new();
+            let line = serde_json::to_vec(&row).map_err(|source| Error::Json {
+                path: metrics.clone(),
+                source,
+            })?;
+            hasher.update(&line);
+            hasher.update(b"\n");
+        }
+    }
+    Ok(RunHashes {
+        records: blake3::hash(&bytes).to_hex().to_string(),
+        metrics: hasher.finalize().to_hex().to_string(),
+    })
+}
