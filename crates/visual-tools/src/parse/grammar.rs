@@ -1,0 +1,696 @@
+//! Statements and expressions, read with a stack of our own instead of recursion.
+//!
+//! ```text
+//! block      = { statement ( ";" | newline ) }
+//! statement  = [ NAME "=" ] expression
+//! expression = operand { "+" operand }
+//! operand    = ( text+ | [ "-" ] number | NAME | "(" … ")" | "[" … "]" | "{" … "}" | call )
+//!              { "[" expression "]" | ".keys()" }
+//! call       = NAME "(" [ argument { "," argument } [ "," ] ] ")"
+//! argument   = [ NAME "=" ] expression
+//! ```
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use super::token::{Placed, Token, tokens};
+use super::value::{Fault, Value};
+use super::{MAX_CALLS, MAX_ITEMS, Reason, Refusal};
+use crate::{Axis, ImageSource, Step, Tool, ToolCall};
+
+/// Reads a block.
+pub(super) fn read(code: &str) -> Result<ToolCall, Refusal> {
+    let code = code.replace("\r\n", "\n").replace('\r', "\n");
+    let tokens = tokens(&code)?;
+    let mut reader = Reader {
+        tokens: &tokens,
+        at: 0,
+        program: Program::new(),
+    };
+    reader.block()?;
+    let line = tokens.last().map_or(1, |placed| placed.line);
+    reader.program.finish(line)
+}
+
+/// The functions on offer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Function {
+    Tool(Tool),
+    Display,
+    Print,
+    List,
+}
+
+impl Function {
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "display" => Some(Function::Display),
+            "print" => Some(Function::Print),
+            "list" => Some(Function::List),
+            _ => name.parse().ok().map(Function::Tool),
+        }
+    }
+}
+
+/// The state of the program while it is read: reading a statement is carrying it out on symbols.
+struct Program<'a> {
+    /// Variables in the order of their first assignment; the bound ones come first.
+    variables: Vec<Value>,
+    places: HashMap<&'a str, usize>,
+    bound: usize,
+    steps: Vec<Step>,
+    /// The argument of the last `display`.
+    displayed: Option<Value>,
+    /// What the last statement that is a tool call made.
+    last_focus: Option<Focus>,
+    statements: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Focus {
+    Variable(usize),
+    Result(ImageSource),
+}
+
+impl<'a> Program<'a> {
+    fn new() -> Self {
+        let mut program = Self {
+            variables: Vec::new(),
+            places: HashMap::new(),
+            bound: 0,
+            steps: Vec::new(),
+            displayed: None,
+            last_focus: None,
+            statements: 0,
+        };
+        program.assign("image_1", Value::Image(ImageSource::Original));
+        for axis in Axis::ALL {
+            program.assign(axis.boxes_variable(), Value::Boxes(axis));
+        }
+        program.bound = program.variables.len();
+        program
+    }
+
+    fn assign(&mut self, name: &'a str, value: Value) -> usize {
+        match self.places.get(name) {
+            Some(&place) => {
+                self.variables[place] = value;
+                place
+            }
+            None => {
+                self.places.insert(name, self.variables.len());
+                self.variables.push(value);
+                self.variables.len() - 1
+            }
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&Value> {
+        self.places.get(name).map(|&place| &self.variables[place])
+    }
+
+    fn call(
+        &mut self,
+        function: Function,
+        positional: Vec<Value>,
+        keywords: Vec<(&'a str, Value)>,
+    ) -> Result<Value, Fault> {
+        match function {
+            Function::Print => Ok(Value::Constant),
+            Function::Display => {
+                let [image] = bind("display", ["image"], positional, keywords)?;
+                self.displayed = Some(image);
+                Ok(Value::Constant)
+            }
+            Function::List => {
+                if positional.is_empty() && keywords.is_empty() {
+                    return Ok(Value::List(Rc::default()));
+                }
+                // `list` takes no keyword, and no word can be spelt like this one.
+                let [items] = bind("list", [""], positional, keywords)?;
+                items.list()
+            }
+            Function::Tool(tool) => {
+                if self.steps.len() == MAX_CALLS {
+                    return Err((Reason::TooLong, format!("more than {MAX_CALLS} calls")));
+                }
+                let word = tool.axis.word();
+                let focus = format!("{word}_to_focus_on");
+                let all = format!("all_{word}_bounding_boxes");
+                let parameters = ["image", focus.as_str(), all.as_str()];
+                let [image, names, boxes] =
+                    bind(&tool.to_string(), parameters, positional, keywords)?;
+                self.steps.push(Step {
+                    tool,
+                    image: image.into_image()?,
+                    names: names.into_names()?,
+                    boxes: boxes.into_boxes()?,
+                });
+                Ok(Value::Image(ImageSource::Step(self.steps.len() - 1)))
+            }
+        }
+    }
+
+    /// What the block shows.
+    fn finish(self, line: usize) -> Result<ToolCall, Refusal> {
+        if self.statements == 0 {
+            return Err(Refusal::new(Reason::Empty, line, ""));
+        }
+        let image_of = |value: &Value| match value {
+            Value::Image(image) => Some(*image),
+            _ => None,
+        };
+        let asked = match (&self.displayed, self.last_focus) {
+            (Some(value), _) => image_of(value),
+            (None, Some(Focus::Variable(place))) => image_of(&self.variables[place]),
+            (None, Some(Focus::Result(image))) => Some(image),
+            (None, None) => None,
+        };
+        let shown = asked.or_else(|| self.variables[self.bound..].iter().rev().find_map(image_of));
+        shown
+            .and_then(|shown| ToolCall::of_steps(self.steps, shown))
+            .ok_or_else(|| Refusal::new(Reason::NothingEdited, line, ""))
+    }
+}
+
+/// Arguments in the order of `parameters`, each exactly once.
+fn bind<const N: usize>(
+    function: &str,
+    parameters: [&str; N],
+    positional: Vec<Value>,
+    keywords: Vec<(&str, Value)>,
+) -> Result<[Value; N], Fault> {
+    let given = positional.len() + keywords.len();
+    let wrong = |what: String| (Reason::Arguments, format!("{function}: {what}"));
+    if given != N {
+        return Err(wrong(format!("expected {N} arguments, found {given}")));
+    }
+    let mut slots: [Option<Value>; N] = [const { None }; N];
+    for (slot, value) in slots.iter_mut().zip(positional) {
+        *slot = Some(value);
+    }
+    for (name, value) in keywords {
+        let place = parameters.iter().position(|parameter| *parameter == name);
+        match place.map(|place| &mut slots[place]) {
+            Some(slot @ None) => *slot = Some(value),
+            Some(Some(_)) => return Err(wrong(format!("`{name}` is given twice"))),
+            None => return Err(wrong(format!("there is no parameter `{name}`"))),
+        }
+    }
+    // N distinct slots were filled by N arguments.
+    Ok(slots.map(|slot| slot.unwrap_or(Value::Constant)))
+}
+
+/// An open bracket.
+enum Frame<'a> {
+    /// No bracket: the statement itself.
+    Statement,
+    Paren {
+        items: Vec<Value>,
+        comma: bool,
+    },
+    List(Vec<Value>),
+    Dict {
+        entries: Vec<(String, Value)>,
+        places: HashMap<String, usize>,
+        key: Option<String>,
+    },
+    Index(Value),
+    Call {
+        function: Function,
+        positional: Vec<Value>,
+        keywords: Vec<(&'a str, Value)>,
+        keyword: Option<&'a str>,
+    },
+}
+
+/// An open bracket and the left side of the `+` that is being read within it.
+struct Level<'a> {
+    frame: Frame<'a>,
+    left: Option<Value>,
+}
+
+struct Reader<'a, 't> {
+    tokens: &'t [Placed<'a>],
+    at: usize,
+    program: Program<'a>,
+}
+
+impl<'a, 't> Reader<'a, 't> {
+    fn peek(&self, ahead: usize) -> Option<&'t Token<'a>> {
+        self.tokens.get(self.at + ahead).map(|placed| &placed.token)
+    }
+
+    fn is_sign(&self, ahead: usize, sign: &str) -> bool {
+        matches!(self.peek(ahead), Some(Token::Sign(found)) if *found == sign)
+    }
+
+    fn line(&self) -> usize {
+        let place = self.at.min(self.tokens.len().saturating_sub(1));
+        self.tokens.get(place).map_or(1, |placed| placed.line)
+    }
+
+    fn refuse(&self, reason: Reason, detail: impl AsRef<str>) -> Refusal {
+        Refusal::new(reason, self.line(), detail)
+    }
+
+    fn fault(&self, (reason, detail): Fault) -> Refusal {
+        self.refuse(reason, detail)
+    }
+
+    fn block(&mut self) -> Result<(), Refusal> {
+        while let Some(token) = self.peek(0) {
+            if *token == Token::Newline {
+                self.at += 1;
+                continue;
+            }
+            self.program.statements += 1;
+            if self.program.statements > MAX_ITEMS {
+                let detail = format!("more than {MAX_ITEMS} statements");
+                return Err(self.refuse(Reason::TooLong, detail));
+            }
+            self.statement()?;
+            match self.peek(0) {
+                None => {}
+                Some(Token::Newline) => self.at += 1,
+                Some(Token::Sign(";")) => self.at += 1,
+                Some(Token::Sign(sign @ ("=" | ","))) => {
+                    let detail = format!("`{sign}`: only `name = value` is read");
+                    return Err(self.refuse(Reason::Statement, detail));
+                }
+                Some(token) => return Err(self.refuse(Reason::Syntax, describe(token))),
+            }
+        }
+        Ok(())
+    }
+
+    fn statement(&mut self) -> Result<(), Refusal> {
+        let target = match self.peek(0) {
+            Some(Token::Name(name)) if self.is_sign(1, "=") => {
+                self.check_keyword(name)?;
+                if Function::named(name).is_some() || matches!(*name, "True" | "False" | "None") {
+                    let detail = format!("an assignment to {name}");
+                    return Err(self.refuse(Reason::Statement, detail));
+                }
+                self.at += 2;
+                Some(*name)
+            }
+            _ => None,
+        };
+        let (value, is_focus) = self.expression()?;
+        let result = match value {
+            Value::Image(image) if is_focus => Some(image),
+            _ => None,
+        };
+        let place = target.map(|name| self.program.assign(name, value));
+        if let Some(image) = result {
+            self.program.last_focus = Some(match place {
+                Some(place) => Focus::Variable(place),
+                None => Focus::Result(image),
+            });
+        }
+        Ok(())
+    }
+
+    /// Refuses the words of Python's grammar.
+    fn check_keyword(&self, name: &str) -> Result<(), Refusal> {
+        let reason = match name {
+            "import" | "from" => Reason::Import,
+            "for" | "while" => Reason::Loop,
+            "if" | "elif" | "else" => Reason::Conditional,
+            "def" | "class" | "lambda" => Reason::Definition,
+            "and" | "or" | "not" | "in" | "is" => Reason::Operator,
+            "as" | "assert" | "async" | "await" | "break" | "continue" | "del" | "except"
+            | "finally" | "global" | "nonlocal" | "pass" | "raise" | "return" | "try" | "with"
+            | "yield" => Reason::Statement,
+            _ => return Ok(()),
+        };
+        Err(self.refuse(reason, name))
+    }
+
+    /// Reads an expression, up to what cannot belong to it. Also tells whether the expression is
+    /// nothing but the call of a tool.
+    fn expression(&mut self) -> Result<(Value, bool), Refusal> {
+        let mut levels = vec![Level {
+            frame: Frame::Statement,
+            left: None,
+        }];
+        let mut is_focus = false;
+        // The operand that has just been read, its look-ups included; none where one is due.
+        let mut operand: Option<Value> = None;
+        loop {
+            // There is always the level of the statement itself.
+            let Some(level) = levels.last_mut() else {
+                return Err(self.refuse(Reason::Syntax, ""));
+            };
+            let Some(value) = operand.take() else {
+                is_focus = false;
+                match self.operand(level)? {
+                    Due::Operand(value) => operand = Some(value),
+                    Due::Open(frame) => levels.push(Level { frame, left: None }),
+                    Due::Keyword => {}
+                    Due::Close => {
+                        operand = Some(self.close(&mut levels)?);
+                    }
+                }
+                continue;
+            };
+            match self.peek(0) {
+                Some(Token::Sign("[")) => {
+                    self.at += 1;
+                    levels.push(Level {
+                        frame: Frame::Index(value),
+                        left: None,
+                    });
+                }
+                Some(Token::Sign(".")) => {
+                    operand = Some(self.attribute(&value)?);
+                    is_focus = false;
+                }
+                Some(Token::Sign("(")) => {
+                    let detail = format!("{} is called", value.kind());
+                    return Err(self.refuse(Reason::UnknownFunction, detail));
+                }
+                Some(Token::Sign("+")) => {
+                    let sum = self.sum(level, value)?;
+                    self.at += 1;
+                    level.left = Some(sum);
+                    is_focus = false;
+                }
+                Some(Token::Sign("," | ")" | "]" | "}" | ":" | "=" | ";") | Token::Newline)
+                | None => {
+                    let value = self.sum(level, value)?;
+                    if matches!(level.frame, Frame::Statement) {
+                        return Ok((value, is_focus));
+                    }
+                    is_focus = is_focus && matches!(level.frame, Frame::Paren { .. });
+                    self.deliver(level, value)?;
+                    match self.peek(0) {
+                        Some(Token::Sign("," | ":")) => self.at += 1,
+                        _ => {
+                            let made_by_tool = matches!(
+                                level.frame,
+                                Frame::Call {
+                                    function: Function::Tool(_),
+                                    ..
+                                }
+                            );
+                            let is_plain = matches!(&level.frame, Frame::Paren { items, comma: false } if items.len() == 1);
+                            is_focus = made_by_tool || (is_focus && is_plain);
+                            operand = Some(self.close(&mut levels)?);
+                        }
+                    }
+                }
+                Some(Token::Name("for")) if levels.len() > 1 => {
+                    return Err(self.refuse(Reason::Comprehension, "for"));
+                }
+                Some(Token::Name(name)) => {
+                    self.check_keyword(name)?;
+                    return Err(self.refuse(Reason::Syntax, name));
+                }
+                Some(Token::Sign(sign)) => return Err(self.refuse(Reason::Operator, sign)),
+                Some(token) => return Err(self.refuse(Reason::Syntax, describe(token))),
+            }
+        }
+    }
+
+    fn sum(&self, level: &mut Level<'a>, value: Value) -> Result<Value, Refusal> {
+        match level.left.take() {
+            Some(left) => left.plus(&value).map_err(|fault| self.fault(fault)),
+            None => Ok(value),
+        }
+    }
+
+    /// Reads the beginning of an operand.
+    fn operand(&mut self, level: &mut Level<'a>) -> Result<Due<'a>, Refusal> {
+        let token = match self.peek(0) {
+            Some(token) => token,
+            None => return Err(self.refuse(Reason::Syntax, "the code ends in an expression")),
+        };
+        match token {
+            Token::Text(_) => {
+                let mut joined = String::new();
+                while let Some(Token::Text(text)) = self.peek(0) {
+                    joined.push_str(text);
+                    self.at += 1;
+                }
+                Ok(Due::Operand(Value::Text(joined.into())))
+            }
+            Token::Number(number) => {
+                self.at += 1;
+                Ok(Due::Operand(Value::Number(*number)))
+            }
+            Token::Sign("-") => match self.peek(1) {
+                Some(Token::Number(number)) => {
+                    self.at += 2;
+                    Ok(Due::Operand(Value::Number(-number)))
+                }
+                _ => Err(self.refuse(Reason::Operator, "-")),
+            },
+            Token::Sign("(") => {
+                self.at += 1;
+                Ok(Due::Open(Frame::Paren {
+                    items: Vec::new(),
+                    comma: false,
+                }))
+            }
+            Token::Sign("[") => {
+                self.at += 1;
+                Ok(Due::Open(Frame::List(Vec::new())))
+            }
+            Token::Sign("{") => {
+                self.at += 1;
+                Ok(Due::Open(Frame::Dict {
+                    entries: Vec::new(),
+                    places: HashMap::new(),
+                    key: None,
+                }))
+            }
+            Token::Sign(")" | "]" | "}") => {
+                // Nothing, or a comma, stands before the bracket.
+                let is_due = level.left.is_some()
+                    || match &level.frame {
+                        Frame::Statement | Frame::Index(_) => true,
+                        Frame::Paren { .. } | Frame::List(_) => false,
+                        Frame::Dict { key, .. } => key.is_some(),
+                        Frame::Call { keyword, .. } => keyword.is_some(),
+                    };
+                match is_due {
+                    true => Err(self.refuse(Reason::Syntax, describe(token))),
+                    false => Ok(Due::Close),
+                }
+            }
+            Token::Sign(sign @ ("*" | "**" | "+" | "~")) => {
+                Err(self.refuse(Reason::Operator, sign))
+            }
+            Token::Sign(_) | Token::Newline => Err(self.refuse(Reason::Syntax, describe(token))),
+            Token::Name(name) => self.name(name, level),
+        }
+    }
+
+    fn name(&mut self, name: &'a str, level: &mut Level<'a>) -> Result<Due<'a>, Refusal> {
+        self.check_keyword(name)?;
+        if matches!(name, "True" | "False" | "None") {
+            self.at += 1;
+            return Ok(Due::Operand(Value::Constant));
+        }
+        if self.is_sign(1, "(") {
+            let Some(function) = Function::named(name) else {
+                return Err(self.refuse(Reason::UnknownFunction, name));
+            };
+            self.at += 2;
+            return Ok(Due::Open(Frame::Call {
+                function,
+                positional: Vec::new(),
+                keywords: Vec::new(),
+                keyword: None,
+            }));
+        }
+        if let Frame::Call { keyword, .. } = &mut level.frame
+            && self.is_sign(1, "=")
+            && keyword.is_none()
+            && level.left.is_none()
+        {
+            *keyword = Some(name);
+            self.at += 2;
+            return Ok(Due::Keyword);
+        }
+        match self.program.get(name) {
+            Some(value) => {
+                let value = value.clone();
+                self.at += 1;
+                Ok(Due::Operand(value))
+            }
+            None if self.is_sign(1, ".") => Err(self.refuse(Reason::Attribute, name)),
+            None => Err(self.refuse(Reason::UnknownName, name)),
+        }
+    }
+
+    /// `.keys()`, the only attribute.
+    fn attribute(&mut self, value: &Value) -> Result<Value, Refusal> {
+        let is_keys = matches!(self.peek(1), Some(Token::Name("keys")))
+            && self.is_sign(2, "(")
+            && self.is_sign(3, ")");
+        if !is_keys {
+            let detail = match self.peek(1) {
+                Some(Token::Name(name)) => format!(".{name}"),
+                _ => ".".to_owned(),
+            };
+            return Err(self.refuse(Reason::Attribute, detail));
+        }
+        let keys = value.keys().map_err(|fault| self.fault(fault))?;
+        self.at += 4;
+        Ok(keys)
+    }
+
+    /// Hands a finished value to the bracket that it stands in; the next token is looked at only.
+    fn deliver(&self, level: &mut Level<'a>, value: Value) -> Result<(), Refusal> {
+        let next = match self.peek(0) {
+            Some(Token::Sign(sign)) => *sign,
+            _ => "",
+        };
+        let syntax = || match self.peek(0) {
+            Some(token) => self.refuse(Reason::Syntax, describe(token)),
+            None => self.refuse(Reason::Syntax, "the code ends in an expression"),
+        };
+        let is_keying = next == ":" && matches!(&level.frame, Frame::Dict { key: None, .. });
+        if matches!(next, ":" | "=" | ";" | "") && !is_keying {
+            return Err(match (&level.frame, next) {
+                (Frame::Index(_), ":") => self.refuse(Reason::LookUp, "a slice"),
+                _ => syntax(),
+            });
+        }
+        let full = |length: usize| match length < MAX_ITEMS {
+            true => Ok(()),
+            false => Err(self.refuse(Reason::TooLong, format!("more than {MAX_ITEMS} items"))),
+        };
+        match &mut level.frame {
+            Frame::Statement => return Err(syntax()),
+            Frame::Paren { items, comma } => {
+                full(items.len())?;
+                *comma |= next == ",";
+                items.push(value);
+            }
+            Frame::List(items) => {
+                full(items.len())?;
+                value.check_item().map_err(|fault| self.fault(fault))?;
+                items.push(value);
+            }
+            Frame::Dict {
+                entries,
+                places,
+                key,
+            } => match key.take() {
+                None if is_keying => match value {
+                    Value::Text(text) => *key = Some(text.to_string()),
+                    other => {
+                        let detail = format!("{} as a key", other.kind());
+                        return Err(self.refuse(Reason::ArgumentKind, detail));
+                    }
+                },
+                None => return Err(self.refuse(Reason::ArgumentKind, "a set")),
+                Some(name) => {
+                    full(entries.len())?;
+                    value.check_entry().map_err(|fault| self.fault(fault))?;
+                    match places.get(&name) {
+                        Some(&place) => entries[place].1 = value,
+                        None => {
+                            places.insert(name.clone(), entries.len());
+                            entries.push((name, value));
+                        }
+                    }
+                }
+            },
+            Frame::Index(target) => {
+                if next == "," {
+                    return Err(self.refuse(Reason::LookUp, "several indices"));
+                }
+                *target = target.look_up(&value).map_err(|fault| self.fault(fault))?;
+            }
+            Frame::Call {
+                positional,
+                keywords,
+                keyword,
+                ..
+            } => {
+                full(positional.len() + keywords.len())?;
+                match keyword.take() {
+                    Some(name) => keywords.push((name, value)),
+                    None if keywords.is_empty() => positional.push(value),
+                    None => {
+                        let detail = "a positional argument after a keyword";
+                        return Err(self.refuse(Reason::Syntax, detail));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the innermost bracket, at its closing sign, and returns what it is worth.
+    fn close(&mut self, levels: &mut Vec<Level<'a>>) -> Result<Value, Refusal> {
+        let found = match self.peek(0) {
+            Some(Token::Sign(sign)) => *sign,
+            _ => "",
+        };
+        let Some(Level { frame, .. }) = levels.pop() else {
+            return Err(self.refuse(Reason::Syntax, found));
+        };
+        let expected = match frame {
+            Frame::Statement => "",
+            Frame::Paren { .. } | Frame::Call { .. } => ")",
+            Frame::List(_) | Frame::Index(_) => "]",
+            Frame::Dict { .. } => "}",
+        };
+        if found != expected || found.is_empty() {
+            let detail = format!("expected {expected}, found {found}");
+            return Err(self.refuse(Reason::Syntax, detail));
+        }
+        let value = match frame {
+            Frame::Statement => Value::Constant,
+            Frame::Paren { mut items, comma } => match (items.len(), comma) {
+                (1, false) => items.swap_remove(0),
+                _ => {
+                    for item in &items {
+                        item.check_item().map_err(|fault| self.fault(fault))?;
+                    }
+                    Value::List(Rc::new(items))
+                }
+            },
+            Frame::List(items) => Value::List(Rc::new(items)),
+            Frame::Dict { entries, .. } => Value::Dict(Rc::new(entries)),
+            Frame::Index(value) => value,
+            Frame::Call {
+                function,
+                positional,
+                keywords,
+                ..
+            } => self
+                .program
+                .call(function, positional, keywords)
+                .map_err(|fault| self.fault(fault))?,
+        };
+        self.at += 1;
+        Ok(value)
+    }
+}
+
+/// What stands where an operand is due.
+enum Due<'a> {
+    Operand(Value),
+    Open(Frame<'a>),
+    /// `name =` in a call: the operand is still due.
+    Keyword,
+    /// The bracket ends here.
+    Close,
+}
+
+fn describe(token: &Token) -> String {
+    match token {
+        Token::Name(name) => format!("`{name}`"),
+        Token::Number(number) => format!("number {number}"),
+        Token::Text(text) => format!("string {text:?}"),
+        Token::Sign(sign) => format!("`{sign}`"),
+        Token::Newline => "end of line".to_owned(),
+    }
+}
