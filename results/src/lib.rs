@@ -10,6 +10,7 @@ mod manifest;
 mod metrics;
 mod record;
 mod runs;
+pub mod statistics;
 
 pub use error::{Error, Result};
 pub use files::{

@@ -1,0 +1,228 @@
+//! Two arms on the same questions.
+
+use super::bootstrap::{Bootstrap, Counts, Estimate, Sample};
+use super::outcomes::{ArmOutcomes, SetOutcomes};
+use super::proportion::{McNemar, mcnemar};
+use crate::record::{Arm, SETS};
+
+/// `first − second`, by set and averaged over the six, on the questions that both answered and
+/// that were judged for every seed of both.
+#[derive(Clone, Debug)]
+pub struct PairedDifference {
+    /// The arm that is subtracted from.
+    pub first: Arm,
+    /// The arm that is subtracted.
+    pub second: Arm,
+    /// The macro average's difference.
+    pub average: Estimate,
+    /// The difference in each set, in the order of [`SETS`].
+    pub sets: Vec<SetDifference>,
+    /// Share of replicates in which the first arm is ahead, ties counted half.
+    pub probability_of_improvement: f64,
+    /// Questions compared, over all sets.
+    pub questions: usize,
+    /// Seeds of the first and of the second arm.
+    pub seeds: (usize, usize),
+    /// McNemar's test over all questions, for each seed that both arms have.
+    pub mcnemar: Vec<(u64, McNemar)>,
+}
+
+/// The difference in one set.
+#[derive(Clone, Debug)]
+pub struct SetDifference {
+    /// The set.
+    pub set: &'static str,
+    /// `first − second`.
+    pub difference: Estimate,
+    /// Questions compared.
+    pub questions: usize,
+}
+
+/// Why two arms have no macro average to compare.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Incomparable {
+    /// An arm has no records.
+    #[error("arm '{0}' has no records")]
+    NoRecords(String),
+    /// Sets that at least one arm was not asked.
+    #[error("not evaluated by both: {}", .0.join(", "))]
+    MissingSets(Vec<&'static str>),
+    /// Sets with too few verdicts.
+    #[error("too many answers not judged: {}", .0.join(", "))]
+    NotJudged(Vec<&'static str>),
+    /// Sets where the two arms have no judged question in common.
+    #[error("no judged question in common: {}", .0.join(", "))]
+    Disjoint(Vec<&'static str>),
+}
+
+/// Compares two arms on all six sets. A set in which more than `not_judged_limit` of either arm's
+/// answers have no verdict makes the comparison impossible.
+pub fn compare(
+    first: &ArmOutcomes,
+    second: &ArmOutcomes,
+    not_judged_limit: f64,
+    bootstrap: &Bootstrap,
+) -> Result<PairedDifference, Incomparable> {
+    for arm in [first, second] {
+        if arm.seeds.is_empty() {
+            return Err(Incomparable::NoRecords(arm.arm.to_string()));
+        }
+    }
+    let (mut missing, mut unjudged, mut disjoint) = (Vec::new(), Vec::new(), Vec::new());
+    let mut pairs = Vec::new();
+    for (index, set) in SETS.into_iter().enumerate() {
+        let (Some(a), Some(b)) = (&first.sets[index], &second.sets[index]) else {
+            missing.push(set);
+            continue;
+        };
+        let judged = |outcomes: &SetOutcomes| {
+            outcomes
+                .cell()
+                .is_some_and(|cell| cell.not_judged <= not_judged_limit)
+        };
+        if !judged(a) || !judged(b) {
+            unjudged.push(set);
+            continue;
+        }
+        match common(a, b) {
+            Some(pair) => pairs.push((set, pair)),
+            None => disjoint.push(set),
+        }
+    }
+    if !missing.is_empty() {
+        return Err(Incomparable::MissingSets(missing));
+    }
+    if !unjudged.is_empty() {
+        return Err(Incomparable::NotJudged(unjudged));
+    }
+    if !disjoint.is_empty() {
+        return Err(Incomparable::Disjoint(disjoint));
+    }
+
+    let sample = |seeds: &[u64], of: fn(&Pair) -> &SetOutcomes| Sample {
+        seeds: seeds.to_vec(),
+        sets: pairs.iter().map(|(_, pair)| Counts::of(of(pair))).collect(),
+    };
+    let samples = [
+        sample(&first.seeds, |pair| &pair.first),
+        sample(&second.seeds, |pair| &pair.second),
+    ];
+    let replicates = bootstrap.replicates(&samples);
+    let minus = |a: &[f64], b: &[f64]| -> Vec<f64> {
+        a.iter()
+            .zip(b)
+            .map(|(a, b)| a - b)
+            .filter(|difference| difference.is_finite())
+            .collect()
+    };
+    let observed = |index: usize| {
+        // Every common question was judged for every seed.
+        samples[0].sets[index].observed().unwrap_or(0.0)
+            - samples[1].sets[index].observed().unwrap_or(0.0)
+    };
+    let sets: Vec<SetDifference> = pairs
+        .iter()
+        .enumerate()
+        .map(|(index, (set, pair))| SetDifference {
+            set,
+            difference: Estimate::of(
+                observed(index),
+                minus(&replicates[0].sets[index], &replicates[1].sets[index]),
+            ),
+            questions: pair.first.questions.len(),
+        })
+        .collect();
+    let value = sets.iter().map(|set| set.difference.value).sum::<f64>() / sets.len() as f64;
+    let differences = minus(&replicates[0].mean, &replicates[1].mean);
+    // A tie of two sums over six sets differs by rounding.
+    let ahead: f64 = differences
+        .iter()
+        .map(|&one| {
+            if one.abs() < 1e-12 {
+                0.5
+            } else {
+                f64::from(u8::from(one > 0.0))
+            }
+        })
+        .sum();
+    Ok(PairedDifference {
+        first: first.arm.clone(),
+        second: second.arm.clone(),
+        probability_of_improvement: ahead / differences.len().max(1) as f64,
+        average: Estimate::of(value, differences),
+        questions: sets.iter().map(|set| set.questions).sum(),
+        sets,
+        seeds: (first.seeds.len(), second.seeds.len()),
+        mcnemar: seed_tests(first, second, &pairs),
+    })
+}
+
+struct Pair {
+    first: SetOutcomes,
+    second: SetOutcomes,
+}
+
+/// Both arms restricted to the questions that every seed of both answered with a verdict.
+fn common(first: &SetOutcomes, second: &SetOutcomes) -> Option<Pair> {
+    let judged = |outcomes: &SetOutcomes, question: usize| {
+        outcomes.scores.iter().all(|seed| seed[question].is_some())
+    };
+    let mut kept = Vec::new();
+    for (a, id) in first.questions.iter().enumerate() {
+        if let Ok(b) = second.questions.binary_search(id) {
+            if judged(first, a) && judged(second, b) {
+                kept.push((a, b));
+            }
+        }
+    }
+    // Figures are numbered anew, by the first arm's numbers, so that both draw the same.
+    let mut figures: Vec<usize> = kept.iter().map(|&(a, _)| first.figure[a]).collect();
+    figures.sort_unstable();
+    figures.dedup();
+    let figure: Vec<usize> = kept
+        .iter()
+        .map(|&(a, _)| figures.partition_point(|&known| known < first.figure[a]))
+        .collect();
+    let restrict = |outcomes: &SetOutcomes, places: Vec<usize>| SetOutcomes {
+        questions: places
+            .iter()
+            .map(|&place| outcomes.questions[place].clone())
+            .collect(),
+        figure: figure.clone(),
+        figures: figures.len(),
+        scores: outcomes
+            .scores
+            .iter()
+            .map(|seed| places.iter().map(|&place| seed[place]).collect())
+            .collect(),
+    };
+    (!kept.is_empty()).then(|| Pair {
+        first: restrict(first, kept.iter().map(|&(a, _)| a).collect()),
+        second: restrict(second, kept.iter().map(|&(_, b)| b).collect()),
+    })
+}
+
+fn seed_tests(
+    first: &ArmOutcomes,
+    second: &ArmOutcomes,
+    pairs: &[(&'static str, Pair)],
+) -> Vec<(u64, McNemar)> {
+    let mut tests = Vec::new();
+    for (a, seed) in first.seeds.iter().enumerate() {
+        let Ok(b) = second.seeds.binary_search(seed) else {
+            continue;
+        };
+        let (mut only_first, mut only_second) = (0, 0);
+        for (_, pair) in pairs {
+            for scores in pair.first.scores[a].iter().zip(&pair.second.scores[b]) {
+                match scores {
+                    (Some(true), Some(false)) => only_first += 1,
+                    (Some(false), Some(true)) => only_second += 1,
+                    _ => {}
+                }
+            }
+        }
+        tests.push((*seed, mcnemar(only_first, only_second)));
+    }
+    tests
+}
