@@ -1,0 +1,291 @@
+//! The optimiser's state, and its file.
+//!
+//! A safetensors file with torch's names: `<parameter>.exp_avg`, `<parameter>.exp_avg_sq`,
+//! `<parameter>.step` (I64 scalar), and `<parameter>.master` for half-precision parameters. Bytes
+//! depend on the state alone, and loading restores it to the bit.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor, Var};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+
+use super::{AdamW, AdamWOptions, needs_master};
+use crate::error::{Error, Result};
+
+/// What AdamW remembers of one parameter.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    /// Updates so far.
+    pub step: u64,
+    /// The parameter's shape.
+    shape: Vec<usize>,
+    pub moments: Moments,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Moments {
+    /// For f32 parameters on the CPU.
+    Host { first: Vec<f32>, second: Vec<f32> },
+    /// For all others: f32, or f64 for f64 parameters, on the parameter's device.
+    Device {
+        first: Tensor,
+        second: Tensor,
+        master: Option<Tensor>,
+    },
+}
+
+impl State {
+    pub fn new(parameter: &Var) -> Result<Self> {
+        let moments = if on_host(parameter) {
+            Moments::Host {
+                first: vec![0.0; parameter.elem_count()],
+                second: vec![0.0; parameter.elem_count()],
+            }
+        } else {
+            let dtype = moment_dtype(parameter);
+            let zeros = || Tensor::zeros(parameter.dims(), dtype, parameter.device());
+            let master = if needs_master(parameter.dtype()) {
+                Some(parameter.as_tensor().detach().to_dtype(dtype)?)
+            } else {
+                None
+            };
+            Moments::Device {
+                first: zeros()?,
+                second: zeros()?,
+                master,
+            }
+        };
+        Ok(State {
+            step: 0,
+            shape: parameter.dims().to_vec(),
+            moments,
+        })
+    }
+
+    /// An error if the parameter is not the one that this state was made for.
+    pub fn check(&self, name: &str, parameter: &Var) -> Result<()> {
+        if self.shape != parameter.dims() {
+            return Err(Error::Shape {
+                what: "the optimiser's state",
+                name: name.to_owned(),
+                expected: parameter.dims().to_vec(),
+                found: self.shape.clone(),
+            });
+        }
+        if matches!(self.moments, Moments::Host { .. }) != on_host(parameter) {
+            return Err(Error::Setting {
+                what: "parameters",
+                why: format!("`{name}` changed its device or dtype since the last update"),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn on_host(parameter: &Var) -> bool {
+    parameter.device().is_cpu() && parameter.dtype() == DType::F32
+}
+
+fn moment_dtype(parameter: &Var) -> DType {
+    match parameter.dtype() {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    }
+}
+
+/// One tensor of the file.
+struct Entry {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl AdamW {
+    /// Number of updates that a parameter has had; 0 when it has none.
+    pub fn updates(&self, name: &str) -> u64 {
+        self.states.get(name).map_or(0, |state| state.step)
+    }
+
+    /// Writes the state to a safetensors file, atomically: a kill leaves the old file or the new.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut entries = BTreeMap::new();
+        for (name, state) in &self.states {
+            let step = Entry {
+                dtype: Dtype::I64,
+                shape: Vec::new(),
+                bytes: (state.step as i64).to_le_bytes().to_vec(),
+            };
+            entries.insert(format!("{name}.step"), step);
+            match &state.moments {
+                Moments::Host { first, second } => {
+                    for (part, values) in [("exp_avg", first), ("exp_avg_sq", second)] {
+                        let entry = Entry {
+                            dtype: Dtype::F32,
+                            shape: state.shape.clone(),
+                            bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+                        };
+                        entries.insert(format!("{name}.{part}"), entry);
+                    }
+                }
+                Moments::Device {
+                    first,
+                    second,
+                    master,
+                } => {
+                    entries.insert(format!("{name}.exp_avg"), device_entry(first)?);
+                    entries.insert(format!("{name}.exp_avg_sq"), device_entry(second)?);
+                    if let Some(master) = master {
+                        entries.insert(format!("{name}.master"), device_entry(master)?);
+                    }
+                }
+            }
+        }
+        let foreign = |why: safetensors::SafeTensorError| Error::State {
+            path: path.to_owned(),
+            why: why.to_string(),
+        };
+        let mut views = Vec::with_capacity(entries.len());
+        for (name, entry) in &entries {
+            let view = TensorView::new(entry.dtype, entry.shape.clone(), &entry.bytes);
+            views.push((name, view.map_err(foreign)?));
+        }
+        let bytes = safetensors::serialize(views, None).map_err(foreign)?;
+        write_atomically(path, &bytes).map_err(|source| Error::File {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// An optimiser with the state of a file that [`AdamW::save`] wrote, for these parameters.
+    ///
+    /// # Errors
+    /// A file that cannot be read, is damaged, or holds state of other parameters or shapes.
+    pub fn load(options: AdamWOptions, path: &Path, parameters: &[(String, Var)]) -> Result<Self> {
+        let mut optimizer = AdamW::new(options)?;
+        let bytes = std::fs::read(path).map_err(|source| Error::File {
+            path: path.to_owned(),
+            source,
+        })?;
+        let refuse = |why: String| Error::State {
+            path: path.to_owned(),
+            why,
+        };
+        let file = SafeTensors::deserialize(&bytes)
+            .map_err(|e| refuse(format!("not a readable safetensors file ({e})")))?;
+        let mut used = 0;
+        for (name, parameter) in parameters {
+            let Ok(step) = file.tensor(&format!("{name}.step")) else {
+                continue; // It had not received a gradient yet.
+            };
+            let step: [u8; 8] = match (step.dtype(), step.data().try_into()) {
+                (Dtype::I64, Ok(bytes)) => bytes,
+                _ => return Err(refuse(format!("`{name}.step` is not one I64 number"))),
+            };
+            let step = u64::try_from(i64::from_le_bytes(step))
+                .map_err(|_| refuse(format!("`{name}.step` is negative")))?;
+            let mut state = State::new(parameter)?;
+            state.step = step;
+            let part = |part: &str, dtype: DType| -> Result<Vec<u8>> {
+                let key = format!("{name}.{part}");
+                let view = file
+                    .tensor(&key)
+                    .map_err(|_| refuse(format!("`{key}` is missing")))?;
+                let expected = if dtype == DType::F64 {
+                    Dtype::F64
+                } else {
+                    Dtype::F32
+                };
+                if view.shape() != parameter.dims() || view.dtype() != expected {
+                    return Err(refuse(format!(
+                        "`{key}` should be {expected:?} {:?}, found {:?} {:?}",
+                        parameter.dims(),
+                        view.dtype(),
+                        view.shape()
+                    )));
+                }
+                Ok(view.data().to_vec())
+            };
+            used += 3;
+            match &mut state.moments {
+                Moments::Host { first, second } => {
+                    *first = floats(&part("exp_avg", DType::F32)?);
+                    *second = floats(&part("exp_avg_sq", DType::F32)?);
+                }
+                Moments::Device {
+                    first,
+                    second,
+                    master,
+                } => {
+                    let dtype = first.dtype();
+                    let tensor = |bytes: Vec<u8>| -> Result<Tensor> {
+                        let shape = parameter.dims();
+                        let tensor = Tensor::from_raw_buffer(&bytes, dtype, shape, &Device::Cpu)?;
+                        Ok(tensor.to_device(parameter.device())?)
+                    };
+                    *first = tensor(part("exp_avg", dtype)?)?;
+                    *second = tensor(part("exp_avg_sq", dtype)?)?;
+                    if let Some(master) = master {
+                        *master = tensor(part("master", dtype)?)?;
+                        used += 1;
+                    }
+                }
+            }
+            optimizer.states.insert(name.clone(), state);
+        }
+        if used != file.len() {
+            return Err(refuse(format!(
+                "{} of its {} tensors belong to none of the {} parameters: is it another run's?",
+                file.len() - used,
+                file.len(),
+                parameters.len()
+            )));
+        }
+        Ok(optimizer)
+    }
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    let (values, _) = bytes.as_chunks::<4>();
+    values
+        .iter()
+        .map(|&value| f32::from_le_bytes(value))
+        .collect()
+}
+
+fn device_entry(tensor: &Tensor) -> Result<Entry> {
+    let flat = tensor.to_device(&Device::Cpu)?.flatten_all()?;
+    let (dtype, bytes) = match tensor.dtype() {
+        DType::F64 => {
+            let values = flat.to_vec1::<f64>()?;
+            (
+                Dtype::F64,
+                values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            )
+        }
+        _ => {
+            let values = flat.to_vec1::<f32>()?;
+            (
+                Dtype::F32,
+                values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            )
+        }
+    };
+    Ok(Entry {
+        dtype,
+        shape: tensor.dims().to_vec(),
+        bytes,
+    })
+}
+
+fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".partial");
+    std::fs::write(&temporary, bytes)?;
+    std::fs::File::open(&temporary)?.sync_all()?;
+    std::fs::rename(&temporary, path)
+}
