@@ -33,6 +33,8 @@ pub enum Backend {
     /// Pillow 13: 22-bit weights; vertical first iff the height shrinks by more than twice as many
     /// pixels as the width.
     Pil,
+    /// Pillow up to 12: 22-bit weights, horizontal first.
+    Pillow12,
 }
 
 /// Height and width that an image is resized to: multiples of `factor` whose product lies within
@@ -95,7 +97,7 @@ pub fn resize_bicubic(
     let mut out = vec![0; out_h * out_w * 3];
     out.par_chunks_exact_mut(out_w * 3)
         .enumerate()
-        .for_each(|(y, row)| resampled.row(y, row));
+        .for_each_init(Vec::new, |scratch, (y, row)| resampled.row(y, row, scratch));
     out
 }
 
@@ -163,14 +165,14 @@ impl<'a> Resampled<'a> {
         }
     }
 
-    /// Writes row `y` of the resized image, `(out_w, 3)` interleaved, into `out`.
-    pub(crate) fn row(&self, y: usize, out: &mut [u8]) {
+    /// Writes row `y` of the resized image, `(out_w, 3)` interleaved, into `out`; `scratch` is working space.
+    pub(crate) fn row(&self, y: usize, out: &mut [u8], scratch: &mut Vec<[i32; 4]>) {
         let stride = self.first_width * 3;
         match &self.second {
             Second::Vertical(None) => out.copy_from_slice(&self.first[y * stride..][..stride]),
             Second::Vertical(Some(taps)) => taps.column_pass(&self.first, stride, y, out),
             Second::Horizontal(taps) => {
-                taps.row_pass(&self.first[y * stride..][..stride], &mut Vec::new(), out);
+                taps.row_pass(&self.first[y * stride..][..stride], scratch, out);
             }
         }
     }
@@ -207,7 +209,7 @@ impl Taps {
         }
         starts.push((0, exact.len()));
         let bits = match backend {
-            Backend::Pil => 22,
+            Backend::Pil | Backend::Pillow12 => 22,
             Backend::Torchvision => {
                 let largest = exact.iter().copied().fold(0.0, f64::max);
                 (0..22)
