@@ -1,0 +1,494 @@
+//! Whole files of predictions: a row in, the row with `score` and `reason` out, then a summary.
+//!
+//! Input: JSONL with `gt` and `pred` (and `question`, `category` for judges); also the official
+//! files of TableVQA-Bench (a JSON list, or an object with `instances`) and of CharXiv (an object of
+//! rows by figure). `score` is 1, 0, or null when not judged. All input fields are kept; an
+//! input's own `score` and `reason` become `given_score` and `given_reason`. JSONL is read in
+//! blocks whose rows are scored in parallel, so memory does not grow with the file.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde_json::{Map, Value};
+
+use super::row::Row;
+use super::summary::Summary;
+use super::{Answer, Reason, Scored, ScoredSet, relaxed, score};
+use crate::judge::{Case, Judge, JudgeError, Rubric};
+use crate::{TestSet, Verdict};
+
+/// Bytes read at a time. A longer row makes its block longer.
+const BLOCK: usize = 4 << 20;
+/// Rows scored by one task.
+const ROWS_PER_TASK: usize = 256;
+
+/// Which rule gives the verdicts.
+pub enum Scorer<'a> {
+    /// The official rule of the set. For CharXiv: the grades of an official grading file.
+    Official,
+    /// ChartQA's relaxed match, for any set.
+    Relaxed,
+    /// A judge with a rubric, for the six sets.
+    Judge(&'a (dyn Judge + Sync), Rubric),
+}
+
+/// Why a file could not be scored. Nothing is written to the output then.
+#[derive(Debug, thiserror::Error)]
+pub enum RowsError {
+    /// The predictions could not be read.
+    #[error("cannot read the predictions {}: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What failed.
+        source: io::Error,
+    },
+    /// The scored rows could not be written.
+    #[error("cannot write the scored rows to {}: {source}", .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What failed.
+        source: io::Error,
+    },
+    /// A row is not what the scorer needs.
+    #[error("{}, line {line}: {problem}", .path.display())]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// The row's line, from 1 (in a JSON list or object: the row's number).
+        line: usize,
+        /// What was expected and what was found.
+        problem: String,
+    },
+    /// No scorer fits.
+    #[error("{0}")]
+    NoScorer(String),
+    /// The judge failed for good.
+    #[error(transparent)]
+    Judge(#[from] JudgeError),
+}
+
+/// Scores the rows of `input` into `output`, which appears only when every row has been scored.
+///
+/// # Errors
+/// A file that cannot be read or written, a row that is malformed or lacks a field, a scorer that
+/// does not fit the set, a judge that fails for good.
+pub fn score_file(
+    set: ScoredSet,
+    scorer: &Scorer<'_>,
+    input: &Path,
+    output: &Path,
+) -> Result<Summary, RowsError> {
+    let read_error = |source| RowsError::Read {
+        path: input.to_owned(),
+        source,
+    };
+    let write_error = |source| RowsError::Write {
+        path: output.to_owned(),
+        source,
+    };
+    if let (Scorer::Judge(..), ScoredSet::FinTabNetQa) = (scorer, set) {
+        return Err(RowsError::NoScorer(
+            "fintabnetqa has no judge: use the official or the relaxed scorer".to_owned(),
+        ));
+    }
+    let mut file = File::open(input).map_err(read_error)?;
+    let folder = output
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let part =
+        tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).map_err(write_error)?;
+    let mut writer = BufWriter::with_capacity(1 << 20, part);
+    let mut summary = Summary::default();
+    let mut lines_before = 0;
+    let mut each_block = |text: &str| -> Result<(), RowsError> {
+        let block = Block {
+            set,
+            scorer,
+            path: input,
+            lines_before,
+        };
+        for (bytes, counted) in block.score(text)? {
+            writer.write_all(&bytes).map_err(write_error)?;
+            summary.add(counted);
+        }
+        lines_before += text.lines().count();
+        Ok(())
+    };
+
+    let mut block = Vec::new();
+    let mut at_start = true;
+    loop {
+        let before = block.len();
+        file.by_ref()
+            .take(BLOCK as u64)
+            .read_to_end(&mut block)
+            .map_err(read_error)?;
+        let ended = block.len() == before;
+        if at_start && is_one_document(input, &block) {
+            file.read_to_end(&mut block).map_err(read_error)?;
+            each_block(&document_rows(input, &block)?)?;
+            break;
+        }
+        at_start = false;
+        let whole = match block[before..].iter().rposition(|&byte| byte == b'\n') {
+            _ if ended => block.len(),
+            Some(at) => before + at + 1,
+            None => continue,
+        };
+        let text = str::from_utf8(&block[..whole])
+            .map_err(|error| read_error(io::Error::new(io::ErrorKind::InvalidData, error)))?;
+        each_block(text)?;
+        block.drain(..whole);
+        if ended {
+            break;
+        }
+    }
+    let part = writer
+        .into_inner()
+        .map_err(|error| write_error(error.into_error()))?;
+    part.persist(output)
+        .map_err(|error| write_error(error.error))?;
+    Ok(summary)
+}
+
+/// Whether the file is one JSON document: a list, or an object in a file named `.json`.
+fn is_one_document(path: &Path, start: &[u8]) -> bool {
+    match start.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'[') => true,
+        Some(b'{') => path
+            .extension()
+            .is_some_and(|extension| extension == "json"),
+        _ => false,
+    }
+}
+
+/// The rows of a JSON document, a line each.
+fn document_rows(path: &Path, bytes: &[u8]) -> Result<String, RowsError> {
+    let problem = |line, problem| RowsError::Row {
+        path: path.to_owned(),
+        line,
+        problem,
+    };
+    let document: Value = serde_json::from_slice(bytes)
+        .map_err(|error| problem(error.line(), format!("not a JSON document: {error}")))?;
+    let rows = match document {
+        Value::Array(rows) => rows,
+        Value::Object(mut object) => match object.remove("instances") {
+            Some(Value::Array(rows)) => rows,
+            _ => object.into_iter().map(|(_, row)| row).collect(),
+        },
+        _ => {
+            return Err(problem(
+                1,
+                "expected a list or an object of rows".to_owned(),
+            ));
+        }
+    };
+    Ok(rows.iter().map(|row| format!("{row}\n")).collect())
+}
+
+/// A verdict with what a row's output and the summary need.
+struct Decision {
+    verdict: Verdict,
+    /// In the denominator of the accuracy.
+    counts: bool,
+    /// The reason under which the summary counts the row.
+    group: &'static str,
+    /// A judge's words, which stand in the output instead of the group.
+    words: Option<String>,
+}
+
+impl From<Scored> for Decision {
+    fn from(scored: Scored) -> Self {
+        Decision {
+            verdict: scored.verdict,
+            counts: scored.counts(),
+            group: scored.reason.name(),
+            words: None,
+        }
+    }
+}
+
+/// Whole lines, somewhere in a file.
+struct Block<'a> {
+    set: ScoredSet,
+    scorer: &'a Scorer<'a>,
+    path: &'a Path,
+    lines_before: usize,
+}
+
+impl Block<'_> {
+    /// The output of the block's rows, in order, in pieces with their counts.
+    fn score(&self, text: &str) -> Result<Vec<(Vec<u8>, Summary)>, RowsError> {
+        let lines: Vec<(usize, &str)> = text
+            .lines()
+            .enumerate()
+            .map(|(i, line)| (self.lines_before + i + 1, line.trim()))
+            .filter(|(_, line)| !line.is_empty())
+            .collect();
+        match *self.scorer {
+            Scorer::Judge(judge, rubric) => Ok(vec![self.judge(&lines, judge, rubric)?]),
+            _ => lines
+                .par_chunks(ROWS_PER_TASK)
+                .map(|lines| {
+                    let mut bytes = Vec::with_capacity(lines.len() * 256);
+                    let mut counted = Summary::default();
+                    for &(line, text) in lines {
+                        let row = self.parse(line, text)?;
+                        let decision = self.decide(line, &row)?;
+                        counted.count(decision.verdict, decision.counts, decision.group);
+                        write_row(&mut bytes, text, &row, &decision);
+                    }
+                    Ok((bytes, counted))
+                })
+                .collect(),
+        }
+    }
+
+    fn problem(&self, line: usize, problem: impl Into<String>) -> RowsError {
+        RowsError::Row {
+            path: self.path.to_owned(),
+            line,
+            problem: problem.into(),
+        }
+    }
+
+    fn parse<'t>(&self, line: usize, text: &'t str) -> Result<Row<'t>, RowsError> {
+        serde_json::from_str(text).map_err(|error| {
+            self.problem(
+                line,
+                format!("expected a JSON object with `gt` and `pred`, found {error}"),
+            )
+        })
+    }
+
+    fn answers<'r, 't>(
+        &self,
+        line: usize,
+        row: &'r Row<'t>,
+    ) -> Result<(&'r Answer<'t>, &'r Answer<'t>), RowsError> {
+        let gold = row
+            .gold
+            .as_ref()
+            .ok_or_else(|| self.problem(line, "the field `gt` is missing"))?;
+        let prediction = row.prediction.as_ref();
+        let prediction = prediction.ok_or_else(|| {
+            self.problem(
+                line,
+                "the field `pred` is missing (null stands for no prediction)",
+            )
+        })?;
+        Ok((gold, prediction))
+    }
+
+    /// The verdict of a rule that asks nobody.
+    fn decide(&self, line: usize, row: &Row<'_>) -> Result<Decision, RowsError> {
+        let official = matches!(self.scorer, Scorer::Official);
+        if official && self.set == ScoredSet::Set(TestSet::CharXiv) {
+            return self.graded(line, row);
+        }
+        let (gold, prediction) = self.answers(line, row)?;
+        let scored = if official {
+            score(self.set, gold, prediction)
+        } else {
+            relaxed::score(gold, prediction)
+        };
+        Ok(scored.into())
+    }
+
+    /// The grade of a row of CharXiv's official grading file; −1 there means that grading failed.
+    fn graded(&self, line: usize, row: &Row<'_>) -> Result<Decision, RowsError> {
+        let grade = match &row.score {
+            Some(Answer::Number(grade)) if row.graded => grade.as_f64(),
+            _ => None,
+        };
+        let (verdict, group) = match grade {
+            Some(1.0) => (Verdict::Right, "graded_right"),
+            Some(0.0) => (Verdict::Wrong, "graded_wrong"),
+            Some(-1.0) => (Verdict::NotJudged, "grading_failed"),
+            _ => {
+                return Err(self.problem(
+                    line,
+                    "CharXiv's official scorer is a judge: expected `extracted_answer` and `score` (1, 0 or -1) \
+                     of its grading file; use the judge scorer to have the row graded, or the relaxed scorer",
+                ));
+            }
+        };
+        Ok(Decision {
+            verdict,
+            counts: verdict != Verdict::NotJudged,
+            group,
+            words: None,
+        })
+    }
+
+    /// The verdicts of a judge.
+    fn judge(
+        &self,
+        lines: &[(usize, &str)],
+        judge: &dyn Judge,
+        rubric: Rubric,
+    ) -> Result<(Vec<u8>, Summary), RowsError> {
+        let ScoredSet::Set(set) = self.set else {
+            return Err(RowsError::NoScorer(format!("{} has no judge", self.set)));
+        };
+        let mut rows = Vec::with_capacity(lines.len());
+        for &(line, text) in lines {
+            let row = self.parse(line, text)?;
+            let asked = self.asked(line, &row, rubric)?;
+            rows.push((text, row, asked));
+        }
+        let cases: Vec<Case<'_>> = rows
+            .iter()
+            .filter_map(|(_, _, asked)| asked.as_ref()?.case(set))
+            .collect();
+        let mut judgements = judge.judge(&cases)?.into_iter();
+        let mut bytes = Vec::new();
+        let mut counted = Summary::default();
+        for (text, row, asked) in &rows {
+            let decision = match asked {
+                None => Reason::NoPrediction.into(),
+                Some(Asked {
+                    prediction: None, ..
+                }) => Decision {
+                    verdict: Verdict::Wrong,
+                    counts: true,
+                    group: "no_final_answer",
+                    words: None,
+                },
+                Some(_) => match judgements.next() {
+                    Some(judgement) => Decision {
+                        verdict: judgement.verdict,
+                        counts: judgement.verdict != Verdict::NotJudged,
+                        group: match judgement.verdict {
+                            Verdict::Right => "judged_right",
+                            Verdict::Wrong => "judged_wrong",
+                            Verdict::NotJudged => "not_judged",
+                        },
+                        words: Some(judgement.reason),
+                    },
+                    None => Scored::from(Reason::NeedsJudge).into(),
+                },
+            };
+            counted.count(decision.verdict, decision.counts, decision.group);
+            write_row(&mut bytes, text, row, &decision);
+        }
+        Ok((bytes, counted))
+    }
+
+    /// What the judge is to be asked of a row; `None` for a row without a prediction.
+    fn asked(
+        &self,
+        line: usize,
+        row: &Row<'_>,
+        rubric: Rubric,
+    ) -> Result<Option<Asked>, RowsError> {
+        let (gold, prediction) = self.answers(line, row)?;
+        let completion = match prediction {
+            Answer::Null => return Ok(None),
+            Answer::Text(text) => text,
+            _ => return Err(self.problem(line, "a judge needs `pred` to be a text or null")),
+        };
+        let gold = judge_gold(gold).ok_or_else(|| {
+            self.problem(
+                line,
+                "a judge needs `gt` to be a text, a number or a list of those",
+            )
+        })?;
+        let question = match &row.question {
+            Some(Answer::Text(question)) => question.clone().into_owned(),
+            _ if matches!(rubric, Rubric::RefocusTable | Rubric::VtoolV2) => String::new(),
+            _ => return Err(self.problem(line, "this judge needs the field `question`")),
+        };
+        let category = match &row.category {
+            Some(Answer::Number(n)) => n.as_u64().and_then(|n| u8::try_from(n).ok()),
+            _ => None,
+        };
+        if rubric == Rubric::CharXiv
+            && !category.is_some_and(|category| (1..=4).contains(&category))
+        {
+            return Err(self.problem(
+                line,
+                "CharXiv's judge needs the field `category`, from 1 to 4",
+            ));
+        }
+        let prediction = rubric.prediction(completion);
+        Ok(Some(Asked {
+            question,
+            gold,
+            prediction,
+            category,
+        }))
+    }
+}
+
+/// A row's question to the judge.
+struct Asked {
+    question: String,
+    gold: String,
+    /// `None` where the judge's source counts the completion as wrong without asking.
+    prediction: Option<String>,
+    category: Option<u8>,
+}
+
+impl Asked {
+    fn case(&self, set: TestSet) -> Option<Case<'_>> {
+        Some(Case {
+            set,
+            question: &self.question,
+            gold: &self.gold,
+            prediction: self.prediction.as_deref()?,
+            category: self.category,
+        })
+    }
+}
+
+/// The gold as a judge's prompt shows it; the items of a list between `|||`.
+fn judge_gold(gold: &Answer<'_>) -> Option<String> {
+    match gold {
+        Answer::Text(text) => Some(text.clone().into_owned()),
+        Answer::Number(n) => Some(n.to_string()),
+        Answer::Bool(b) => Some(b.to_string()),
+        Answer::List(items) => Some(
+            items
+                .iter()
+                .map(judge_gold)
+                .collect::<Option<Vec<_>>>()?
+                .join("|||"),
+        ),
+        Answer::Null | Answer::Object => None,
+    }
+}
+
+/// Appends the row with its score and reason.
+fn write_row(out: &mut Vec<u8>, text: &str, row: &Row<'_>, decision: &Decision) {
+    let score = match decision.verdict {
+        Verdict::Right => Value::from(1),
+        Verdict::Wrong => Value::from(0),
+        Verdict::NotJudged => Value::Null,
+    };
+    let reason = Value::from(decision.words.as_deref().unwrap_or(decision.group));
+    match text.strip_suffix('}') {
+        // The row's own text, as long as it has neither field.
+        Some(open) if row.score.is_none() && !row.has_reason => {
+            out.extend_from_slice(open.trim_end().as_bytes());
+        }
+        _ => {
+            let given: Map<String, Value> = serde_json::from_str(text).unwrap_or_default();
+            let renamed: Map<String, Value> = given
+                .into_iter()
+                .map(|(name, value)| match name.as_str() {
+                    "score" | "reason" => (format!("given_{name}"), value),
+                    _ => (name, value),
+                })
+                .collect();
+            let object = Value::Object(renamed).to_string();
+            out.extend_from_slice(object.strip_suffix('}').unwrap_or(&object).as_bytes());
+        }
+    }
+    out.extend_from_slice(format!(",\"score\":{score},\"reason\":{reason}}}\n").as_bytes());
+}

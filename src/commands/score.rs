@@ -1,0 +1,220 @@
+//! `iapo score`: verdicts of the official rules on given predictions.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use benchmarks::TestSet;
+use benchmarks::endpoint::{ApiKey, Cache, Client, Settings};
+use benchmarks::judge::{EndpointJudge, Rubric};
+use benchmarks::scorers::rows::{Scorer, score_file};
+use benchmarks::scorers::{ScoredSet, Summary};
+
+/// The environment variable with the judge's key.
+const KEY: &str = "OPENAI_API_KEY";
+
+/// Scores predictions made elsewhere.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// charxiv, chartqa-h-bar, chartqa-v-bar, vwtq, vwtq-syn, vtabfact, or fintabnetqa.
+    #[arg(long)]
+    set: ScoredSet,
+    /// JSONL with `gt` and `pred` (null for no prediction), `question` and CharXiv's `category`
+    /// for judges; or a prediction file of TableVQA-Bench, or a grading file of CharXiv.
+    #[arg(long, value_name = "FILE.jsonl")]
+    predictions: PathBuf,
+    /// The rule: the set's own, ChartQA's relaxed match, or a judge.
+    #[arg(long, value_enum, default_value_t = Rule::Official)]
+    scorer: Rule,
+    /// Where the rows go, each with `score` (1, 0, or null for not judged) and `reason`.
+    #[arg(long, value_name = "FILE.jsonl")]
+    out: PathBuf,
+    /// The judge's OpenAI-compatible server; its key is read from OPENAI_API_KEY.
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+    /// The judge's model; without it, the one that the authors of the set used.
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// Whose judge to follow; without it, that of the authors of the set.
+    #[arg(long, value_enum)]
+    rubric: Option<RubricName>,
+    /// Keeps the judge's replies, so that a run that stopped asks only for the rest.
+    #[arg(long, value_name = "FILE.jsonl")]
+    cache: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Rule {
+    Official,
+    Relaxed,
+    Judge,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum RubricName {
+    Charxiv,
+    RefocusChart,
+    RefocusTable,
+    VtoolV1,
+    VtoolV2,
+    VtoolV2Eval,
+}
+
+impl RubricName {
+    fn rubric(self) -> Rubric {
+        match self {
+            RubricName::Charxiv => Rubric::CharXiv,
+            RubricName::RefocusChart => Rubric::RefocusChart,
+            RubricName::RefocusTable => Rubric::RefocusTable,
+            RubricName::VtoolV1 => Rubric::VtoolV1,
+            RubricName::VtoolV2 => Rubric::VtoolV2,
+            RubricName::VtoolV2Eval => Rubric::VtoolV2Eval,
+        }
+    }
+}
+
+/// Scores the file, then prints accuracy, n, not judged and a 95 % interval.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let judge_only = [
+        ("--endpoint", args.endpoint.is_some()),
+        ("--model", args.model.is_some()),
+        ("--rubric", args.rubric.is_some()),
+        ("--cache", args.cache.is_some()),
+    ];
+    if args.scorer != Rule::Judge {
+        if let Some((flag, _)) = judge_only.iter().find(|(_, given)| *given) {
+            bail!("{flag} is for --scorer judge");
+        }
+    }
+    let summary = match args.scorer {
+        Rule::Official => score_file(args.set, &Scorer::Official, &args.predictions, &args.out)?,
+        Rule::Relaxed => score_file(args.set, &Scorer::Relaxed, &args.predictions, &args.out)?,
+        Rule::Judge => judged(&args)?,
+    };
+    print!("{}", report(args.set, &summary));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn judged(args: &Args) -> anyhow::Result<Summary> {
+    let ScoredSet::Set(set) = args.set else {
+        bail!(
+            "{} has no judge: use --scorer official or relaxed",
+            args.set
+        );
+    };
+    let rubric = args
+        .rubric
+        .map_or_else(|| Rubric::of_set(set), RubricName::rubric);
+    let Some(endpoint) = &args.endpoint else {
+        bail!(
+            "--scorer judge needs --endpoint URL, an OpenAI-compatible server, and --model NAME where the model differs from that of the authors"
+        );
+    };
+    let model = args.model.as_deref().unwrap_or(rubric.settings().model);
+    let cache = args
+        .cache
+        .as_ref()
+        .map(|path| {
+            Cache::open(path).with_context(|| format!("the judge's cache {}", path.display()))
+        })
+        .transpose()?;
+    let client = Client::new(Settings::new(endpoint, model), ApiKey::from_env(KEY), cache)?;
+    let judge = EndpointJudge::with_rubric(&client, rubric);
+    Ok(score_file(
+        args.set,
+        &Scorer::Judge(&judge, rubric),
+        &args.predictions,
+        &args.out,
+    )?)
+}
+
+/// What is printed of a summary.
+fn report(set: ScoredSet, summary: &Summary) -> String {
+    let mut text = match (summary.accuracy(), summary.interval()) {
+        (Some(accuracy), Some((low, high))) => format!(
+            "{set}: accuracy {:.2} % (95 % interval {:.2} to {:.2}, Wilson), {} right of n = {}",
+            100.0 * accuracy,
+            100.0 * low,
+            100.0 * high,
+            summary.right,
+            summary.n,
+        ),
+        _ => format!("{set}: no row has a verdict, so there is no accuracy (n = 0)"),
+    };
+    text += &format!(", not judged {}", summary.not_judged);
+    if set == ScoredSet::Set(TestSet::VTabFact) && summary.not_judged > 0 {
+        text += " (a row that says both true and false counts in n, as in the official accuracy)";
+    }
+    text.push('\n');
+    for (reason, count) in &summary.reasons {
+        text += &format!("  {reason}: {count}\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parsed(arguments: &str) -> Args {
+        let command = Command::try_parse_from(["score"].into_iter().chain(arguments.split(' ')));
+        command.unwrap_or_else(|error| panic!("{error}")).args
+    }
+
+    #[test]
+    fn a_file_is_scored_and_reported() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (given, out) = (
+            folder.path().join("in.jsonl"),
+            folder.path().join("out.jsonl"),
+        );
+        std::fs::write(
+            &given,
+            "{\"gt\":1,\"pred\":\"true\"}\n{\"gt\":0,\"pred\":\"true and false\"}\n",
+        )
+        .expect("written");
+        let flags = format!(
+            "--set vtabfact --predictions {} --out {}",
+            given.display(),
+            out.display()
+        );
+        run(parsed(&flags)).expect("scored");
+        let summary =
+            score_file(parsed(&flags).set, &Scorer::Official, &given, &out).expect("scored");
+        insta::assert_snapshot!(report(parsed(&flags).set, &summary), @r"
+        vtabfact: accuracy 50.00 % (95 % interval 9.45 to 90.55, Wilson), 1 right of n = 2, not judged 1 (a row that says both true and false counts in n, as in the official accuracy)
+          both_labels: 1
+          equal: 1
+        ");
+    }
+
+    #[test]
+    fn flags_that_do_not_fit_are_refused() {
+        let base = "--predictions a.jsonl --out b.jsonl --set";
+        for (flags, expected) in [
+            (
+                format!("{base} vwtq --cache c"),
+                "--cache is for --scorer judge",
+            ),
+            (format!("{base} charxiv --scorer judge"), "needs --endpoint"),
+            (format!("{base} fintabnetqa --scorer judge"), "has no judge"),
+            (
+                format!("{base} vwtq"),
+                "cannot read the predictions a.jsonl",
+            ),
+        ] {
+            let message = format!("{:#}", run(parsed(&flags)).expect_err("refused"));
+            assert!(message.contains(expected), "{message}");
+        }
+        let unknown = Command::try_parse_from("score --set wtq --predictions a --out b".split(' '));
+        assert!(unknown.is_err_and(|error| error.to_string().contains("unknown test set 'wtq'")));
+    }
+}
