@@ -124,6 +124,12 @@ pub fn loss(inputs: &LossInputs<'_>, options: &LossOptions) -> Result<LossOutput
         .iter()
         .map(|log| log.exp() as f32)
         .collect();
+    for (what, value) in [
+        ("the mean ratio", metrics.mean_ratio),
+        ("the approximate KL", metrics.approximate_kl),
+    ] {
+        finite(|| format!("{what} to the sampling policy"), value)?;
+    }
     Ok(LossOutput {
         loss: scalar(inputs.log_probs, value, &gradient)?,
         metrics,
