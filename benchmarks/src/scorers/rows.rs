@@ -123,7 +123,7 @@ pub fn score_file(
     let mut at_start = true;
     loop {
         let before = block.len();
-        file.by_ref()
+        Read::by_ref(&mut file)
             .take(BLOCK as u64)
             .read_to_end(&mut block)
             .map_err(read_error)?;
@@ -351,7 +351,7 @@ impl Block<'_> {
         let mut counted = Summary::default();
         for (text, row, asked) in &rows {
             let decision = match asked {
-                None => Reason::NoPrediction.into(),
+                None => Scored::from(Reason::NoPrediction).into(),
                 Some(Asked {
                     prediction: None, ..
                 }) => Decision {
