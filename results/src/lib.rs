@@ -3,21 +3,35 @@
 //! A run is a folder `<out>/<arm>/seed-<n>/` with a manifest, a line of metrics an update and a
 //! record a question. Everything else here is a function of those files alone.
 
+mod claim;
 mod error;
 mod files;
+#[cfg(test)]
+mod fixture;
+mod format;
 mod machine;
 mod manifest;
 mod metrics;
+mod paper;
+mod plot;
 mod record;
+mod report;
 mod runs;
 pub mod statistics;
+mod table;
 
+pub use claim::{Claim, Comparison, Decision};
 pub use error::{Error, Result};
 pub use files::{
     Appender, Checked, read_json, read_lines, write_atomically, write_json, write_lines,
 };
+pub use format::{Format, differences};
 pub use machine::{Cuda, Machine, peak_memory_bytes};
 pub use manifest::{FORMAT, Manifest, Profile};
 pub use metrics::{AttributionMetrics, UpdateMetrics, Validation};
+pub use paper::{Paper, PaperClaim};
+pub use plot::{learning_curves, results};
 pub use record::{Arm, BlockShares, Record, SETS, Verdict};
+pub use report::{CURVES, Deviation, REPORT, RESULTS, write_report};
 pub use runs::{MANIFEST, METRICS, RECORDS, Run, RunHashes, Runs, run_folder, run_hashes};
+pub use table::{PaperRow, Row, Table, TableOptions};

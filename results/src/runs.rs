@@ -298,3 +298,115 @@ pub fn run_hashes(folder: &Path) -> Result<RunHashes> {
         metrics: hasher.finalize().to_hex().to_string(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::{write_json, write_lines};
+    use crate::fixture;
+
+    fn write(out: &Path, run: &Run) {
+        let record = &run.records[0];
+        let folder = run_folder(out, &record.arm, record.seed);
+        write_json(&folder.join(MANIFEST), run.manifest.as_ref().unwrap()).unwrap();
+        write_lines(&folder.join(METRICS), &run.metrics).unwrap();
+        write_lines(&folder.join(RECORDS), &run.records).unwrap();
+    }
+
+    #[test]
+    fn runs_come_back_from_disk_in_the_order_of_the_table() {
+        let out = tempfile::tempdir().unwrap();
+        let made = fixture::runs(3);
+        for run in made.iter().rev() {
+            write(out.path(), run);
+        }
+        let read = Runs::load(&[out.path().to_path_buf()]).unwrap();
+        assert_eq!(read.runs.len(), made.len());
+        for (read, made) in read.runs.iter().zip(&made) {
+            assert_eq!(
+                (&read.records, &read.metrics, &read.manifest),
+                (&made.records, &made.metrics, &made.manifest)
+            );
+        }
+        assert_eq!(read.profile(), Some("micro"));
+        // One run's own folder is a table of one row.
+        assert_eq!(
+            Runs::load(&[out.path().join("iapo/seed-1")])
+                .unwrap()
+                .runs
+                .len(),
+            1
+        );
+    }
+
+    #[test]
+    fn hashes_leave_out_the_clock_and_nothing_else() {
+        let out = tempfile::tempdir().unwrap();
+        let mut run = fixture::runs(3).swap_remove(4);
+        let hash = |run: &Run| {
+            write(out.path(), run);
+            run_hashes(&run_folder(
+                out.path(),
+                &run.records[0].arm,
+                run.records[0].seed,
+            ))
+            .unwrap()
+        };
+        let first = hash(&run);
+        run.metrics[3].seconds.insert("rollout".to_string(), 99.0);
+        assert_eq!(hash(&run), first);
+        run.metrics[3].loss += 1e-12;
+        assert_ne!(hash(&run).metrics, first.metrics);
+        run.records[0].prediction.push('0');
+        assert_ne!(hash(&run).records, first.records);
+    }
+
+    #[test]
+    fn runs_that_cannot_share_a_table_are_named() {
+        let mut errors = Vec::new();
+        let mut refuse = |change: &dyn Fn(&mut Vec<Run>)| {
+            let mut runs = fixture::runs(2);
+            change(&mut runs);
+            errors.push(Runs::new(runs).unwrap_err().to_string());
+        };
+        refuse(&|runs| runs[5].manifest.as_mut().unwrap().profile.hash = "beef".repeat(16));
+        refuse(&|runs| runs[5].manifest.as_mut().unwrap().seed = 77);
+        refuse(&|runs| runs[5].records[1].scorer_version = "2".to_string());
+        refuse(&|runs| runs[5].records[1].gt = "9".to_string());
+        refuse(&|runs| {
+            let again = runs[5].records[1].clone();
+            runs[5].records.push(again);
+        });
+        let out = tempfile::tempdir().unwrap();
+        let here = out.path().display().to_string();
+        errors.push(
+            Runs::load(&[out.path().to_path_buf()])
+                .unwrap_err()
+                .to_string()
+                .replace(&here, "OUT"),
+        );
+        let nowhere = out.path().join("nowhere");
+        errors.push(
+            Runs::load(&[nowhere])
+                .unwrap_err()
+                .to_string()
+                .replace(&here, "OUT"),
+        );
+        insta::assert_snapshot!(errors.join("\n"));
+    }
+
+    #[test]
+    fn a_manifest_of_another_version_is_refused() {
+        let out = tempfile::tempdir().unwrap();
+        let mut run = fixture::runs(2).swap_remove(0);
+        run.manifest.as_mut().unwrap().format = 99;
+        write(out.path(), &run);
+        let error = Runs::load(&[out.path().to_path_buf()])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.ends_with("format 99 was written by another version of iapo; this one reads 1"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,434 @@
+//! Whether the paper's claim held.
+//!
+//! The claim: averaged over the six sets, IAPO is better than VTool-R1 (+3.0 points in the paper,
+//! +2.1 against the best baseline). The rule looks at d, the paired difference of the macro
+//! averages, and its 95 % interval (statistics/paired.rs):
+//!
+//! - HELD: the whole interval is above 0.
+//! - NOT HELD: the whole interval is below 0; or, under the `paper` profile only, it has 0 in it
+//!   and lies wholly below the paper's difference, so that a gain of the claimed size is excluded
+//!   and none is shown.
+//! - UNDECIDED: anything else; the smallest difference that this many seeds and questions detect
+//!   is then stated.
+//! - NOT TESTED: the records do not allow the comparison, and the line says why.
+//!
+//! Against "the best baseline" the same rule asks for an interval above 0 against *every* baseline:
+//! picking the best one afterwards would need a correction, all of them together do not
+//! (intersection-union test, Berger 1982). Any profile but `paper` tests the claim's sign in a
+//! small world; sizes are not comparable there, and the line says so first.
+
+use std::fmt;
+
+use crate::paper::Paper;
+use crate::record::Arm;
+use crate::runs::Runs;
+use crate::statistics::{
+    ArmOutcomes, Estimate, Incomparable, PairedDifference, compare, minimum_detectable_effect,
+};
+use crate::table::TableOptions;
+
+/// The profile at whose scale the paper's numbers were made.
+pub(crate) const PAPER_PROFILE: &str = "paper";
+
+/// The rule's outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The interval is above 0.
+    Held,
+    /// The interval is below 0, or excludes the paper's gain without showing any.
+    NotHeld,
+    /// Neither.
+    Undecided,
+    /// The records do not allow the comparison.
+    NotTested,
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Decision::Held => "HELD",
+            Decision::NotHeld => "NOT HELD",
+            Decision::Undecided => "UNDECIDED",
+            Decision::NotTested => "NOT TESTED",
+        })
+    }
+}
+
+impl Decision {
+    /// The rule. Differences are shares of 1; `claimed` is set at the paper's scale only.
+    pub fn of(difference: &Estimate, claimed: Option<f64>) -> Self {
+        if difference.low > 0.0 {
+            Decision::Held
+        } else if difference.high < 0.0 || claimed.is_some_and(|claimed| difference.high < claimed)
+        {
+            Decision::NotHeld
+        } else {
+            Decision::Undecided
+        }
+    }
+}
+
+/// IAPO against one other arm.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    /// The other arm.
+    pub against: Arm,
+    /// The paired difference, or why there is none.
+    pub difference: Result<PairedDifference, Incomparable>,
+    /// The rule's outcome.
+    pub decision: Decision,
+}
+
+/// The claim, tested.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The claimed arm.
+    pub arm: Arm,
+    /// The profile of the runs; `None` for records without a manifest.
+    pub profile: Option<String>,
+    /// The claim itself: against VTool-R1.
+    pub main: Comparison,
+    /// The same against every baseline together.
+    pub best_baseline: Decision,
+    /// The arm against every other arm, in the order of the table.
+    pub others: Vec<Comparison>,
+    claimed: f64,
+    claimed_best: f64,
+}
+
+impl Claim {
+    /// Tests the claim on `runs`.
+    pub fn test(runs: &Runs, paper: &Paper, options: &TableOptions) -> Self {
+        let claim = &paper.claim;
+        let at_scale = runs.profile() == Some(PAPER_PROFILE);
+        let first = ArmOutcomes::collect(&claim.arm, runs.records());
+        let against = |arm: &Arm| {
+            let second = ArmOutcomes::collect(arm, runs.records());
+            let difference = compare(
+                &first,
+                &second,
+                options.not_judged_limit,
+                &options.bootstrap,
+            );
+            let claimed = (at_scale && *arm == claim.against).then_some(claim.difference / 100.0);
+            let decision = match &difference {
+                Ok(difference) => Decision::of(&difference.average, claimed),
+                Err(_) => Decision::NotTested,
+            };
+            Comparison {
+                against: arm.clone(),
+                difference,
+                decision,
+            }
+        };
+        let main = against(&claim.against);
+        let others: Vec<Comparison> = runs
+            .arms()
+            .iter()
+            .filter(|arm| **arm != claim.arm)
+            .map(against)
+            .collect();
+        let baselines: Vec<Decision> = Arm::BASELINES
+            .iter()
+            .map(|name| {
+                let found = others
+                    .iter()
+                    .find(|comparison| comparison.against.name() == *name);
+                found.map_or(Decision::NotTested, |comparison| comparison.decision)
+            })
+            .collect();
+        let any = |decision| baselines.contains(&decision);
+        let best_baseline = if any(Decision::NotTested) {
+            Decision::NotTested
+        } else if any(Decision::NotHeld) {
+            Decision::NotHeld
+        } else if any(Decision::Undecided) {
+            Decision::Undecided
+        } else {
+            Decision::Held
+        };
+        Claim {
+            arm: claim.arm.clone(),
+            profile: runs.profile().map(str::to_string),
+            main,
+            best_baseline,
+            others,
+            claimed: claim.difference,
+            claimed_best: claim.best_baseline_difference,
+        }
+    }
+
+    /// What is being tested: never the paper's table unless the profile is `paper`.
+    pub fn label(&self) -> String {
+        match self.profile.as_deref() {
+            Some(PAPER_PROFILE) => "The paper's claim".to_string(),
+            Some(profile) => {
+                format!("The paper's claim, tested at micro scale (profile '{profile}')")
+            }
+            None => "The paper's claim, tested on records of an unknown profile".to_string(),
+        }
+    }
+
+    /// The verdict in one line.
+    pub fn line(&self) -> String {
+        let head = format!(
+            "{}: {}: {} - {}",
+            self.label(),
+            self.main.decision,
+            self.arm,
+            self.main.against
+        );
+        match &self.main.difference {
+            Err(reason) => format!("{head}: {reason}."),
+            Ok(difference) => format!(
+                "{head} = {} points (95 % interval {}; P(improvement) {:.2}; {}). The paper: {:+.1}.",
+                points(difference.average.value),
+                interval(&difference.average),
+                difference.probability_of_improvement,
+                size(difference),
+                self.claimed
+            ),
+        }
+    }
+
+    /// The line, the best-baseline line, a line for every other arm, and the rule.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = vec![
+            self.line(),
+            format!(
+                "Against every baseline ({}): {}. The paper: {:+.1} against its best.",
+                Arm::BASELINES.join(", "),
+                self.best_baseline,
+                self.claimed_best
+            ),
+        ];
+        lines.extend(self.others.iter().map(|comparison| {
+            let head = format!("{} - {}", self.arm, comparison.against);
+            match &comparison.difference {
+                Err(reason) => format!("{head}: not compared: {reason}"),
+                Ok(difference) => {
+                    let tests: Vec<String> = difference
+                        .mcnemar
+                        .iter()
+                        .map(|(seed, test)| format!("{seed}: {}", p_value(test.mid)))
+                        .collect();
+                    format!(
+                        "{head}: {} points {}, P(improvement) {:.2}, {}, {}{}",
+                        points(difference.average.value),
+                        interval(&difference.average),
+                        difference.probability_of_improvement,
+                        match comparison.decision {
+                            Decision::Held => "better",
+                            Decision::NotHeld => "worse, or without the claimed gain",
+                            _ => "undecided",
+                        },
+                        size(difference),
+                        if tests.is_empty() {
+                            String::new()
+                        } else {
+                            format!("; McNemar mid-p by seed: {}", tests.join(", "))
+                        }
+                    )
+                }
+            }
+        }));
+        lines.push(self.rule());
+        lines
+    }
+
+    /// The rule in words.
+    pub fn rule(&self) -> String {
+        let size = if self.profile.as_deref() == Some(PAPER_PROFILE) {
+            format!(" or, with 0 in it, below the paper's {:+.1}", self.claimed)
+        } else {
+            String::new()
+        };
+        format!(
+            "Rule: HELD if the 95 % interval of the difference is above 0, NOT HELD if it is below 0{size}, UNDECIDED otherwise."
+        )
+    }
+}
+
+fn size(difference: &PairedDifference) -> String {
+    let (first, second) = difference.seeds;
+    let seeds = match (first, second) {
+        (1, 1) => "1 seed each, so nothing is said about seeds".to_string(),
+        (a, b) if a == b => format!("{a} seeds each"),
+        (a, b) => format!("{a} and {b} seeds"),
+    };
+    format!(
+        "{} questions, {seeds}; detectable with 80 % power: {:.1}",
+        difference.questions,
+        100.0 * minimum_detectable_effect(difference.average.standard_error)
+    )
+}
+
+/// A difference of shares in points, with its sign; a rounded zero has none.
+pub(crate) fn points(difference: f64) -> String {
+    let text = format!("{:+.1}", 100.0 * difference);
+    if text == "-0.0" || text == "+0.0" {
+        "0.0".to_string()
+    } else {
+        text
+    }
+}
+
+fn interval(estimate: &Estimate) -> String {
+    format!("[{}, {}]", points(estimate.low), points(estimate.high))
+}
+
+fn p_value(p: f64) -> String {
+    if p < 0.001 {
+        "<0.001".to_string()
+    } else {
+        format!("{p:.3}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+    use crate::record::Verdict;
+    use crate::statistics::Bootstrap;
+
+    fn estimate(low: f64, high: f64) -> Estimate {
+        Estimate {
+            value: (low + high) / 2.0,
+            low,
+            high,
+            standard_error: (high - low) / 4.0,
+        }
+    }
+
+    #[test]
+    fn the_rule() {
+        let cases = [
+            (0.001, 0.05, Decision::Held, Decision::Held),
+            (-0.05, -0.001, Decision::NotHeld, Decision::NotHeld),
+            (-0.01, 0.05, Decision::Undecided, Decision::Undecided),
+            // Zero is in it and +3.0 is not: excluded at the paper's scale, open at any other.
+            (-0.01, 0.02, Decision::Undecided, Decision::NotHeld),
+            // A small gain is still a gain.
+            (0.001, 0.02, Decision::Held, Decision::Held),
+            (0.0, 0.05, Decision::Undecided, Decision::Undecided),
+        ];
+        for (low, high, micro, paper) in cases {
+            assert_eq!(
+                Decision::of(&estimate(low, high), None),
+                micro,
+                "[{low}, {high}]"
+            );
+            assert_eq!(
+                Decision::of(&estimate(low, high), Some(0.03)),
+                paper,
+                "[{low}, {high}] at scale"
+            );
+        }
+    }
+
+    fn options() -> TableOptions {
+        TableOptions {
+            bootstrap: Bootstrap {
+                resamples: 1000,
+                seed: 0,
+            },
+            ..TableOptions::default()
+        }
+    }
+
+    fn test(runs: Vec<crate::Run>) -> Claim {
+        Claim::test(
+            &Runs::new(runs).unwrap(),
+            &Paper::committed().unwrap(),
+            &options(),
+        )
+    }
+
+    #[test]
+    fn verdict_lines() {
+        let mut shown = Vec::new();
+        shown.push(test(fixture::runs(100)).lines().join("\n"));
+        // Few questions: the same effect cannot be told.
+        shown.push(test(fixture::runs(6)).line());
+        // The paper's own scale has no such label, and its rule has the size in it.
+        let mut runs = fixture::runs(100);
+        for run in &mut runs {
+            run.manifest.as_mut().unwrap().profile.name = "paper".to_string();
+        }
+        let claim = test(runs);
+        shown.push(format!("{}\n{}", claim.line(), claim.rule()));
+        // Swap the arms' records: the claim must fail.
+        let mut runs = fixture::runs(100);
+        for run in &mut runs {
+            run.manifest = None;
+            for record in &mut run.records {
+                let name = match record.arm.name() {
+                    Arm::IAPO => Arm::TEACHER,
+                    Arm::TEACHER => Arm::IAPO,
+                    Arm::VTOOL_R1 => Arm::DISTILL,
+                    Arm::DISTILL => Arm::VTOOL_R1,
+                    other => other,
+                };
+                record.arm = name.parse().unwrap();
+            }
+        }
+        let swapped = test(runs);
+        shown.push(swapped.line());
+        insta::assert_snapshot!(shown.join("\n\n"));
+    }
+
+    #[test]
+    fn what_cannot_be_compared_is_not_tested() {
+        let mut lines = Vec::new();
+        let mut runs = fixture::runs(10);
+        runs.retain(|run| run.records[0].arm.name() != Arm::VTOOL_R1);
+        let claim = test(runs);
+        assert_eq!(
+            (claim.main.decision, claim.best_baseline),
+            (Decision::NotTested, Decision::NotTested)
+        );
+        lines.push(claim.line());
+        let mut runs = fixture::runs(10);
+        for run in &mut runs {
+            run.records
+                .retain(|record| record.arm.name() != Arm::IAPO || !record.set.starts_with("vwtq"));
+        }
+        lines.push(test(runs).line());
+        let mut runs = fixture::runs(10);
+        for run in &mut runs {
+            for record in run
+                .records
+                .iter_mut()
+                .filter(|record| record.set == "charxiv")
+                .take(2)
+            {
+                record.verdict = Verdict::NotJudged;
+            }
+        }
+        lines.push(test(runs).line());
+        insta::assert_snapshot!(lines.join("\n"));
+    }
+
+    #[test]
+    fn an_arm_does_not_differ_from_itself() {
+        let mut runs = fixture::runs(20);
+        runs.retain(|run| run.records[0].arm.name() == Arm::IAPO);
+        let mut copies = runs.clone();
+        for run in &mut copies {
+            run.manifest = None;
+            for record in &mut run.records {
+                record.arm = Arm::VTOOL_R1.parse().unwrap();
+            }
+        }
+        runs.extend(copies);
+        let claim = test(runs);
+        let difference = claim.main.difference.unwrap();
+        assert_eq!(
+            (difference.average.low, difference.average.high),
+            (0.0, 0.0)
+        );
+        assert_eq!(difference.probability_of_improvement, 0.5);
+        assert_eq!(claim.main.decision, Decision::Undecided);
+    }
+}

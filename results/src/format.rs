@@ -1,0 +1,481 @@
+//! A table as text: terminal, markdown, CSV, LaTeX; and what differs between two of them.
+
+use std::fmt::Write;
+
+use tabled::builder::Builder;
+use tabled::settings::object::{Columns, Rows};
+use tabled::settings::style::HorizontalLine;
+use tabled::settings::{Alignment, Padding, Style};
+
+use crate::paper::UNREPORTED;
+use crate::record::SETS;
+use crate::statistics::{Cell, Estimate};
+use crate::table::{Row, Shown, Table};
+
+/// The form in which a table is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Aligned columns, three lines a cell.
+    Terminal,
+    /// A GitHub table; what `golden/tables` holds.
+    Markdown,
+    /// A line a cell, numbers in full.
+    Csv,
+    /// A booktabs tabular.
+    Latex,
+}
+
+impl Format {
+    /// All of them.
+    pub const ALL: [Format; 4] = [
+        Format::Terminal,
+        Format::Markdown,
+        Format::Csv,
+        Format::Latex,
+    ];
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Terminal => "terminal",
+            Format::Markdown => "markdown",
+            Format::Csv => "csv",
+            Format::Latex => "latex",
+        }
+    }
+}
+
+impl std::str::FromStr for Format {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Format::ALL
+            .into_iter()
+            .find(|format| format.name() == name)
+            .ok_or_else(|| {
+                let known: Vec<&str> = Format::ALL.iter().map(|format| format.name()).collect();
+                format!(
+                    "unknown format '{name}': expected one of {}",
+                    known.join(", ")
+                )
+            })
+    }
+}
+
+impl Table {
+    /// The table, its notes and the verdict. CSV holds the cells alone.
+    pub fn render(&self, format: Format) -> String {
+        match format {
+            Format::Terminal => terminal(self),
+            Format::Markdown => markdown(self),
+            Format::Csv => csv(self),
+            Format::Latex => latex(self),
+        }
+    }
+}
+
+fn header() -> Vec<String> {
+    ["arm"]
+        .into_iter()
+        .chain(SETS)
+        .chain(["average", "calls", "run"])
+        .map(str::to_string)
+        .collect()
+}
+
+/// The paper's rows as words, with empty rates.
+fn paper_rows(table: &Table) -> Vec<Vec<String>> {
+    table
+        .paper
+        .iter()
+        .map(|row| {
+            let mut cells = vec![format!("{} (paper)", row.arm)];
+            cells.extend(
+                row.values.iter().map(|value| {
+                    value.map_or(UNREPORTED.to_string(), |value| format!("{value:.1}"))
+                }),
+            );
+            cells.extend([UNREPORTED.to_string(), UNREPORTED.to_string()]);
+            cells
+        })
+        .collect()
+}
+
+fn rows(table: &Table, show: impl Fn(&Shown) -> String) -> Vec<Vec<String>> {
+    let row = |row: &Row| {
+        let mut cells = vec![row.arm.to_string()];
+        cells.extend(row.shown().iter().map(&show));
+        cells.extend(row.rates());
+        cells
+    };
+    table.rows.iter().map(row).collect()
+}
+
+fn terminal(table: &Table) -> String {
+    let mut builder = Builder::default();
+    builder.push_record(header());
+    for row in rows(table, |shown| match shown {
+        Shown::Number {
+            accuracy,
+            low,
+            high,
+            count,
+        } => format!("{accuracy}\n{low}–{high}\nn={count}"),
+        Shown::Word { word, remark } => format!("{word}\n{}", remark.replacen(" % ", " %\n", 1)),
+    }) {
+        builder.push_record(row);
+    }
+    for row in paper_rows(table) {
+        // The column is as wide as its widest word: a dot keeps the table within a terminal.
+        builder.push_record(row.into_iter().map(|cell| {
+            if cell == UNREPORTED {
+                "·".to_string()
+            } else {
+                cell
+            }
+        }));
+    }
+    let measured = table.rows.len();
+    let line = HorizontalLine::empty().horizontal('─');
+    let style = Style::empty().horizontals([(1, line.clone()), (1 + measured, line)]);
+    let mut drawn = builder.build();
+    drawn
+        .with(style)
+        .with(Padding::new(0, 2, 0, 0))
+        .modify(Columns::new(1..), Alignment::right())
+        .modify(Rows::first(), Alignment::center())
+        .modify(Columns::first(), Alignment::left());
+    let mut text = format!("{}\n\n", table.title);
+    for line in drawn.to_string().lines() {
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text.push('\n');
+    for note in &table.notes {
+        let _ = writeln!(text, "{note}");
+    }
+    let _ = writeln!(text, "·: {UNREPORTED}.\n");
+    for line in table.claim.lines() {
+        let _ = writeln!(text, "{line}");
+    }
+    text
+}
+
+fn markdown(table: &Table) -> String {
+    let mut text = format!("## {}\n\n", table.title);
+    let mut push = |cells: &[String]| {
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
+    };
+    let header = header();
+    push(&header);
+    let rule: Vec<String> = (0..header.len())
+        .map(|column| if column == 0 { "---" } else { "---:" }.to_string())
+        .collect();
+    push(&rule);
+    for row in rows(table, |shown| match shown {
+        Shown::Number {
+            accuracy,
+            low,
+            high,
+            count,
+        } => format!("**{accuracy}** [{low}, {high}] n={count}"),
+        Shown::Word { word, remark } if remark.is_empty() => word.clone(),
+        Shown::Word { word, remark } => format!("{word} ({remark})"),
+    }) {
+        push(&row);
+    }
+    for row in paper_rows(table) {
+        push(&row);
+    }
+    text.push('\n');
+    for note in &table.notes {
+        let _ = writeln!(text, "- {note}");
+    }
+    let mut lines = table.claim.lines().into_iter();
+    if let Some(verdict) = lines.next() {
+        let _ = writeln!(text, "\n**{verdict}**\n");
+    }
+    for line in lines {
+        let _ = writeln!(text, "- {line}");
+    }
+    text
+}
+
+fn csv(table: &Table) -> String {
+    let mut text = "arm,set,status,accuracy,low,high,standard_error,clustered_standard_error,questions,figures,seeds,not_judged,tool_call_rate,tool_success_rate,paper\n".to_string();
+    let number = |share: f64| format!("{:.4}", 100.0 * share);
+    let estimate = |estimate: &Estimate| {
+        [
+            estimate.value,
+            estimate.low,
+            estimate.high,
+            estimate.standard_error,
+        ]
+        .map(number)
+        .join(",")
+    };
+    for row in &table.rows {
+        let paper = table.paper.iter().find(|paper| paper.arm == row.arm);
+        let known = |column: usize| {
+            let value = paper.and_then(|paper| paper.values[column]);
+            value.map_or(UNREPORTED.to_string(), |value| format!("{value:.1}"))
+        };
+        for (column, (set, cell)) in SETS.iter().zip(&row.estimates.cells).enumerate() {
+            let middle = match cell {
+                Cell::Missing => "missing,,,,,,,,,".to_string(),
+                Cell::Invalid {
+                    not_judged,
+                    questions,
+                } => {
+                    format!(
+                        "invalid,,,,,,{questions},,{},{}",
+                        row.seeds,
+                        number(*not_judged)
+                    )
+                }
+                Cell::Measured {
+                    outcome,
+                    estimate: measured,
+                } => format!(
+                    "measured,{},{},{},{},{},{}",
+                    estimate(measured),
+                    number(outcome.clustered_standard_error),
+                    outcome.questions,
+                    outcome.figures,
+                    outcome.seeds,
+                    number(outcome.not_judged)
+                ),
+            };
+            let _ = writeln!(text, "{},{set},{middle},,,{}", row.arm, known(column));
+        }
+        let middle = match &row.estimates.average {
+            Some(average) => format!(
+                "measured,{},,{},,{},",
+                estimate(average),
+                row.questions,
+                row.seeds
+            ),
+            None => "missing,,,,,,,,,".to_string(),
+        };
+        let success = row.tool_success_rate.map(number).unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "{},average,{middle},{},{success},{}",
+            row.arm,
+            number(row.tool_call_rate),
+            known(SETS.len())
+        );
+    }
+    text
+}
+
+fn latex(table: &Table) -> String {
+    let mut text = format!("% {}. Needs \\usepackage{{booktabs}}.\n", table.title);
+    let header = header();
+    let _ = writeln!(
+        text,
+        "\\begin{{tabular}}{{l{}}}\n\\toprule",
+        "r".repeat(header.len() - 1)
+    );
+    let _ = writeln!(text, "{} \\\\\n\\midrule", header.join(" & "));
+    for row in rows(table, |shown| match shown {
+        Shown::Number {
+            accuracy,
+            low,
+            high,
+            count,
+        } => format!(
+            "\\shortstack[r]{{{accuracy}\\\\{{\\scriptsize [{low}, {high}]}}\\\\{{\\scriptsize ${}$}}}}",
+            count.replace('×', "\\times ")
+        ),
+        Shown::Word { word, remark } if remark.is_empty() => word.replace('–', "--"),
+        Shown::Word { word, remark } => format!(
+            "\\shortstack[r]{{{word}\\\\{{\\scriptsize {}}}}}",
+            remark.replace('%', "\\%")
+        ),
+    }) {
+        let cells: Vec<String> = row
+            .iter()
+            .map(|cell| {
+                if cell == "–" {
+                    "--".to_string()
+                } else {
+                    cell.clone()
+                }
+            })
+            .collect();
+        let _ = writeln!(text, "{} \\\\", cells.join(" & "));
+    }
+    text.push_str("\\midrule\n");
+    for row in paper_rows(table) {
+        let cells: Vec<String> = row
+            .into_iter()
+            .map(|cell| {
+                if cell == UNREPORTED {
+                    "\\emph{unreported}".to_string()
+                } else {
+                    cell
+                }
+            })
+            .collect();
+        let _ = writeln!(text, "{} \\\\", cells.join(" & "));
+    }
+    text.push_str("\\bottomrule\n\\end{tabular}\n");
+    for line in table.notes.iter().chain(&table.claim.lines()) {
+        let _ = writeln!(text, "% {line}");
+    }
+    text
+}
+
+/// What differs between a kept markdown table and a new one, a line each; empty when nothing does.
+/// Cells are named by row and column, other lines are quoted.
+pub fn differences(expected: &str, found: &str) -> Vec<String> {
+    let (expected_cells, expected_text) = parse(expected);
+    let (found_cells, found_text) = parse(found);
+    let mut differences = Vec::new();
+    for (name, value) in &expected_cells {
+        match found_cells.iter().find(|(other, _)| other == name) {
+            None => differences.push(format!("{name}: expected '{value}', found no such cell")),
+            Some((_, other)) if other != value => {
+                differences.push(format!("{name}: expected '{value}', found '{other}'"))
+            }
+            Some(_) => {}
+        }
+    }
+    for (name, value) in &found_cells {
+        if !expected_cells.iter().any(|(other, _)| other == name) {
+            differences.push(format!("{name}: expected no such cell, found '{value}'"));
+        }
+    }
+    for index in 0..expected_text.len().max(found_text.len()) {
+        let (expected, found) = (expected_text.get(index), found_text.get(index));
+        if expected != found {
+            let quote = |line: Option<&&str>| {
+                line.map_or("nothing".to_string(), |line| format!("'{line}'"))
+            };
+            differences.push(format!(
+                "text: expected {}, found {}",
+                quote(expected),
+                quote(found)
+            ));
+        }
+    }
+    differences
+}
+
+/// The cells of all tables as (row / column, value), and the other lines that are not empty.
+fn parse(text: &str) -> (Vec<(String, String)>, Vec<&str>) {
+    let (mut cells, mut lines) = (Vec::new(), Vec::new());
+    let mut header: Option<Vec<&str>> = None;
+    for line in text.lines().map(str::trim) {
+        let Some(inner) = line
+            .strip_prefix('|')
+            .and_then(|line| line.strip_suffix('|'))
+        else {
+            header = None;
+            if !line.is_empty() {
+                lines.push(line);
+            }
+            continue;
+        };
+        let row: Vec<&str> = inner.split('|').map(str::trim).collect();
+        let Some(columns) = &header else {
+            header = Some(row);
+            continue;
+        };
+        if row
+            .iter()
+            .all(|cell| cell.chars().all(|letter| letter == '-' || letter == ':'))
+        {
+            continue;
+        }
+        for (index, cell) in row.iter().enumerate().skip(1) {
+            let column = columns.get(index).copied().unwrap_or("?");
+            cells.push((format!("{} / {column}", row[0]), cell.to_string()));
+        }
+    }
+    (cells, lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+    use crate::paper::Paper;
+    use crate::record::Verdict;
+    use crate::runs::Runs;
+    use crate::statistics::Bootstrap;
+    use crate::table::TableOptions;
+
+    fn table(runs: &Runs) -> Table {
+        let options = TableOptions {
+            bootstrap: Bootstrap {
+                resamples: 1000,
+                seed: 0,
+            },
+            ..TableOptions::default()
+        };
+        Table::new(runs, &Paper::committed().unwrap(), &options)
+    }
+
+    #[test]
+    fn every_format() {
+        let mut runs = fixture::runs(40);
+        for run in &mut runs {
+            // A set that one arm was not asked, and a judge that was away for another.
+            run.records
+                .retain(|record| record.arm.name() != "torl" || record.set != "vwtq");
+            for record in run
+                .records
+                .iter_mut()
+                .filter(|record| record.arm.name() == "trm" && record.set == "charxiv")
+                .take(5)
+            {
+                record.verdict = Verdict::NotJudged;
+            }
+        }
+        let table = table(&Runs::new(runs).unwrap());
+        for format in Format::ALL {
+            insta::assert_snapshot!(format.name(), table.render(format));
+        }
+    }
+
+    #[test]
+    fn all_right_still_has_an_interval() {
+        let mut runs = fixture::runs(10);
+        runs.truncate(1);
+        for record in &mut runs[0].records {
+            record.verdict = Verdict::Right;
+        }
+        let table = table(&Runs::new(runs).unwrap());
+        let Cell::Measured { estimate, .. } = table.rows[0].estimates.cells[0] else {
+            panic!("measured")
+        };
+        // Wilson's, five figures of five: 1 / (1 + z²/5).
+        assert!(
+            estimate.high == 1.0 && (estimate.low - 0.5655).abs() < 1e-3,
+            "{estimate:?}"
+        );
+    }
+
+    #[test]
+    fn differing_cells_are_named() {
+        let kept = table(&fixture::checked(10)).render(Format::Markdown);
+        assert_eq!(differences(&kept, &kept), Vec::<String>::new());
+        let changed = kept
+            .replacen("**", "**1", 1)
+            .replace("| 52.9 |", "| 53.0 |")
+            .replace("tested at micro scale", "tested");
+        insta::assert_snapshot!(differences(&kept, &changed).join("\n"));
+        let mut lines: Vec<&str> = kept.lines().collect();
+        lines.retain(|line| !line.starts_with("| trm |"));
+        let fewer = differences(&kept, &lines.join("\n"));
+        assert_eq!(fewer.len(), 9);
+        assert!(
+            fewer[0].starts_with("trm / charxiv: expected '")
+                && fewer[0].ends_with("found no such cell"),
+            "{}",
+            fewer[0]
+        );
+    }
+}

@@ -1,0 +1,243 @@
+//! The results table: a row an arm, a column a set, the average and the tool's use, beside what is
+//! known of the paper's.
+
+use crate::claim::{Claim, PAPER_PROFILE};
+use crate::paper::Paper;
+use crate::record::{Arm, SETS};
+use crate::runs::Runs;
+use crate::statistics::{ArmEstimates, ArmOutcomes, Bootstrap, Cell, Estimate, estimate};
+
+/// How a table is computed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TableOptions {
+    /// The resampling.
+    pub bootstrap: Bootstrap,
+    /// The share of answers without a verdict above which a cell is invalid.
+    pub not_judged_limit: f64,
+}
+
+impl Default for TableOptions {
+    /// Cells are invalid above 5 % not judged: those could then move it by more than an interval.
+    fn default() -> Self {
+        TableOptions {
+            bootstrap: Bootstrap::default(),
+            not_judged_limit: 0.05,
+        }
+    }
+}
+
+/// The table of some runs and the claim's verdict.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// What is shown; says that it is not the paper's table unless the profile is `paper`.
+    pub title: String,
+    /// Measured rows.
+    pub rows: Vec<Row>,
+    /// The paper's rows.
+    pub paper: Vec<PaperRow>,
+    /// How to read it, and what was left out.
+    pub notes: Vec<String>,
+    /// The claim.
+    pub claim: Claim,
+}
+
+/// A measured arm.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The arm.
+    pub arm: Arm,
+    /// Its accuracies.
+    pub estimates: ArmEstimates,
+    /// Seeds.
+    pub seeds: usize,
+    /// Questions over all six sets.
+    pub questions: usize,
+    /// Share of answers whose first turn called a tool.
+    pub tool_call_rate: f64,
+    /// Share of the calls that ran.
+    pub tool_success_rate: Option<f64>,
+}
+
+/// An arm of the paper's table.
+#[derive(Clone, Debug)]
+pub struct PaperRow {
+    /// The arm.
+    pub arm: Arm,
+    /// Percent by set, then the average; `None` is unreported.
+    pub values: Vec<Option<f64>>,
+}
+
+impl Table {
+    /// The table of `runs`.
+    pub fn new(runs: &Runs, paper: &Paper, options: &TableOptions) -> Self {
+        let rows: Vec<Row> = runs
+            .arms()
+            .into_iter()
+            .map(|arm| {
+                let outcomes = ArmOutcomes::collect(&arm, runs.records());
+                Row {
+                    estimates: estimate(&outcomes, options.not_judged_limit, &options.bootstrap),
+                    seeds: outcomes.seeds.len(),
+                    questions: outcomes
+                        .sets
+                        .iter()
+                        .flatten()
+                        .map(|set| set.questions.len())
+                        .sum(),
+                    tool_call_rate: outcomes.tool_call_rate,
+                    tool_success_rate: outcomes.tool_success_rate,
+                    arm,
+                }
+            })
+            .collect();
+        let paper_rows = paper
+            .arms()
+            .into_iter()
+            .map(|arm| PaperRow {
+                arm: arm.clone(),
+                values: SETS
+                    .into_iter()
+                    .chain(["average"])
+                    .map(|column| paper.value(arm, column))
+                    .collect(),
+            })
+            .collect();
+        let claim = Claim::test(runs, paper, options);
+        let title = match runs.profile() {
+            Some(PAPER_PROFILE) => "Accuracy on the six test sets, beside the paper's".to_string(),
+            Some(profile) => format!(
+                "A test of the claim at micro scale (profile '{profile}'), not the paper's table"
+            ),
+            None => "Records of an unknown profile, not the paper's table".to_string(),
+        };
+        Table {
+            title,
+            notes: notes(runs, &rows, paper, options),
+            rows,
+            paper: paper_rows,
+            claim,
+        }
+    }
+}
+
+fn notes(runs: &Runs, rows: &[Row], paper: &Paper, options: &TableOptions) -> Vec<String> {
+    let mut notes = vec![
+        "Accuracy in percent, its 95 % interval (bootstrap over figures and seeds, 4,000 replicates), questions × seeds. \
+         'average' is the unweighted mean of the six sets; 'calls' the share of answers that called a tool, 'run' the share of those calls that ran."
+            .replace("4,000", &thousands(options.bootstrap.resamples)),
+    ];
+    let single: Vec<&str> = rows
+        .iter()
+        .filter(|row| row.seeds == 1)
+        .map(|row| row.arm.name())
+        .collect();
+    if !single.is_empty() {
+        notes.push(format!(
+            "One seed, so the interval says nothing about seeds: {}.",
+            single.join(", ")
+        ));
+    }
+    let cells = || rows.iter().flat_map(|row| &row.estimates.cells);
+    if cells().any(|cell| matches!(cell, Cell::Invalid { .. })) {
+        notes.push(format!(
+            "invalid: more than {:.0} % of the answers have no verdict; evaluate again when the judge can be reached.",
+            100.0 * options.not_judged_limit
+        ));
+    }
+    if cells().any(|cell| matches!(cell, Cell::Missing)) {
+        notes.push("–: not evaluated; an average needs all six sets.".to_string());
+    }
+    let mut extra: Vec<&str> = runs
+        .records()
+        .map(|record| record.set.as_str())
+        .filter(|set| !SETS.contains(set))
+        .collect();
+    extra.sort_unstable();
+    extra.dedup();
+    if !extra.is_empty() {
+        notes.push(format!(
+            "Records of other sets are not in this table: {}.",
+            extra.join(", ")
+        ));
+    }
+    let scale = if runs.profile() == Some(PAPER_PROFILE) {
+        String::new()
+    } else {
+        " Other models on other questions: compare the order and the signs, not the sizes."
+            .to_string()
+    };
+    notes.push(format!(
+        "(paper): arXiv {}, {}, as far as known; the rest is unreported.{scale}",
+        paper.arxiv, paper.student
+    ));
+    notes
+}
+
+fn thousands(number: usize) -> String {
+    if number < 1000 {
+        number.to_string()
+    } else {
+        format!("{},{:03}", number / 1000, number % 1000)
+    }
+}
+
+/// The lines of a cell: accuracy, interval, n × seeds; or what stands for them.
+pub(crate) enum Shown {
+    /// Percentages with one decimal, and the counts.
+    Number {
+        accuracy: String,
+        low: String,
+        high: String,
+        count: String,
+    },
+    /// A word, with a remark or none.
+    Word { word: String, remark: String },
+}
+
+impl Row {
+    /// The seven accuracies: six sets and the average.
+    pub(crate) fn shown(&self) -> Vec<Shown> {
+        let number = |estimate: &Estimate, questions: usize, seeds: usize| Shown::Number {
+            accuracy: percent(estimate.value),
+            low: percent(estimate.low),
+            high: percent(estimate.high),
+            count: format!("{questions}×{seeds}"),
+        };
+        let word = |word: &str, remark: String| Shown::Word {
+            word: word.to_string(),
+            remark,
+        };
+        let mut shown: Vec<Shown> = self
+            .estimates
+            .cells
+            .iter()
+            .map(|cell| match cell {
+                Cell::Missing => word("–", String::new()),
+                Cell::Invalid { not_judged, .. } => {
+                    word("invalid", format!("{:.0} % not judged", 100.0 * not_judged))
+                }
+                Cell::Measured { outcome, estimate } => {
+                    number(estimate, outcome.questions, outcome.seeds)
+                }
+            })
+            .collect();
+        shown.push(match &self.estimates.average {
+            Some(estimate) => number(estimate, self.questions, self.seeds),
+            None => word("–", String::new()),
+        });
+        shown
+    }
+
+    /// The two rates, in percent.
+    pub(crate) fn rates(&self) -> [String; 2] {
+        [
+            percent(self.tool_call_rate),
+            self.tool_success_rate.map_or("–".to_string(), percent),
+        ]
+    }
+}
+
+/// A share as percent with one decimal.
+pub(crate) fn percent(share: f64) -> String {
+    format!("{:.1}", 100.0 * share)
+}
