@@ -9,7 +9,9 @@
 //!
 //! The log-spaced rule is for integrands that live near α = 0, as with a zero baseline before an
 //! RMS norm: Gauss-Legendre in `u = ln α` on `[start, 1]`, where `∫ g dα = ∫ g(eᵘ) eᵘ du`, plus
-//! Gauss-Legendre in α on `[0, start]`.
+//! Gauss-Legendre in α on `[0, start]`. With start = 1e-4 the log piece needs about six nodes before
+//! it integrates even a constant: its weights sum to 5 % too little with three nodes, 0.4 % with
+//! four, 1e-5 with six.
 
 use std::f64::consts::PI;
 

@@ -131,7 +131,9 @@ pub fn loss(inputs: &LossInputs<'_>, options: &LossOptions) -> Result<LossOutput
         finite(|| format!("{what} to the sampling policy"), value)?;
     }
     Ok(LossOutput {
-        loss: scalar(inputs.log_probs, value, &gradient)?,
+        loss: scalar(inputs.log_probs, value, &gradient, |t| {
+            log_probs[t].is_finite()
+        })?,
         metrics,
         token_losses: narrow(&token_losses),
         token_ratios,
@@ -140,11 +142,24 @@ pub fn loss(inputs: &LossInputs<'_>, options: &LossOptions) -> Result<LossOutput
 }
 
 /// A scalar of the given value whose gradient with respect to `log_probs` is the given one, on any
-/// device: `x − detach(x)` is exactly 0 and has slope 1.
-fn scalar(log_probs: &Tensor, value: f64, gradient: &[f64]) -> Result<Tensor> {
+/// device: `x − detach(x)` is exactly 0 and has slope 1. Masked tokens are cut out when one of them
+/// is not finite, for ∞ − ∞ is not 0.
+fn scalar(
+    log_probs: &Tensor,
+    value: f64,
+    gradient: &[f64],
+    finite: impl Fn(usize) -> bool,
+) -> Result<Tensor> {
+    let tokens = gradient.len();
+    let device = log_probs.device();
+    let mut log_probs = log_probs.to_dtype(DType::F32)?;
+    if !(0..tokens).all(&finite) {
+        let keep: Vec<u8> = (0..tokens).map(|t| u8::from(finite(t))).collect();
+        let keep = Tensor::from_vec(keep, tokens, device)?;
+        log_probs = keep.where_cond(&log_probs, &log_probs.zeros_like()?)?;
+    }
     let gradient: Vec<f32> = gradient.iter().map(|&g| g as f32).collect();
-    let gradient = Tensor::from_vec(gradient, log_probs.dims(), log_probs.device())?;
-    let log_probs = log_probs.to_dtype(DType::F32)?;
+    let gradient = Tensor::from_vec(gradient, tokens, device)?;
     let zero = (&log_probs - log_probs.detach())?;
     Ok(((zero * gradient)?.sum_all()? + value)?)
 }

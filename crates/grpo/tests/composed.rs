@@ -187,7 +187,8 @@ proptest! {
         let run = |case: &Case| {
             let log_probs = Var::new(case.log_probs.as_slice(), &Device::Cpu).unwrap();
             let output = loss(&inputs(case, &log_probs), &options).unwrap();
-            output.metrics
+            let gradient = gradient(&output.loss, &log_probs);
+            (output.metrics, output.loss.to_scalar::<f32>().unwrap(), gradient)
         };
         prop_assert_eq!(run(&case), run(&dirty));
     }
