@@ -231,11 +231,11 @@ impl Requested {
         })
     }
 
-    /// Python's `name in requested`.
-    fn contains(&self, name: &str) -> bool {
+    /// Python's `name in requested`, of the bare string or of the names.
+    fn contains(&self, name: &str, by_substring: bool) -> bool {
         match &self.text {
-            Some(text) => text.contains(name),
-            None => self.names.iter().any(|n| n == name),
+            Some(text) if by_substring => text.contains(name),
+            _ => self.names.iter().any(|n| n == name),
         }
     }
 }
@@ -248,9 +248,11 @@ fn plan_mask(
     style: &Style,
     size: (u32, u32),
 ) -> Result<Result<Plan, Unchanged>, ToolError> {
-    let unknown: Vec<String> = match &requested.text {
-        Some(_) => Vec::new(),
-        None => requested
+    // ReFocus looks for substrings in a bare string; the others go through its characters.
+    let by_substring = requested.text.is_some() && style.names == NameRule::ReFocus;
+    let unknown: Vec<String> = match by_substring {
+        true => Vec::new(),
+        false => requested
             .names
             .iter()
             .filter(|name| boxes.get(name).is_none())
@@ -262,16 +264,11 @@ fn plan_mask(
     {
         return Err(unknown_name(tool, name, boxes));
     }
-    // VTool-R1 resolves a bare string by its characters, ReFocus by substrings.
-    let is_named = |name: &str| match style.names {
-        NameRule::ReFocus => requested.contains(name),
-        NameRule::VtoolV2 | NameRule::Strict => requested.names.iter().any(|n| n == name),
-    };
     let kept = usize::from(tool.axis == Axis::Rows && style.keep_header_row);
     let candidates = &boxes.0[kept.min(boxes.len())..];
     let hidden: Vec<_> = candidates
         .iter()
-        .filter(|(name, _)| !is_named(name))
+        .filter(|(name, _)| !requested.contains(name, by_substring))
         .collect();
     if hidden.is_empty() {
         return Ok(Err(Unchanged::NothingToMask));

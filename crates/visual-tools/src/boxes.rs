@@ -11,6 +11,8 @@ use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::Axis;
+
 /// A rectangle in pixels, origin top left; both corners belong to it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -52,6 +54,13 @@ impl PixelBox {
             .all(|v| v.is_finite())
     }
 
+    /// The same region with `x1 <= x2` and `y1 <= y2`; a coordinate that is no number stays.
+    fn ordered(self) -> Self {
+        let sort = |a: f64, b: f64| if b < a { (b, a) } else { (a, b) };
+        let ((x1, x2), (y1, y2)) = (sort(self.x1, self.x2), sort(self.y1, self.y2));
+        Self { x1, y1, x2, y2 }
+    }
+
     /// The box with its corners in order and inside the image, and what had to be done; `None`
     /// when nothing of it lies inside or a coordinate is not finite.
     fn repaired(self, width: u32, height: u32) -> Option<(Self, Vec<Defect>)> {
@@ -59,12 +68,7 @@ impl PixelBox {
             return None;
         }
         let mut defects = Vec::new();
-        let ordered = Self::new(
-            self.x1.min(self.x2),
-            self.y1.min(self.y2),
-            self.x1.max(self.x2),
-            self.y1.max(self.y2),
-        );
+        let ordered = self.ordered();
         if ordered != self {
             defects.push(Defect::Inverted);
         }
@@ -155,6 +159,17 @@ impl NamedBoxes {
         self.0.is_empty()
     }
 
+    /// Exchanges the corners of inverted boxes, and nothing else; returns how many there were.
+    pub fn order_corners(&mut self) -> usize {
+        let mut inverted = 0;
+        for (_, region) in &mut self.0 {
+            let ordered = region.ordered();
+            inverted += usize::from(ordered != *region);
+            *region = ordered;
+        }
+        inverted
+    }
+
     /// Mends every box for an image of `width` × `height` pixels: inverted corners are exchanged,
     /// what sticks out is cut off, what lies wholly outside is dropped.
     pub fn repair(&mut self, width: u32, height: u32) -> BoxRepairs {
@@ -243,6 +258,18 @@ impl FigureBoxes {
             y_values,
             ..Self::default()
         }
+    }
+
+    /// A figure with boxes of one kind.
+    pub fn of(axis: Axis, boxes: NamedBoxes) -> Self {
+        let mut figure = Self::default();
+        match axis {
+            Axis::Columns => figure.columns = boxes,
+            Axis::Rows => figure.rows = boxes,
+            Axis::XValues => figure.x_values = boxes,
+            Axis::YValues => figure.y_values = boxes,
+        }
+        figure
     }
 
     /// Whether the figure has no box at all.

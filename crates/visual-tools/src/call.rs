@@ -1,6 +1,6 @@
 //! What a model's code asks for, as data.
 
-use crate::{Axis, FigureBoxes, NamedBoxes, PixelBox, Tool};
+use crate::{Axis, Effect, FigureBoxes, NamedBoxes, PixelBox, Tool};
 
 /// Where the boxes of a call come from: its third argument.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +29,16 @@ pub enum Names {
     Text(String),
     /// All names of a dict of boxes, as in `x_values_bbox.keys()`.
     AllOf(BoxSource),
+}
+
+impl Names {
+    fn is_empty(&self) -> bool {
+        match self {
+            Names::List(names) => names.is_empty(),
+            Names::Text(text) => text.is_empty(),
+            Names::AllOf(_) => false,
+        }
+    }
 }
 
 /// The image that a step works on.
@@ -88,12 +98,12 @@ impl ToolCall {
 
     /// A program of `steps` that shows `shown`; `None` when no step made or painted that image.
     pub fn of_steps(steps: Vec<Step>, shown: ImageSource) -> Option<Self> {
-        // Mask and draw hand back the image that they were given.
+        // Mask and draw hand back the image that they were given; so does a tool without names.
         let mut identity: Vec<ImageSource> = Vec::with_capacity(steps.len());
         for (index, step) in steps.iter().enumerate() {
             let made = match step.tool.effect {
-                crate::Effect::Highlight => ImageSource::Step(index),
-                crate::Effect::Mask | crate::Effect::Draw => resolve(&identity, step.image)?,
+                Effect::Highlight if !step.names.is_empty() => ImageSource::Step(index),
+                _ => resolve(&identity, step.image)?,
             };
             identity.push(made);
         }
