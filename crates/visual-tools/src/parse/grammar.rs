@@ -264,6 +264,9 @@ impl<'a, 't> Reader<'a, 't> {
                 self.at += 1;
                 continue;
             }
+            if *token == Token::Indent {
+                return Err(self.refuse(Reason::Indentation, ""));
+            }
             self.program.statements += 1;
             if self.program.statements > MAX_ITEMS {
                 let detail = format!("more than {MAX_ITEMS} statements");
@@ -483,7 +486,9 @@ impl<'a, 't> Reader<'a, 't> {
             Token::Sign(sign @ ("*" | "**" | "+" | "~")) => {
                 Err(self.refuse(Reason::Operator, sign))
             }
-            Token::Sign(_) | Token::Newline => Err(self.refuse(Reason::Syntax, describe(token))),
+            Token::Sign(_) | Token::Newline | Token::Indent => {
+                Err(self.refuse(Reason::Syntax, describe(token)))
+            }
             Token::Name(name) => self.name(name, level),
         }
     }
@@ -522,8 +527,27 @@ impl<'a, 't> Reader<'a, 't> {
                 Ok(Due::Operand(value))
             }
             None if self.is_sign(1, ".") => Err(self.refuse(Reason::Attribute, name)),
+            None if self.is_comprehension(level) => Err(self.refuse(Reason::Comprehension, "for")),
             None => Err(self.refuse(Reason::UnknownName, name)),
         }
+    }
+
+    /// Whether the bracket being read holds a `for`: its variable is not known before it.
+    fn is_comprehension(&self, level: &Level) -> bool {
+        let mut depth = 0_usize;
+        if matches!(level.frame, Frame::Statement) {
+            return false;
+        }
+        for placed in &self.tokens[self.at..] {
+            match placed.token {
+                Token::Sign("(" | "[" | "{") => depth += 1,
+                Token::Sign(")" | "]" | "}") if depth == 0 => return false,
+                Token::Sign(")" | "]" | "}") => depth -= 1,
+                Token::Name("for") if depth == 0 => return true,
+                _ => {}
+            }
+        }
+        false
     }
 
     /// `.keys()`, the only attribute.
@@ -692,5 +716,6 @@ fn describe(token: &Token) -> String {
         Token::Text(text) => format!("string {text:?}"),
         Token::Sign(sign) => format!("`{sign}`"),
         Token::Newline => "end of line".to_owned(),
+        Token::Indent => "indent".to_owned(),
     }
 }

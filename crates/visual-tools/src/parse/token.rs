@@ -12,6 +12,8 @@ pub(super) enum Token<'a> {
     Sign(&'a str),
     /// End of a logical line.
     Newline,
+    /// White space before the first token of a logical line.
+    Indent,
 }
 
 /// A token and its line, from 1.
@@ -111,7 +113,7 @@ impl<'a> Scanner<'a> {
                 // Blank lines and lines with a comment alone may be indented; a form feed resets.
                 let counts = rest[..blank].contains([' ', '\t']);
                 if self.at_line_start() && counts && !matches!(next, None | Some('\n' | '#')) {
-                    return Err(self.refuse(Reason::Indentation, ""));
+                    self.push(Token::Indent);
                 }
                 self.at += blank;
             }
