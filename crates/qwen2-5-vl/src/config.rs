@@ -137,9 +137,7 @@ impl Config {
         let Value::Object(top) = value else {
             return Err(fail("expected a JSON object".to_string()));
         };
-        let config = Raw::read(top)
-            .and_then(Raw::into_config)
-            .map_err(&fail)?;
+        let config = Raw::read(top).and_then(Raw::into_config).map_err(&fail)?;
         config.check().map_err(fail)?;
         Ok(config)
     }
@@ -246,8 +244,14 @@ impl Config {
             ("vision_config.in_channels", vision.in_channels),
             ("vision_config.out_hidden_size", vision.out_hidden_size),
             ("vision_config.patch_size", vision.patch_size),
-            ("vision_config.spatial_merge_size", vision.spatial_merge_size),
-            ("vision_config.temporal_patch_size", vision.temporal_patch_size),
+            (
+                "vision_config.spatial_merge_size",
+                vision.spatial_merge_size,
+            ),
+            (
+                "vision_config.temporal_patch_size",
+                vision.temporal_patch_size,
+            ),
             ("vision_config.window_size", vision.window_size),
         ];
         for (key, size) in sizes {
@@ -259,21 +263,43 @@ impl Config {
             if whole.is_multiple_of(part) {
                 Ok(())
             } else {
-                Err(format!("{what} = {whole} is not a multiple of {by} = {part}"))
+                Err(format!(
+                    "{what} = {whole} is not a multiple of {by} = {part}"
+                ))
             }
         };
         let (heads, kv_heads) = (text.num_attention_heads, text.num_key_value_heads);
-        divides("hidden_size", text.hidden_size, "num_attention_heads", heads)?;
-        divides("num_attention_heads", heads, "num_key_value_heads", kv_heads)?;
+        divides(
+            "hidden_size",
+            text.hidden_size,
+            "num_attention_heads",
+            heads,
+        )?;
+        divides(
+            "num_attention_heads",
+            heads,
+            "num_key_value_heads",
+            kv_heads,
+        )?;
         divides(
             "vision_config.hidden_size",
             vision.hidden_size,
             "vision_config.num_heads",
             vision.num_heads,
         )?;
-        divides("the vision head size", vision.head_dim(), "4 (two axes, rotated halves)", 4)?;
+        divides(
+            "the vision head size",
+            vision.head_dim(),
+            "4 (two axes, rotated halves)",
+            4,
+        )?;
         let merged = vision.patch_size * vision.spatial_merge_size;
-        divides("vision_config.window_size", vision.window_size, "merged patch", merged)?;
+        divides(
+            "vision_config.window_size",
+            vision.window_size,
+            "merged patch",
+            merged,
+        )?;
         let section: usize = text.mrope_section.iter().sum();
         if section * 2 != text.head_dim() {
             return Err(format!(
@@ -288,7 +314,11 @@ impl Config {
                 vision.out_hidden_size, text.hidden_size
             ));
         }
-        if let Some(block) = vision.fullatt_block_indexes.iter().find(|&&b| b >= vision.depth) {
+        if let Some(block) = vision
+            .fullatt_block_indexes
+            .iter()
+            .find(|&&b| b >= vision.depth)
+        {
             return Err(format!(
                 "fullatt_block_indexes names block {block}, the vision tower has {}",
                 vision.depth
@@ -447,16 +477,27 @@ impl Raw {
     }
 
     fn into_config(self) -> std::result::Result<Config, String> {
-        let Raw { text, vision_config: vision, .. } = self;
+        let Raw {
+            text,
+            vision_config: vision,
+            ..
+        } = self;
         if let Some(kind) = self.model_type.filter(|kind| kind != "qwen2_5_vl") {
             return Err(format!("model_type is {kind:?}, expected \"qwen2_5_vl\""));
         }
-        for (key, act) in [("hidden_act", &text.hidden_act), ("vision hidden_act", &vision.hidden_act)] {
+        for (key, act) in [
+            ("hidden_act", &text.hidden_act),
+            ("vision hidden_act", &vision.hidden_act),
+        ] {
             if let Some(act) = act.as_deref().filter(|act| *act != "silu") {
                 return Err(format!("{key} is {act:?}, only \"silu\" is supported"));
             }
         }
-        let sliding = text.layer_types.iter().flatten().any(|kind| kind != "full_attention");
+        let sliding = text
+            .layer_types
+            .iter()
+            .flatten()
+            .any(|kind| kind != "full_attention");
         if text.use_sliding_window == Some(true) || sliding {
             return Err("sliding-window attention in the language model is not supported".into());
         }
@@ -466,7 +507,9 @@ impl Raw {
             .ok_or("neither rope_parameters nor rope_scaling is there")?;
         for kind in [&rope.kind, &rope.rope_type].into_iter().flatten() {
             if kind != "mrope" && kind != "default" {
-                return Err(format!("rotary type {kind:?}, expected \"mrope\" or \"default\""));
+                return Err(format!(
+                    "rotary type {kind:?}, expected \"mrope\" or \"default\""
+                ));
             }
         }
         let section = rope.mrope_section.ok_or("mrope_section is missing")?;
@@ -574,7 +617,9 @@ pub(crate) mod tests {
     fn broken(change: impl FnOnce(&mut Value)) -> String {
         let mut value = tiny().to_json("float32");
         change(&mut value);
-        Config::parse(&value.to_string(), "config.json").unwrap_err().to_string()
+        Config::parse(&value.to_string(), "config.json")
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
@@ -585,10 +630,20 @@ pub(crate) mod tests {
 
     #[test]
     fn the_nested_style_is_the_same_model() {
-        let Value::Object(mut top) = tiny().to_json("float32") else { unreachable!() };
-        let Value::Object(mut vision) = top.remove("vision_config").unwrap() else { unreachable!() };
-        let own = ["image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id",
-            "tie_word_embeddings", "model_type"];
+        let Value::Object(mut top) = tiny().to_json("float32") else {
+            unreachable!()
+        };
+        let Value::Object(mut vision) = top.remove("vision_config").unwrap() else {
+            unreachable!()
+        };
+        let own = [
+            "image_token_id",
+            "video_token_id",
+            "vision_start_token_id",
+            "vision_end_token_id",
+            "tie_word_embeddings",
+            "model_type",
+        ];
         let mut nested = Map::new();
         for key in own {
             nested.insert(key.to_string(), top.remove(key).unwrap());
@@ -610,25 +665,64 @@ pub(crate) mod tests {
     #[test]
     fn impossible_shapes_are_named() {
         for (message, key) in [
-            (broken(|c| c["hidden_size"] = json!(25)), "num_attention_heads"),
-            (broken(|c| c["num_key_value_heads"] = json!(0)), "num_key_value_heads"),
+            (
+                broken(|c| c["hidden_size"] = json!(25)),
+                "num_attention_heads",
+            ),
+            (
+                broken(|c| c["num_key_value_heads"] = json!(0)),
+                "num_key_value_heads",
+            ),
             (broken(|c| c["vocab_size"] = json!(30)), "vocabulary"),
             (broken(|c| c["num_hidden_layers"] = json!(-3)), "-3"),
-            (broken(|c| c["rope_scaling"]["mrope_section"] = json!([1, 2, 2])), "mrope_section"),
-            (broken(|c| c["rope_scaling"] = json!({"type": "yarn"})), "yarn"),
-            (broken(|c| c["vision_config"]["out_hidden_size"] = json!(20)), "out_hidden_size"),
-            (broken(|c| c["vision_config"]["num_heads"] = json!(3)), "num_heads"),
-            (broken(|c| c["vision_config"]["window_size"] = json!(15)), "window_size"),
-            (broken(|c| c["vision_config"]["fullatt_block_indexes"] = json!([9])), "block 9"),
-            (broken(|c| c["vision_config"] = Value::Null), "vision_config"),
+            (
+                broken(|c| c["rope_scaling"]["mrope_section"] = json!([1, 2, 2])),
+                "mrope_section",
+            ),
+            (
+                broken(|c| c["rope_scaling"] = json!({"type": "yarn"})),
+                "yarn",
+            ),
+            (
+                broken(|c| c["vision_config"]["out_hidden_size"] = json!(20)),
+                "out_hidden_size",
+            ),
+            (
+                broken(|c| c["vision_config"]["num_heads"] = json!(3)),
+                "num_heads",
+            ),
+            (
+                broken(|c| c["vision_config"]["window_size"] = json!(15)),
+                "window_size",
+            ),
+            (
+                broken(|c| c["vision_config"]["fullatt_block_indexes"] = json!([9])),
+                "block 9",
+            ),
+            (
+                broken(|c| c["vision_config"] = Value::Null),
+                "vision_config",
+            ),
             (broken(|c| c["rms_norm_eps"] = json!(0.0)), "rms_norm_eps"),
             (broken(|c| c["use_sliding_window"] = json!(true)), "sliding"),
             (broken(|c| c["model_type"] = json!("llama")), "llama"),
-            (broken(|c| c["intermediate_size"] = json!(1u64 << 60)), "intermediate_size"),
-            (Config::parse("{", "config.json").unwrap_err().to_string(), "not JSON"),
-            (Config::parse("[]", "config.json").unwrap_err().to_string(), "object"),
+            (
+                broken(|c| c["intermediate_size"] = json!(1u64 << 60)),
+                "intermediate_size",
+            ),
+            (
+                Config::parse("{", "config.json").unwrap_err().to_string(),
+                "not JSON",
+            ),
+            (
+                Config::parse("[]", "config.json").unwrap_err().to_string(),
+                "object",
+            ),
         ] {
-            assert!(message.starts_with("config.json: ") && message.contains(key), "{message}");
+            assert!(
+                message.starts_with("config.json: ") && message.contains(key),
+                "{message}"
+            );
         }
     }
 

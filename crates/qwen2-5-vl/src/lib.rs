@@ -4,10 +4,40 @@
 //! after the other, and a [`fused_ops::AttentionLayout`] that says who sees whom. There is no
 //! padding anywhere.
 
+mod chat_template;
+mod checkpoint;
 mod config;
 mod error;
+mod generate;
+mod layers;
+mod lora;
+mod model;
+mod parameters;
+mod parts;
+mod image_processor;
 mod positions;
+mod recompute;
+mod sampling;
+mod text;
+mod vision;
+mod processor;
+mod processor_error;
+mod resize;
+mod tokenizer;
 
+pub use chat_template::ChatTemplate;
 pub use config::{Config, TextConfig, VisionConfig};
 pub use error::{Error, Result};
+pub use generate::{Prompt, Sampled};
+pub use lora::LoraOptions;
+pub use model::Model;
+pub use parameters::{Parameters, shapes};
+pub use parts::Part;
+pub use image_processor::{ImageProcessor, ImageSettings, read_image, to_rgb};
 pub use positions::{Grid, Positions};
+pub use sampling::GenerationOptions;
+pub use vision::{VisionLayout, VisionTrace};
+pub use processor::{ChatMessage, ChatPart, Encoded, PartIndex, Processor};
+pub use processor_error::ProcessorError;
+pub use resize::{Backend, MAX_ASPECT_RATIO, MAX_SIDE, resize_bicubic, smart_resize};
+pub use tokenizer::Tokenizer;

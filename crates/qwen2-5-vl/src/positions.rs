@@ -123,7 +123,10 @@ impl Positions {
             )));
         }
         Ok(Positions {
-            axes: self.axes.each_ref().map(|axis| axis[range.clone()].to_vec()),
+            axes: self
+                .axes
+                .each_ref()
+                .map(|axis| axis[range.clone()].to_vec()),
         })
     }
 
@@ -149,7 +152,10 @@ impl Positions {
     pub(crate) fn of_sequence(config: &Config, ids: &[u32], grids: &[Grid]) -> Result<Self> {
         let merge = config.vision.spatial_merge_size;
         let wanted: usize = grids.iter().map(|grid| grid.tokens(merge)).sum();
-        let found = ids.iter().filter(|&&id| id == config.image_token_id).count();
+        let found = ids
+            .iter()
+            .filter(|&&id| id == config.image_token_id)
+            .count();
         let disagree = || {
             Error::Images(format!(
                 "the input has {found} image tokens, its {} image grids stand for {wanted}",
@@ -226,7 +232,10 @@ mod tests {
         let image = config.image_token_id;
         let grid = Grid { t: 1, h: 4, w: 4 };
         let message = positions(&[image; 3], &[grid]).unwrap_err().to_string();
-        assert!(message.contains("3 image tokens") && message.contains("4"), "{message}");
+        assert!(
+            message.contains("3 image tokens") && message.contains("4"),
+            "{message}"
+        );
         let split = [image, image, 1, image, image];
         let message = positions(&split, &[grid]).unwrap_err().to_string();
         assert!(message.contains("only 2"), "{message}");

@@ -1,0 +1,314 @@
+//! Batched generation with a key-value cache.
+//!
+//! All prompts are run once, packed. A prompt's keys and values are stored once and shared by its
+//! samples; each sample adds rows of its own. One step runs the last token of every sample that has
+//! not stopped, which sees its prompt's rows and its own. Rows are set aside for a number of steps
+//! at a time, so samples that stop early cost no memory later.
+//!
+//! A sample's tokens depend on its prompt and its seed, not on what else is in the batch (up to the
+//! rounding of matrix products of different heights).
+
+use std::ops::Range;
+
+use candle_core::{DType, Device, Tensor};
+use fused_ops::{AttentionLayout, QueryBlock};
+use rayon::prelude::*;
+
+use crate::config::TextConfig;
+use crate::sampling::{GenerationOptions, Sampler};
+use crate::{Error, Grid, Model, Positions, Result};
+
+/// What generation starts from.
+#[derive(Clone, Debug)]
+pub struct Prompt {
+    /// The tokens, image tokens included.
+    pub input_ids: Vec<u32>,
+    /// `(merged, hidden)` of [`Model::encode_images`], where there are images.
+    pub image_features: Option<Tensor>,
+    /// The images' grids.
+    pub grids: Vec<Grid>,
+}
+
+/// One generated sample.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sampled {
+    /// The tokens, the stop token included.
+    pub token_ids: Vec<u32>,
+    /// Each token's log-probability at the temperature (at 1 for greedy) in the full distribution
+    /// without vision tokens: before top-p and repetition penalty.
+    pub log_probs: Vec<f32>,
+    /// Whether a stop token ended it, rather than `max_new_tokens`.
+    pub stopped: bool,
+}
+
+/// Steps for which cache rows are set aside at a time.
+const STEPS_AHEAD: usize = 32;
+
+/// A sample on its way.
+struct Running {
+    prompt: usize,
+    sampler: Sampler,
+    /// Cache rows that its next token sees.
+    visible: Vec<Range<usize>>,
+    position: u32,
+    sampled: Sampled,
+}
+
+impl Running {
+    fn advance(
+        &mut self,
+        logits: &[f32],
+        banned: &[u32],
+        options: &GenerationOptions,
+    ) -> Result<()> {
+        let (token, log_prob) = self.sampler.choose(logits, banned, options)?;
+        self.sampled.token_ids.push(token);
+        self.sampled.log_probs.push(log_prob);
+        self.sampled.stopped = options.stop_ids.contains(&token);
+        Ok(())
+    }
+}
+
+/// Keys and values of every layer, `(rows, kv heads, dim)` each.
+struct Cache {
+    layers: Vec<[Tensor; 2]>,
+    rows: usize,
+    row_shape: (usize, usize),
+}
+
+impl Cache {
+    fn new(config: &TextConfig, rows: usize, dtype: DType, device: &Device) -> Result<Self> {
+        let row_shape = (config.num_key_value_heads, config.head_dim());
+        let buffer = || Tensor::zeros((rows, row_shape.0, row_shape.1), dtype, device);
+        let layers = (0..config.num_hidden_layers)
+            .map(|_| Ok([buffer()?, buffer()?]))
+            .collect::<Result<_>>()?;
+        Ok(Cache {
+            layers,
+            rows,
+            row_shape,
+        })
+    }
+
+    /// Adds `more` rows at the end; returns the first.
+    fn grow(&mut self, more: usize) -> Result<usize> {
+        let first = self.rows;
+        self.rows += more;
+        for buffer in self.layers.iter_mut().flatten() {
+            let shape = (self.rows, self.row_shape.0, self.row_shape.1);
+            let larger = Tensor::zeros(shape, buffer.dtype(), buffer.device())?;
+            larger.slice_set(buffer, 0, 0)?;
+            *buffer = larger;
+        }
+        Ok(first)
+    }
+
+    /// Writes keys and values `(n, kv heads, dim)` of a layer to the rows of `index` `(n, width)`.
+    fn write(&self, layer: usize, index: &Tensor, keys: &Tensor, values: &Tensor) -> Result<()> {
+        for (buffer, new) in self.layers[layer].iter().zip([keys, values]) {
+            let width = self.row_shape.0 * self.row_shape.1;
+            let new = new.contiguous()?.reshape(((), width))?;
+            // A view of the same storage: the buffer itself is written.
+            buffer
+                .reshape((self.rows, width))?
+                .scatter_set(index, &new, 0)?;
+        }
+        Ok(())
+    }
+}
+
+impl Model {
+    /// Generates `samples[i].len()` samples for each prompt `i`, each from its own seed. Vision
+    /// tokens are never chosen.
+    ///
+    /// Fails on an empty prompt, on image features that do not fit, on options outside their range,
+    /// and when the model's scores are not finite.
+    pub fn generate(
+        &self,
+        prompts: &[Prompt],
+        samples: &[Vec<u64>],
+        options: &GenerationOptions,
+    ) -> Result<Vec<Vec<Sampled>>> {
+        options.check()?;
+        if prompts.len() != samples.len() {
+            return Err(Error::Argument(format!(
+                "{} prompts but seeds for {}",
+                prompts.len(),
+                samples.len()
+            )));
+        }
+        if let Some(empty) = prompts
+            .iter()
+            .position(|prompt| prompt.input_ids.is_empty())
+        {
+            return Err(Error::Argument(format!("prompt {empty} has no tokens")));
+        }
+        let mut results: Vec<Vec<Sampled>> = samples.iter().map(|_| Vec::new()).collect();
+        if prompts.is_empty() || options.max_new_tokens == 0 {
+            for (result, seeds) in results.iter_mut().zip(samples) {
+                result.resize(seeds.len(), Sampled::default());
+            }
+            return Ok(results);
+        }
+        let finished =
+            Generation::new(self.detached()?, prompts, samples, options)?.run(options)?;
+        for running in finished {
+            results[running.prompt].push(running.sampled);
+        }
+        Ok(results)
+    }
+}
+
+/// A batch in the middle of generation.
+struct Generation {
+    model: Model,
+    banned: Vec<u32>,
+    cache: Cache,
+    running: Vec<Running>,
+    /// Scores of the next token: one row a prompt at first, then one an active sample.
+    logits: Vec<f32>,
+}
+
+impl Generation {
+    /// Runs the prompts and fills the cache.
+    fn new(
+        model: Model,
+        prompts: &[Prompt],
+        samples: &[Vec<u64>],
+        options: &GenerationOptions,
+    ) -> Result<Self> {
+        let mut embeddings = Vec::with_capacity(prompts.len());
+        let mut positions = Positions::default();
+        let mut lengths = Vec::with_capacity(prompts.len());
+        let mut running = Vec::new();
+        for (index, (prompt, seeds)) in prompts.iter().zip(samples).enumerate() {
+            let features = prompt.image_features.as_ref().map(Tensor::detach);
+            embeddings.push(model.embed(&prompt.input_ids, features.as_ref())?);
+            let own = model.positions(&prompt.input_ids, &prompt.grids)?;
+            let start = positions.len();
+            running.extend(seeds.iter().map(|&seed| Running {
+                prompt: index,
+                sampler: Sampler::new(seed, options, &prompt.input_ids),
+                visible: vec![start..start + own.len()],
+                position: own.next(),
+                sampled: Sampled::default(),
+            }));
+            lengths.push(own.len());
+            positions.extend(&own);
+        }
+        let cache = Cache::new(
+            &model.config().text,
+            positions.len(),
+            model.dtype(),
+            model.device(),
+        )?;
+        let rotary = model
+            .text
+            .rotary(&positions, model.dtype(), model.device())?;
+        let layout = AttentionLayout::causal(&lengths);
+        let mut x = Tensor::cat(&embeddings, 0)?;
+        for (layer, buffers) in model.text.layers.iter().zip(&cache.layers) {
+            let (q, k, v) = layer.project(&x, &rotary)?;
+            buffers[0].slice_set(&k.contiguous()?, 0, 0)?;
+            buffers[1].slice_set(&v.contiguous()?, 0, 0)?;
+            x = layer.finish(&x, &layer.attend(&q, &k, &v, &layout)?)?;
+        }
+        let mut end = 0;
+        let last: Vec<u32> = lengths
+            .iter()
+            .map(|length| {
+                end += length;
+                (end - 1) as u32
+            })
+            .collect();
+        let x = x.index_select(&Tensor::new(last, model.device())?, 0)?;
+        let logits = scores(&model, &x)?;
+        Ok(Generation {
+            banned: model.config().vision_token_ids(),
+            model,
+            cache,
+            running,
+            logits,
+        })
+    }
+
+    /// Samples until every sample has stopped or is full.
+    fn run(mut self, options: &GenerationOptions) -> Result<Vec<Running>> {
+        let vocab = self.model.config().text.vocab_size;
+        let (logits, banned) = (&self.logits, &self.banned);
+        self.running.par_iter_mut().try_for_each(|running| {
+            let row = &logits[running.prompt * vocab..][..vocab];
+            running.advance(row, banned, options)
+        })?;
+        let mut ahead = 0;
+        for step in 1..options.max_new_tokens {
+            let mut active: Vec<&mut Running> = self
+                .running
+                .iter_mut()
+                .filter(|running| !running.sampled.stopped)
+                .collect();
+            if active.is_empty() {
+                break;
+            }
+            if ahead == 0 {
+                ahead = STEPS_AHEAD.min(options.max_new_tokens - step);
+                let first = self.cache.grow(ahead * active.len())?;
+                for (index, running) in active.iter_mut().enumerate() {
+                    let row = first + index * ahead;
+                    running.visible.push(row..row);
+                }
+            }
+            ahead -= 1;
+            let logits = step_scores(&self.model, &self.cache, &mut active)?;
+            active
+                .par_iter_mut()
+                .zip(logits.par_chunks(vocab))
+                .try_for_each(|(running, row)| running.advance(row, banned, options))?;
+        }
+        Ok(self.running)
+    }
+}
+
+/// Runs the last token of every active sample; scores `(active, vocab)` of the next, flat.
+fn step_scores(model: &Model, cache: &Cache, active: &mut [&mut Running]) -> Result<Vec<f32>> {
+    let width = cache.row_shape.0 * cache.row_shape.1;
+    let mut ids = Vec::with_capacity(active.len());
+    let mut at = Vec::with_capacity(active.len());
+    let mut rows = Vec::with_capacity(active.len() * width);
+    let mut blocks = Vec::with_capacity(active.len());
+    for (index, running) in active.iter_mut().enumerate() {
+        ids.extend(running.sampled.token_ids.last());
+        at.push(running.position);
+        running.position += 1;
+        if let Some(own) = running.visible.last_mut() {
+            rows.extend(std::iter::repeat_n(own.end as u32, width));
+            own.end += 1;
+        }
+        blocks.push(QueryBlock {
+            queries: index..index + 1,
+            visible: running.visible.clone(),
+            causal: None,
+        });
+    }
+    let layout = AttentionLayout::new(blocks, active.len(), cache.rows)?;
+    let index = Tensor::from_vec(rows, (active.len(), width), model.device())?;
+    let positions = Positions::from_axes([at.clone(), at.clone(), at])?;
+    let rotary = model
+        .text
+        .rotary(&positions, model.dtype(), model.device())?;
+    let mut x = model.embed(&ids, None)?;
+    for (number, layer) in model.text.layers.iter().enumerate() {
+        let (q, k, v) = layer.project(&x, &rotary)?;
+        cache.write(number, &index, &k, &v)?;
+        let [keys, values] = &cache.layers[number];
+        x = layer.finish(&x, &layer.attend(&q, keys, values, &layout)?)?;
+    }
+    scores(model, &x)
+}
+
+/// Scores over the vocabulary of residual rows, flat and in f32.
+fn scores(model: &Model, x: &Tensor) -> Result<Vec<f32>> {
+    let hidden = model.text.final_norm(x)?;
+    let logits = model.logits(&hidden)?.to_dtype(DType::F32)?;
+    Ok(logits.flatten_all()?.to_vec1()?)
+}

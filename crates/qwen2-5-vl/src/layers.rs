@@ -1,0 +1,125 @@
+//! Parts that the vision tower and the language model share.
+
+use candle_core::Tensor;
+
+use crate::Result;
+
+/// Hands out a parameter as it shall enter the graph: as a variable, or detached when frozen.
+pub(crate) trait Source {
+    /// The tensor of that name.
+    fn tensor(&self, name: &str) -> Result<Tensor>;
+
+    /// The adapter of a projection, where it has one.
+    fn adapter(&self, name: &str) -> Result<Option<Adapter>>;
+
+    /// A projection with a bias.
+    fn linear(&self, name: &str) -> Result<Linear> {
+        Ok(Linear {
+            bias: Some(self.tensor(&format!("{name}.bias"))?),
+            ..self.linear_without_bias(name)?
+        })
+    }
+
+    /// A projection without a bias.
+    fn linear_without_bias(&self, name: &str) -> Result<Linear> {
+        Ok(Linear {
+            weight: self.tensor(&format!("{name}.weight"))?,
+            bias: None,
+            adapter: self.adapter(name)?,
+        })
+    }
+}
+
+/// A low-rank addition to a projection: `scale * (x A^T) B^T`.
+#[derive(Clone, Debug)]
+pub(crate) struct Adapter {
+    /// `(rank, in)`
+    pub down: Tensor,
+    /// `(out, rank)`
+    pub up: Tensor,
+    pub scale: f64,
+}
+
+/// `x W^T + b`, with a low-rank addition where one is set.
+#[derive(Clone, Debug)]
+pub(crate) struct Linear {
+    pub weight: Tensor,
+    pub bias: Option<Tensor>,
+    pub adapter: Option<Adapter>,
+}
+
+impl Linear {
+    /// `(tokens, in)` to `(tokens, out)`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = fused_ops::linear(x, &self.weight, self.bias.as_ref())?;
+        match &self.adapter {
+            None => Ok(y),
+            Some(adapter) => {
+                let low = fused_ops::linear(x, &adapter.down, None)?;
+                let added = fused_ops::linear(&low, &adapter.up, None)?;
+                Ok((y + (added * adapter.scale)?)?)
+            }
+        }
+    }
+}
+
+/// The gated feed-forward layer: `down(silu(gate(x)) * up(x))`.
+#[derive(Clone, Debug)]
+pub(crate) struct FeedForward {
+    pub gate: Linear,
+    pub up: Linear,
+    pub down: Linear,
+}
+
+impl FeedForward {
+    /// `(tokens, hidden)` to `(tokens, hidden)`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let inner = fused_ops::swiglu(&self.gate.forward(x)?, &self.up.forward(x)?)?;
+        self.down.forward(&inner)
+    }
+}
+
+/// Cosines and sines of rotary angles, `(tokens, head dim)` each.
+#[derive(Clone, Debug)]
+pub(crate) struct Rotary {
+    pub cos: Tensor,
+    pub sin: Tensor,
+}
+
+impl Rotary {
+    /// From the angles of the first half of the dimensions, `tokens * dim / 2` values; the second
+    /// half repeats them.
+    pub fn from_angles(
+        angles: &[f32],
+        tokens: usize,
+        dtype: candle_core::DType,
+        device: &candle_core::Device,
+    ) -> Result<Self> {
+        let half = angles.len().checked_div(tokens).unwrap_or(0);
+        let table = |of: fn(f32) -> f32| -> Result<Tensor> {
+            let mut values = Vec::with_capacity(angles.len() * 2);
+            for row in angles.chunks(half.max(1)) {
+                let start = values.len();
+                values.extend(row.iter().map(|&angle| of(angle)));
+                values.extend_from_within(start..);
+            }
+            Ok(Tensor::from_vec(values, (tokens, 2 * half), device)?.to_dtype(dtype)?)
+        };
+        Ok(Rotary {
+            cos: table(f32::cos)?,
+            sin: table(f32::sin)?,
+        })
+    }
+
+    /// Turns `(tokens, heads, dim)`.
+    pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(fused_ops::rotary(x, &self.cos, &self.sin)?)
+    }
+}
+
+/// `theta^(-2 i / dim)` for the `dim / 2` frequencies, in f32 as the reference computes them.
+pub(crate) fn inverse_frequencies(theta: f64, dim: usize) -> Vec<f32> {
+    (0..dim / 2)
+        .map(|i| 1.0 / (theta as f32).powf((2 * i) as f32 / dim as f32))
+        .collect()
+}

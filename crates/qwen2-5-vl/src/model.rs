@@ -1,0 +1,408 @@
+//! The whole model: loading, running, freezing, saving.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor, Var};
+use fused_ops::{AttentionLayout, TokenLogProbs};
+use seeded_random::Stream;
+
+use crate::layers::{Adapter, Source};
+use crate::lora::{Lora, LoraOptions};
+use crate::text::TextDecoder;
+use crate::vision::{VisionTower, VisionTrace};
+use crate::{Config, Error, Grid, Parameters, Part, Positions, Result, checkpoint};
+
+/// A Qwen2.5-VL model. Its parameters are variables, so it trains as well as it runs.
+#[derive(Debug)]
+pub struct Model {
+    config: Arc<Config>,
+    parameters: Parameters,
+    lora: Option<Lora>,
+    /// Names of parameters, adapters' too, that enter the graph detached.
+    frozen: BTreeSet<String>,
+    pub(crate) vision: VisionTower,
+    pub(crate) text: TextDecoder,
+    device: Device,
+    dtype: DType,
+}
+
+/// Parameters as they enter the graph.
+struct Leaves<'a> {
+    parameters: &'a Parameters,
+    lora: Option<&'a Lora>,
+    frozen: &'a BTreeSet<String>,
+}
+
+impl Leaves<'_> {
+    fn leaf(&self, name: &str, variable: &Var) -> Tensor {
+        if self.frozen.contains(name) {
+            variable.as_detached_tensor()
+        } else {
+            variable.as_tensor().clone()
+        }
+    }
+}
+
+impl Source for Leaves<'_> {
+    fn tensor(&self, name: &str) -> Result<Tensor> {
+        let variable = self
+            .parameters
+            .get(name)
+            .ok_or_else(|| Error::Argument(format!("the model has no parameter {name}")))?;
+        Ok(self.leaf(name, variable))
+    }
+
+    fn adapter(&self, name: &str) -> Result<Option<Adapter>> {
+        let frozen = self.frozen.contains(&format!("{name}.lora_A.weight"));
+        Ok(self.lora.and_then(|lora| {
+            lora.adapter(name, |variable| {
+                if frozen {
+                    variable.as_detached_tensor()
+                } else {
+                    variable.as_tensor().clone()
+                }
+            })
+        }))
+    }
+}
+
+impl Model {
+    /// Reads a checkpoint folder in the hub's layout: both styles of `config.json`, one weight file
+    /// or shards, both naming schemes. Weights become `dtype` on `device`.
+    pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
+        let config = Config::load(&dir.join("config.json"))?;
+        let parameters = checkpoint::load(dir, &config, device, dtype)?;
+        Self::new(Arc::new(config), parameters, None, BTreeSet::new())
+    }
+
+    /// A model with random f32 weights: normal of standard deviation `initializer_range`, biases 0,
+    /// norms 1. The same stream gives the same model everywhere.
+    pub fn random(config: Config, stream: Stream, device: &Device) -> Result<Self> {
+        config.validate()?;
+        let parameters = Parameters::random(&config, stream, device)?;
+        Self::new(Arc::new(config), parameters, None, BTreeSet::new())
+    }
+
+    fn new(
+        config: Arc<Config>,
+        parameters: Parameters,
+        lora: Option<Lora>,
+        frozen: BTreeSet<String>,
+    ) -> Result<Self> {
+        let leaves = Leaves {
+            parameters: &parameters,
+            lora: lora.as_ref(),
+            frozen: &frozen,
+        };
+        let vision = VisionTower::new(&config.vision, &leaves)?;
+        let text = TextDecoder::new(&config.text, config.tie_word_embeddings, &leaves)?;
+        let (device, dtype) = (text.embedding.device().clone(), text.embedding.dtype());
+        Ok(Model {
+            config,
+            parameters,
+            lora,
+            frozen,
+            vision,
+            text,
+            device,
+            dtype,
+        })
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The model's own parameters, frozen or not, without adapters.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Where the parameters are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The parameters' type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Freezes parts: their parameters enter the graph detached and cost no gradient.
+    ///
+    /// Fails when the model has no such part.
+    pub fn freeze(&mut self, parts: &[Part]) -> Result<()> {
+        for part in parts {
+            let names = self.names_of(*part)?;
+            self.frozen.extend(names);
+        }
+        self.rebuild()
+    }
+
+    /// Undoes [`Model::freeze`] for parts.
+    ///
+    /// Fails when the model has no such part.
+    pub fn unfreeze(&mut self, parts: &[Part]) -> Result<()> {
+        for part in parts {
+            for name in self.names_of(*part)? {
+                self.frozen.remove(&name);
+            }
+        }
+        self.rebuild()
+    }
+
+    fn names_of(&self, part: Part) -> Result<Vec<String>> {
+        let names: Vec<String> = self
+            .parameters
+            .iter()
+            .filter(|(name, _)| Part::of(name) == Some(part))
+            .map(|(name, _)| name.to_string())
+            .collect();
+        if names.is_empty() {
+            return Err(Error::Argument(format!("the model has no part {part}")));
+        }
+        Ok(names)
+    }
+
+    fn rebuild(&mut self) -> Result<()> {
+        *self = Self::new(
+            self.config.clone(),
+            self.parameters.clone(),
+            self.lora.clone(),
+            std::mem::take(&mut self.frozen),
+        )?;
+        Ok(())
+    }
+
+    /// Freezes the whole model and puts fresh trainable adapters on the named projections.
+    ///
+    /// Fails when a target names no projection.
+    pub fn add_lora(&mut self, options: &LoraOptions, stream: Stream) -> Result<()> {
+        let lora = Lora::new(options, &self.parameters, stream, &self.device, self.dtype)?;
+        self.frozen = self
+            .parameters
+            .iter()
+            .map(|(name, _)| name.to_string())
+            .collect();
+        self.lora = Some(lora);
+        self.rebuild()
+    }
+
+    /// The parameters that train, adapters included, in the order of their names.
+    pub fn trainable(&self) -> Vec<(String, Var)> {
+        let mut trainable: Vec<(String, Var)> = self
+            .all_parameters()
+            .filter(|(name, _)| !self.frozen.contains(*name))
+            .map(|(name, variable)| (name.to_string(), variable.clone()))
+            .collect();
+        trainable.sort_by(|a, b| a.0.cmp(&b.0));
+        trainable
+    }
+
+    fn all_parameters(&self) -> impl Iterator<Item = (&str, &Var)> {
+        let adapters = self.lora.iter().flat_map(|lora| lora.parameters.iter());
+        self.parameters.iter().chain(adapters)
+    }
+
+    /// The same parameters, all frozen: runs without building a graph, or with one of activations
+    /// only when its input tracks gradients. Updates of this model show in it.
+    pub fn detached(&self) -> Result<Self> {
+        Self::new(
+            self.config.clone(),
+            self.parameters.clone(),
+            self.lora.clone(),
+            self.all_parameters()
+                .map(|(name, _)| name.to_string())
+                .collect(),
+        )
+    }
+
+    /// A model of its own with equal parameters in `dtype`, adapters merged, nothing frozen: what
+    /// happens to one does not show in the other.
+    pub fn copy(&self, dtype: DType) -> Result<Self> {
+        let mut parameters = Parameters::default();
+        for (name, value) in self.merged()? {
+            parameters.insert(name, &value)?;
+        }
+        Self::new(
+            self.config.clone(),
+            parameters.copy(dtype)?,
+            None,
+            BTreeSet::new(),
+        )
+    }
+
+    /// Writes `config.json` and `model.safetensors` in the hub's layout, adapters merged. A reader
+    /// finds the old file or the whole new one.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        checkpoint::save(dir, &self.config, self.dtype, &self.merged()?)
+    }
+
+    fn merged(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.parameters
+            .iter()
+            .map(|(name, variable)| {
+                let weight = variable.as_detached_tensor();
+                let merged = match &self.lora {
+                    Some(lora) => lora.merged(name, &weight)?,
+                    None => weight,
+                };
+                Ok((name.to_string(), merged))
+            })
+            .collect()
+    }
+
+    /// Runs the vision tower: `pixel_values` `(patches, channels * frames * patch * patch)` of all
+    /// images one after the other, to `(merged, hidden)`.
+    ///
+    /// Fails when pixel values and grids do not agree.
+    pub fn encode_images(&self, pixel_values: &Tensor, grids: &[Grid]) -> Result<Tensor> {
+        Ok(self.vision.forward(pixel_values, grids, |_| ())?.0)
+    }
+
+    /// [`Model::encode_images`] with all that is computed on the way.
+    pub fn trace_images(&self, pixel_values: &Tensor, grids: &[Grid]) -> Result<VisionTrace> {
+        let mut blocks = Vec::new();
+        let (merged, layout) = self
+            .vision
+            .forward(pixel_values, grids, |block| blocks.push(block.clone()))?;
+        Ok(VisionTrace {
+            layout,
+            blocks,
+            merged,
+        })
+    }
+
+    /// The input embeddings `(tokens, hidden)` of token ids, with image features `(merged, hidden)`
+    /// in the places of the image tokens, in order.
+    ///
+    /// Fails when their counts differ, or when an id is outside the vocabulary.
+    pub fn embed(&self, input_ids: &[u32], image_features: Option<&Tensor>) -> Result<Tensor> {
+        let vocab = self.config.text.vocab_size;
+        if let Some((token, id)) = input_ids
+            .iter()
+            .enumerate()
+            .find(|(_, id)| **id as usize >= vocab)
+        {
+            return Err(Error::Argument(format!(
+                "token {token} has id {id}, the model's vocabulary has {vocab} entries: does the \
+                 tokenizer belong to this checkpoint?"
+            )));
+        }
+        let image = self.config.image_token_id;
+        let slots = input_ids.iter().filter(|&&id| id == image).count();
+        let features = image_features.map_or(Ok(0), |features| features.dim(0))?;
+        if slots != features {
+            return Err(Error::Images(format!(
+                "the input has {slots} image tokens, but there are {features} image features"
+            )));
+        }
+        let Some(features) = image_features.filter(|_| slots > 0) else {
+            return Ok(fused_ops::embedding(&self.text.embedding, input_ids)?);
+        };
+        let text: Vec<u32> = input_ids
+            .iter()
+            .copied()
+            .filter(|&id| id != image)
+            .collect();
+        let features = features.to_dtype(self.dtype)?;
+        let rows = if text.is_empty() {
+            features
+        } else {
+            let words = fused_ops::embedding(&self.text.embedding, &text)?;
+            Tensor::cat(&[&words, &features], 0)?
+        };
+        let (mut word, mut feature) = (0, text.len() as u32);
+        let order: Vec<u32> = input_ids
+            .iter()
+            .map(|&id| {
+                let next = if id == image { &mut feature } else { &mut word };
+                *next += 1;
+                *next - 1
+            })
+            .collect();
+        Ok(fused_ops::embedding(&rows, &order)?)
+    }
+
+    /// The rotary positions of one sequence whose image tokens stand for images of these grids.
+    ///
+    /// Fails when image tokens and grids do not agree, naming both counts.
+    pub fn positions(&self, input_ids: &[u32], grids: &[Grid]) -> Result<Positions> {
+        Positions::of_sequence(&self.config, input_ids, grids)
+    }
+
+    /// Runs the decoder: input embeddings `(tokens, hidden)` to hidden states `(tokens, hidden)`
+    /// after the final norm. `layout` has one query and one key for every token.
+    pub fn hidden(
+        &self,
+        embeddings: &Tensor,
+        positions: &Positions,
+        layout: &AttentionLayout,
+    ) -> Result<Tensor> {
+        self.check_tokens(embeddings, positions)?;
+        let rotary = self.text.rotary(positions, self.dtype, &self.device)?;
+        let mut x = embeddings.clone();
+        for layer in &self.text.layers {
+            x = layer.forward(&x, &rotary, layout)?;
+        }
+        self.text.final_norm(&x)
+    }
+
+    /// The residual stream before the first layer and after each, `(tokens, hidden)` each, before
+    /// the final norm.
+    pub fn residuals(
+        &self,
+        embeddings: &Tensor,
+        positions: &Positions,
+        layout: &AttentionLayout,
+    ) -> Result<Vec<Tensor>> {
+        self.check_tokens(embeddings, positions)?;
+        let rotary = self.text.rotary(positions, self.dtype, &self.device)?;
+        let mut residuals = vec![embeddings.clone()];
+        for layer in &self.text.layers {
+            let next = layer.forward(&residuals[residuals.len() - 1], &rotary, layout)?;
+            residuals.push(next);
+        }
+        Ok(residuals)
+    }
+
+    pub(crate) fn check_tokens(&self, embeddings: &Tensor, positions: &Positions) -> Result<()> {
+        let hidden = self.config.text.hidden_size;
+        if embeddings.dims() != [positions.len(), hidden] {
+            return Err(Error::Argument(format!(
+                "embeddings have shape {:?}, {} positions need ({}, {hidden})",
+                embeddings.dims(),
+                positions.len(),
+                positions.len()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Scores over the vocabulary `(tokens, vocab)` of hidden states `(tokens, hidden)`. Vision
+    /// tokens are not masked here.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        Ok(fused_ops::linear(hidden, &self.text.head, None)?)
+    }
+
+    /// The log-probability of each target after its hidden state `(tokens, hidden)`, at a
+    /// temperature, in the distribution that generation samples from: vision tokens have none of it.
+    pub fn token_log_probs(
+        &self,
+        hidden: &Tensor,
+        targets: &[u32],
+        temperature: f64,
+    ) -> Result<TokenLogProbs> {
+        let banned = self.config.vision_token_ids();
+        Ok(fused_ops::token_log_probs(
+            hidden,
+            &self.text.head,
+            targets,
+            temperature,
+            &banned,
+        )?)
+    }
+}

@@ -1,0 +1,102 @@
+//! The parts of a model that can be frozen.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::Error;
+
+/// A part of a model, as freezing knows it. Its text is `vision`, `merger`, `embeddings`,
+/// `layers.N`, `norm` or `head`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// The vision tower without its merger.
+    Vision,
+    /// What turns patches into tokens, after the vision tower.
+    Merger,
+    /// The token embedding; where it is tied, the output projection too.
+    Embeddings,
+    /// One decoder layer, from 0.
+    Layer(usize),
+    /// The norm before the output projection.
+    FinalNorm,
+    /// The output projection, where it is not tied.
+    Head,
+}
+
+impl Part {
+    /// The part that a parameter belongs to, by its name on disk.
+    pub fn of(name: &str) -> Option<Part> {
+        if name.starts_with("visual.merger.") {
+            Some(Part::Merger)
+        } else if name.starts_with("visual.") {
+            Some(Part::Vision)
+        } else if let Some(rest) = name.strip_prefix("model.layers.") {
+            rest.split('.').next()?.parse().ok().map(Part::Layer)
+        } else if name.starts_with("model.embed_tokens.") {
+            Some(Part::Embeddings)
+        } else if name.starts_with("model.norm.") {
+            Some(Part::FinalNorm)
+        } else if name.starts_with("lm_head.") {
+            Some(Part::Head)
+        } else {
+            None
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Part::Vision => f.write_str("vision"),
+            Part::Merger => f.write_str("merger"),
+            Part::Embeddings => f.write_str("embeddings"),
+            Part::Layer(index) => write!(f, "layers.{index}"),
+            Part::FinalNorm => f.write_str("norm"),
+            Part::Head => f.write_str("head"),
+        }
+    }
+}
+
+impl FromStr for Part {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "vision" => Ok(Part::Vision),
+            "merger" => Ok(Part::Merger),
+            "embeddings" => Ok(Part::Embeddings),
+            "norm" => Ok(Part::FinalNorm),
+            "head" => Ok(Part::Head),
+            _ => text
+                .strip_prefix("layers.")
+                .and_then(|index| index.parse().ok())
+                .map(Part::Layer)
+                .ok_or_else(|| {
+                    Error::Argument(format!(
+                        "{text:?} is no part of a model; expected vision, merger, embeddings, \
+                         layers.N, norm or head"
+                    ))
+                }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_parameter_has_a_part_and_every_part_its_text() {
+        let mut config = crate::config::tests::tiny();
+        config.tie_word_embeddings = false;
+        for name in crate::parameters::shapes(&config).keys() {
+            let part = Part::of(name).unwrap_or_else(|| panic!("{name}"));
+            assert_eq!(part.to_string().parse::<Part>().unwrap(), part);
+        }
+        assert_eq!(
+            Part::of("model.layers.12.mlp.up_proj.weight"),
+            Some(Part::Layer(12))
+        );
+        assert!("layers.x".parse::<Part>().is_err());
+    }
+}

@@ -1,0 +1,155 @@
+//! The language model: a decoder with grouped-query attention, RMS norms, SwiGLU and multimodal
+//! rotary positions.
+//!
+//! Each layer computes `x += o(attention(q, k, v))` on `norm(x)`, then `x += mlp(norm(x))`. Of the
+//! `dim / 2` rotary frequencies the first `mrope_section[0]` turn by a token's time index, the next
+//! `mrope_section[1]` by its height index, the rest by its width index.
+//!
+//! Source: transformers' `modeling_qwen2_5_vl.py` (5.23). Deviation: sequences are packed and an
+//! attention layout says who sees whom, where the reference pads and masks.
+
+use candle_core::{DType, Device, Tensor};
+use fused_ops::AttentionLayout;
+
+use crate::config::TextConfig;
+use crate::layers::{FeedForward, Linear, Rotary, Source, inverse_frequencies};
+use crate::{Positions, Result};
+
+#[derive(Clone, Debug)]
+pub(crate) struct TextDecoder {
+    pub embedding: Tensor,
+    pub layers: Vec<DecoderLayer>,
+    norm: Tensor,
+    /// The output projection, or the embedding where the two are tied.
+    pub head: Tensor,
+    eps: f64,
+    /// The axis and the inverse frequency of every rotary pair.
+    frequencies: Vec<(usize, f32)>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct DecoderLayer {
+    input_norm: Tensor,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    post_norm: Tensor,
+    mlp: FeedForward,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    eps: f64,
+}
+
+impl TextDecoder {
+    pub fn new(config: &TextConfig, tied: bool, source: &impl Source) -> Result<Self> {
+        let embedding = source.tensor("model.embed_tokens.weight")?;
+        let head = if tied {
+            embedding.clone()
+        } else {
+            source.tensor("lm_head.weight")?
+        };
+        let layers = (0..config.num_hidden_layers)
+            .map(|index| DecoderLayer::new(config, index, source))
+            .collect::<Result<_>>()?;
+        let axes = config
+            .mrope_section
+            .iter()
+            .enumerate()
+            .flat_map(|(axis, &count)| std::iter::repeat_n(axis, count));
+        let frequencies = axes
+            .zip(inverse_frequencies(config.rope_theta, config.head_dim()))
+            .collect();
+        Ok(TextDecoder {
+            embedding,
+            layers,
+            norm: source.tensor("model.norm.weight")?,
+            head,
+            eps: config.rms_norm_eps,
+            frequencies,
+        })
+    }
+
+    /// The rotary tables of packed tokens, `(tokens, head dim)`.
+    pub fn rotary(&self, positions: &Positions, dtype: DType, device: &Device) -> Result<Rotary> {
+        let mut angles = Vec::with_capacity(positions.len() * self.frequencies.len());
+        for token in 0..positions.len() {
+            let at = [0, 1, 2].map(|axis| positions.axis(axis)[token] as f32);
+            angles.extend(
+                self.frequencies
+                    .iter()
+                    .map(|&(axis, frequency)| at[axis] * frequency),
+            );
+        }
+        Rotary::from_angles(&angles, positions.len(), dtype, device)
+    }
+
+    /// The norm before the output projection.
+    pub fn final_norm(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(fused_ops::rms_norm(x, &self.norm, self.eps)?)
+    }
+}
+
+impl DecoderLayer {
+    fn new(config: &TextConfig, index: usize, source: &impl Source) -> Result<Self> {
+        let name = |suffix: &str| format!("model.layers.{index}.{suffix}");
+        Ok(DecoderLayer {
+            input_norm: source.tensor(&name("input_layernorm.weight"))?,
+            q: source.linear(&name("self_attn.q_proj"))?,
+            k: source.linear(&name("self_attn.k_proj"))?,
+            v: source.linear(&name("self_attn.v_proj"))?,
+            o: source.linear_without_bias(&name("self_attn.o_proj"))?,
+            post_norm: source.tensor(&name("post_attention_layernorm.weight"))?,
+            mlp: FeedForward {
+                gate: source.linear_without_bias(&name("mlp.gate_proj"))?,
+                up: source.linear_without_bias(&name("mlp.up_proj"))?,
+                down: source.linear_without_bias(&name("mlp.down_proj"))?,
+            },
+            heads: config.num_attention_heads,
+            kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim(),
+            eps: config.rms_norm_eps,
+        })
+    }
+
+    /// `(tokens, hidden)` to `(tokens, hidden)`.
+    pub fn forward(&self, x: &Tensor, rotary: &Rotary, layout: &AttentionLayout) -> Result<Tensor> {
+        let (q, k, v) = self.project(x, rotary)?;
+        let attended = self.attend(&q, &k, &v, layout)?;
+        self.finish(x, &attended)
+    }
+
+    /// Queries `(tokens, heads, dim)`, keys and values `(tokens, kv heads, dim)`; queries and keys
+    /// are turned to their positions.
+    pub fn project(&self, x: &Tensor, rotary: &Rotary) -> Result<(Tensor, Tensor, Tensor)> {
+        let tokens = x.dim(0)?;
+        let x = fused_ops::rms_norm(x, &self.input_norm, self.eps)?;
+        let split = |y: Tensor, heads: usize| y.reshape((tokens, heads, self.head_dim));
+        let q = split(self.q.forward(&x)?, self.heads)?;
+        let k = split(self.k.forward(&x)?, self.kv_heads)?;
+        let v = split(self.v.forward(&x)?, self.kv_heads)?;
+        Ok((rotary.apply(&q)?, rotary.apply(&k)?, v))
+    }
+
+    /// `(queries, heads, dim)`.
+    pub fn attend(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        layout: &AttentionLayout,
+    ) -> Result<Tensor> {
+        let scale = 1.0 / (self.head_dim as f64).sqrt();
+        Ok(fused_ops::attention(q, k, v, layout, scale)?)
+    }
+
+    /// What follows attention: its output projection and the feed-forward layer, both residual.
+    pub fn finish(&self, x: &Tensor, attended: &Tensor) -> Result<Tensor> {
+        let tokens = x.dim(0)?;
+        let attended = attended.reshape((tokens, self.heads * self.head_dim))?;
+        let x = (x + self.o.forward(&attended)?)?;
+        let inner = fused_ops::rms_norm(&x, &self.post_norm, self.eps)?;
+        Ok((&x + self.mlp.forward(&inner)?)?)
+    }
+}

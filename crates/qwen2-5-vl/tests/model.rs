@@ -1,0 +1,563 @@
+//! The model's own laws: what freezes, what gets gradients, what generation may do.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use candle_core::{DType, Device, Tensor, Var};
+use common::{config, largest_difference, model, pixels, prompt, values};
+use fused_ops::{AttentionLayout, Segment};
+use qwen2_5_vl::{GenerationOptions, Grid, LoraOptions, Model, Part, Positions, Prompt, Sampled};
+use seeded_random::Stream;
+
+/// Mean negative log-probability of a prompt's last tokens, images encoded on the way.
+fn loss(model: &Model) -> Tensor {
+    let grid = Grid { t: 1, h: 12, w: 6 };
+    let features = model.encode_images(&pixels(&grid, 5), &[grid]).unwrap();
+    let ids = prompt(model, 5, 9).input_ids;
+    let embeddings = model.embed(&ids, Some(&features)).unwrap();
+    let positions = model.positions(&ids, &[grid]).unwrap();
+    let layout = AttentionLayout::causal(&[ids.len()]);
+    let hidden = model.hidden(&embeddings, &positions, &layout).unwrap();
+    let first = ids.len() - 9;
+    let hidden = hidden
+        .narrow(0, first - 1, 9)
+        .unwrap()
+        .contiguous()
+        .unwrap();
+    let log_probs = model
+        .token_log_probs(&hidden, &ids[first..], 1.0)
+        .unwrap()
+        .log_probs;
+    log_probs.mean_all().unwrap().neg().unwrap()
+}
+
+fn options(temperature: f64) -> GenerationOptions {
+    GenerationOptions {
+        max_new_tokens: 40,
+        temperature,
+        top_p: None,
+        repetition_penalty: None,
+        stop_ids: vec![1, 2],
+    }
+}
+
+#[test]
+fn every_parameter_gets_a_gradient() {
+    for tied in [true, false] {
+        let model = model(tied, 1);
+        let gradients = loss(&model).backward().unwrap();
+        let trainable = model.trainable();
+        assert_eq!(trainable.len(), model.parameters().len());
+        for (name, variable) in trainable {
+            let gradient = gradients
+                .get(&variable)
+                .unwrap_or_else(|| panic!("{name}: none"));
+            let gradient = values(gradient);
+            assert!(
+                gradient.iter().all(|g| g.is_finite()),
+                "{name} is not finite"
+            );
+            assert!(gradient.iter().any(|g| *g != 0.0), "{name} is zero");
+        }
+    }
+}
+
+#[test]
+fn a_frozen_part_gets_none_and_the_rest_stays_the_same() {
+    let mut model = model(false, 1);
+    let all = loss(&model).backward().unwrap();
+    let parts = [
+        Part::Vision,
+        Part::Merger,
+        Part::Embeddings,
+        Part::Layer(1),
+        Part::FinalNorm,
+        Part::Head,
+    ];
+    for part in parts {
+        model.freeze(&[part]).unwrap();
+        let gradients = loss(&model).backward().unwrap();
+        let trainable: BTreeSet<String> = model
+            .trainable()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        for (name, variable) in model.parameters().iter() {
+            let frozen = Part::of(name) == Some(part);
+            assert_eq!(trainable.contains(name), !frozen, "{name}");
+            match gradients.get(variable) {
+                Some(gradient) => {
+                    assert!(!frozen, "{name} is frozen and has a gradient");
+                    assert_eq!(
+                        values(gradient),
+                        values(all.get(variable).unwrap()),
+                        "{name}"
+                    );
+                }
+                None => assert!(frozen, "{name} lost its gradient"),
+            }
+        }
+        model.unfreeze(&[part]).unwrap();
+    }
+    assert!(model.freeze(&[Part::Layer(3)]).is_err());
+    assert!(common::model(true, 1).freeze(&[Part::Head]).is_err());
+}
+
+#[test]
+fn an_update_shows_in_frozen_views_but_not_in_copies() {
+    let model = model(true, 1);
+    let (view, copy) = (model.detached().unwrap(), model.copy(DType::F32).unwrap());
+    let before = loss(&model).to_scalar::<f32>().unwrap();
+    for (_, variable) in model.trainable() {
+        variable
+            .set(&(variable.as_detached_tensor() * 0.9).unwrap())
+            .unwrap();
+    }
+    let after = loss(&model).to_scalar::<f32>().unwrap();
+    assert_ne!(before, after);
+    assert_eq!(loss(&view).to_scalar::<f32>().unwrap(), after);
+    assert_eq!(loss(&copy).to_scalar::<f32>().unwrap(), before);
+    assert!(view.trainable().is_empty() && !loss(&view).track_op());
+}
+
+#[test]
+fn adapters_start_as_nothing_train_alone_and_merge() {
+    let mut model = model(true, 1);
+    let before = loss(&model).to_scalar::<f32>().unwrap();
+    let targets = ["q_proj", "mlp.down_proj", "visual.attn.qkv"]
+        .map(String::from)
+        .to_vec();
+    let lora = LoraOptions {
+        rank: 3,
+        alpha: 6.0,
+        targets,
+    };
+    model.add_lora(&lora, Stream::new(9)).unwrap();
+    assert_eq!(loss(&model).to_scalar::<f32>().unwrap(), before);
+    let adapters = model.trainable();
+    assert_eq!(adapters.len(), 2 * 3 * 3);
+    assert!(adapters.iter().all(|(name, _)| name.contains(".lora_")));
+    // The up projections are zero at first, so only they get a gradient; one step later all do.
+    for step in 0..2 {
+        let gradients = loss(&model).backward().unwrap();
+        for (name, variable) in &adapters {
+            let gradient = gradients
+                .get(variable)
+                .unwrap_or_else(|| panic!("{name}: none"));
+            let moves = values(gradient).iter().any(|g| *g != 0.0);
+            assert_eq!(
+                moves,
+                step > 0 || name.contains("lora_B"),
+                "{name} at step {step}"
+            );
+            variable
+                .set(&(variable.as_detached_tensor() - (gradient * 0.1).unwrap()).unwrap())
+                .unwrap();
+        }
+        assert!(
+            model
+                .parameters()
+                .iter()
+                .all(|(_, v)| gradients.get(v).is_none())
+        );
+    }
+    let trained = loss(&model).to_scalar::<f32>().unwrap();
+    assert!(trained < before, "{trained} is not below {before}");
+    let dir = tempfile::tempdir().unwrap();
+    model.save(dir.path()).unwrap();
+    let merged = Model::load(dir.path(), &Device::Cpu, DType::F32).unwrap();
+    assert!((loss(&merged).to_scalar::<f32>().unwrap() - trained).abs() < 1e-5);
+    let unknown = LoraOptions {
+        targets: vec!["w_proj".into()],
+        ..lora
+    };
+    assert!(model.add_lora(&unknown, Stream::new(9)).is_err());
+}
+
+#[test]
+fn recompute_gives_the_same_gradients() {
+    for (tied, frozen) in [
+        (true, vec![]),
+        (false, vec![Part::Vision, Part::Merger]),
+        (
+            false,
+            vec![
+                Part::Vision,
+                Part::Merger,
+                Part::Embeddings,
+                Part::Layer(0),
+                Part::Head,
+            ],
+        ),
+    ] {
+        let mut model = model(tied, 2);
+        model.freeze(&frozen).unwrap();
+        let grid = Grid { t: 1, h: 12, w: 6 };
+        let features = model.encode_images(&pixels(&grid, 5), &[grid]).unwrap();
+        let ids = prompt(&model, 5, 9).input_ids;
+        let embeddings = model.embed(&ids, Some(&features)).unwrap();
+        let positions = model.positions(&ids, &[grid]).unwrap();
+        let layout = AttentionLayout::causal(&[ids.len()]);
+        let head = |hidden: &Tensor| -> candle_core::Result<Tensor> {
+            let log_probs = model.token_log_probs(hidden, &ids, 0.7)?.log_probs;
+            (log_probs.sqr()?.mean_all()? * 0.5)?.neg()
+        };
+        let plain = head(&model.hidden(&embeddings, &positions, &layout).unwrap()).unwrap();
+        let expected = plain.backward().unwrap();
+        let (value, found) = model
+            .backward_with_recompute(&embeddings, &positions, &layout, head)
+            .unwrap();
+        assert_eq!(
+            value.to_scalar::<f32>().unwrap(),
+            plain.to_scalar::<f32>().unwrap()
+        );
+        for (name, variable) in model.parameters().iter() {
+            let of =
+                |gradients: &candle_core::backprop::GradStore| gradients.get(variable).map(values);
+            assert_eq!(of(&found), of(&expected), "{name}");
+        }
+    }
+}
+
+#[test]
+fn packed_sequences_do_not_see_each_other() {
+    let model = model(true, 1);
+    let prompts = [prompt(&model, 1, 4), prompt(&model, 2, 11)];
+    let run = |prompts: &[Prompt]| {
+        let embeddings: Vec<Tensor> = prompts
+            .iter()
+            .map(|p| {
+                model
+                    .embed(&p.input_ids, p.image_features.as_ref())
+                    .unwrap()
+            })
+            .collect();
+        let positions: Vec<Positions> = prompts
+            .iter()
+            .map(|p| model.positions(&p.input_ids, &p.grids).unwrap())
+            .collect();
+        let lengths: Vec<usize> = prompts.iter().map(|p| p.input_ids.len()).collect();
+        let embeddings = Tensor::cat(&embeddings, 0).unwrap();
+        let layout = AttentionLayout::causal(&lengths);
+        values(
+            &model
+                .hidden(&embeddings, &Positions::concat(&positions), &layout)
+                .unwrap(),
+        )
+    };
+    let alone: Vec<f32> = prompts
+        .iter()
+        .flat_map(|p| run(std::slice::from_ref(p)))
+        .collect();
+    assert!(largest_difference(&run(&prompts), &alone) < 1e-5);
+}
+
+#[test]
+fn a_batch_generates_what_each_prompt_does_alone() {
+    let model = model(true, 3);
+    let prompts: Vec<Prompt> = (0..4)
+        .map(|i| prompt(&model, i, 3 + 2 * i as usize))
+        .collect();
+    let seeds: Vec<Vec<u64>> = (0..4)
+        .map(|i| (0..=i).map(|s| 100 * i + s).collect())
+        .collect();
+    for (temperature, top_p, penalty) in [
+        (1.0, None, None),
+        (0.8, Some(0.9), Some(1.3)),
+        (0.0, None, None),
+    ] {
+        let options = GenerationOptions {
+            top_p,
+            repetition_penalty: penalty,
+            ..options(temperature)
+        };
+        let together = model.generate(&prompts, &seeds, &options).unwrap();
+        for (index, prompt) in prompts.iter().enumerate() {
+            for (sample, &seed) in seeds[index].iter().enumerate() {
+                let alone = model
+                    .generate(std::slice::from_ref(prompt), &[vec![seed]], &options)
+                    .unwrap();
+                let (found, expected) = (&together[index][sample], &alone[0][0]);
+                assert_eq!(found.token_ids, expected.token_ids);
+                assert_eq!(found.stopped, expected.stopped);
+                assert!(largest_difference(&found.log_probs, &expected.log_probs) < 1e-4);
+            }
+        }
+        let lengths: BTreeSet<usize> = together
+            .iter()
+            .flatten()
+            .map(|s| s.token_ids.len())
+            .collect();
+        assert!(temperature == 0.0 || lengths.len() > 3, "{lengths:?}");
+        for Sampled {
+            token_ids, stopped, ..
+        } in together.iter().flatten()
+        {
+            let (last, rest) = token_ids.split_last().unwrap();
+            assert_eq!(*stopped, options.stop_ids.contains(last));
+            assert!(rest.iter().all(|id| !options.stop_ids.contains(id)));
+            assert!(*stopped || token_ids.len() == 40);
+        }
+    }
+}
+
+/// The samples' log-probabilities by one packed pass over the prompt and its samples, which share
+/// the prompt's tokens.
+fn log_probs(model: &Model, prompt: &Prompt, samples: &[Sampled], temperature: f64) -> Vec<f32> {
+    let mut ids = prompt.input_ids.clone();
+    let mut segments = vec![Segment {
+        length: ids.len(),
+        parent: None,
+    }];
+    let mut positions = model.positions(&ids, &prompt.grids).unwrap();
+    let next = positions.next();
+    let mut rows = Vec::new();
+    for sample in samples {
+        let shown = &sample.token_ids[..sample.token_ids.len() - 1];
+        rows.push(prompt.input_ids.len() as u32 - 1);
+        rows.extend((0..shown.len()).map(|i| (ids.len() + i) as u32));
+        ids.extend(shown);
+        if !shown.is_empty() {
+            segments.push(Segment {
+                length: shown.len(),
+                parent: Some(0),
+            });
+        }
+        positions.extend(&Positions::text(next, shown.len()));
+    }
+    let embeddings = model.embed(&ids, prompt.image_features.as_ref()).unwrap();
+    let layout = AttentionLayout::tree(&segments).unwrap();
+    let hidden = model.hidden(&embeddings, &positions, &layout).unwrap();
+    let hidden = hidden
+        .index_select(&Tensor::new(rows, &Device::Cpu).unwrap(), 0)
+        .unwrap();
+    let targets: Vec<u32> = samples.iter().flat_map(|s| s.token_ids.clone()).collect();
+    values(
+        &model
+            .token_log_probs(&hidden, &targets, temperature)
+            .unwrap()
+            .log_probs,
+    )
+}
+
+#[test]
+fn sampled_log_probs_are_those_of_training() {
+    let model = model(false, 4);
+    let prompt = prompt(&model, 7, 6);
+    let seeds = vec![(0..8).collect::<Vec<u64>>()];
+    for (temperature, top_p) in [(1.0, None), (0.6, Some(0.8)), (0.0, None)] {
+        let options = GenerationOptions {
+            top_p,
+            ..options(temperature)
+        };
+        let samples = model
+            .generate(std::slice::from_ref(&prompt), &seeds, &options)
+            .unwrap();
+        let found: Vec<f32> = samples[0]
+            .iter()
+            .flat_map(|s| s.log_probs.clone())
+            .collect();
+        let at = if temperature == 0.0 { 1.0 } else { temperature };
+        let difference = largest_difference(&found, &log_probs(&model, &prompt, &samples[0], at));
+        assert!(difference < 1e-4, "{difference}");
+    }
+}
+
+#[test]
+fn a_cached_prompt_is_a_fresh_one() {
+    // Greedy: each token is the likeliest after the prompt and all tokens before it, run afresh.
+    let model = model(true, 6);
+    let prompt = prompt(&model, 8, 5);
+    let options = GenerationOptions {
+        stop_ids: vec![],
+        ..options(0.0)
+    };
+    let sampled = &model
+        .generate(std::slice::from_ref(&prompt), &[vec![0]], &options)
+        .unwrap()[0][0];
+    let banned = model.config().vision_token_ids();
+    let mut ids = prompt.input_ids.clone();
+    for &token in &sampled.token_ids {
+        let embeddings = model.embed(&ids, prompt.image_features.as_ref()).unwrap();
+        let positions = model.positions(&ids, &prompt.grids).unwrap();
+        let hidden = model
+            .hidden(
+                &embeddings,
+                &positions,
+                &AttentionLayout::causal(&[ids.len()]),
+            )
+            .unwrap();
+        let logits = values(
+            &model
+                .logits(
+                    &hidden
+                        .narrow(0, ids.len() - 1, 1)
+                        .unwrap()
+                        .contiguous()
+                        .unwrap(),
+                )
+                .unwrap(),
+        );
+        let best = (0..logits.len())
+            .filter(|&id| !banned.contains(&(id as u32)))
+            .max_by(|&a, &b| logits[a].total_cmp(&logits[b]))
+            .unwrap();
+        assert_eq!(token as usize, best);
+        ids.push(token);
+    }
+}
+
+#[test]
+fn vision_tokens_are_never_sampled() {
+    // Five vision-token rows of the head are made the likeliest by far.
+    let model = model(false, 1);
+    let head = model.parameters().get("lm_head.weight").unwrap();
+    let mut rows = values(head);
+    let prompt = prompt(&model, 1, 4);
+    let positions = model.positions(&prompt.input_ids, &prompt.grids).unwrap();
+    let embeddings = model
+        .embed(&prompt.input_ids, prompt.image_features.as_ref())
+        .unwrap();
+    let hidden = model
+        .hidden(
+            &embeddings,
+            &positions,
+            &AttentionLayout::causal(&[positions.len()]),
+        )
+        .unwrap();
+    let last = values(&hidden.narrow(0, positions.len() - 1, 1).unwrap());
+    for id in model.config().vision_token_ids() {
+        for (at, value) in last.iter().enumerate() {
+            rows[id as usize * 24 + at] = 10.0 * value;
+        }
+    }
+    head.set(&Tensor::from_vec(rows, (40, 24), &Device::Cpu).unwrap())
+        .unwrap();
+    for temperature in [0.0, 5.0] {
+        let options = GenerationOptions {
+            stop_ids: vec![],
+            ..options(temperature)
+        };
+        let samples = model
+            .generate(
+                std::slice::from_ref(&prompt),
+                &[(0..16).collect()],
+                &options,
+            )
+            .unwrap();
+        assert!(
+            samples[0]
+                .iter()
+                .flat_map(|s| &s.token_ids)
+                .all(|id| !(35..39).contains(id))
+        );
+        assert!(
+            samples[0]
+                .iter()
+                .flat_map(|s| &s.log_probs)
+                .all(|p| p.is_finite() && *p <= 0.0)
+        );
+    }
+}
+
+#[test]
+fn images_that_do_not_fit_are_errors_with_both_counts() {
+    let model = model(true, 1);
+    let prompt = prompt(&model, 1, 3);
+    let features = prompt.image_features.clone().unwrap();
+    let fewer = features.narrow(0, 0, 17).unwrap();
+    let message = model
+        .embed(&prompt.input_ids, Some(&fewer))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("18 image tokens") && message.contains("17 image features"),
+        "{message}"
+    );
+    assert!(model.embed(&[1, 2], Some(&features)).is_err());
+    assert!(model.embed(&prompt.input_ids, None).is_err());
+    assert!(
+        model
+            .embed(&[40], None)
+            .unwrap_err()
+            .to_string()
+            .contains("40 entries")
+    );
+    let grid = Grid { t: 1, h: 12, w: 6 };
+    assert!(
+        model
+            .encode_images(&pixels(&grid, 1), &[grid, grid])
+            .is_err()
+    );
+    assert!(
+        model
+            .encode_images(&pixels(&grid, 1), &[Grid { h: 9, w: 8, t: 1 }])
+            .is_err()
+    );
+    let wrong = Prompt {
+        grids: vec![],
+        ..prompt.clone()
+    };
+    assert!(model.generate(&[wrong], &[vec![1]], &options(1.0)).is_err());
+    let empty = Prompt {
+        input_ids: vec![],
+        image_features: None,
+        grids: vec![],
+    };
+    assert!(model.generate(&[empty], &[vec![1]], &options(1.0)).is_err());
+    assert!(model.generate(&[prompt], &[], &options(1.0)).is_err());
+}
+
+#[test]
+fn bf16_trains_too() {
+    let model = model(true, 1).copy(DType::BF16).unwrap();
+    let exact = loss(&common::model(true, 1)).to_scalar::<f32>().unwrap();
+    let value = loss(&model);
+    let found = value
+        .to_dtype(DType::F32)
+        .unwrap()
+        .to_scalar::<f32>()
+        .unwrap();
+    assert!(
+        (found - exact).abs() < 0.05 * exact.abs(),
+        "{found} for {exact}"
+    );
+    let gradients = value.backward().unwrap();
+    for (name, variable) in model.trainable() {
+        let gradient = gradients
+            .get(&variable)
+            .unwrap_or_else(|| panic!("{name}: none"));
+        assert!(
+            values(&gradient.to_dtype(DType::F32).unwrap())
+                .iter()
+                .all(|g| g.is_finite()),
+            "{name}"
+        );
+    }
+    let prompt = prompt(&model, 1, 3);
+    let samples = model
+        .generate(&[prompt], &[vec![1, 2]], &options(1.0))
+        .unwrap();
+    assert_eq!(samples[0].len(), 2);
+}
+
+#[test]
+fn embedding_gradients_reach_a_variable() {
+    let model = model(true, 1).detached().unwrap();
+    let prompt = prompt(&model, 1, 3);
+    let embeddings = model
+        .embed(&prompt.input_ids, prompt.image_features.as_ref())
+        .unwrap();
+    let leaf = Var::from_tensor(&embeddings).unwrap();
+    let positions = model.positions(&prompt.input_ids, &prompt.grids).unwrap();
+    let layout = AttentionLayout::causal(&[positions.len()]);
+    let hidden = model.hidden(&leaf, &positions, &layout).unwrap();
+    let gradients = hidden.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+    assert!(
+        values(gradients.get(&leaf).unwrap())
+            .iter()
+            .all(|g| g.is_finite())
+    );
+    assert!(config(true) == *model.config());
+}
