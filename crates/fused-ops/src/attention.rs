@@ -1,10 +1,14 @@
 //! Attention over packed sequences.
 
-use candle_core::Tensor;
+use std::sync::OnceLock;
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
 use crate::composed;
 use crate::error::{Result, shape_error};
+use crate::kernels::attention::{self as kernel, Sizes};
 use crate::layout::AttentionLayout;
+use crate::values::{Values, fusible, slice, tensor};
 
 const OPERATOR: &str = "attention";
 
@@ -23,7 +27,87 @@ pub fn attention(
     scale: f64,
 ) -> Result<Tensor> {
     check(q, k, v, layout)?;
-    Ok(composed::attention(q, k, v, layout, scale)?)
+    if !fusible(&[q, k, v]) {
+        return Ok(composed::attention(q, k, v, layout, scale)?);
+    }
+    let (queries, heads, dim) = q.dims3()?;
+    let (_, kv_heads, _) = k.dims3()?;
+    let operator = Attention {
+        layout: layout.clone(),
+        sizes: Sizes {
+            queries,
+            heads,
+            kv_heads,
+            dim,
+            scale: scale as f32,
+        },
+        log_sums: OnceLock::new(),
+    };
+    Ok(q.contiguous()?
+        .apply_op3(&k.contiguous()?, &v.contiguous()?, operator)?)
+}
+
+struct Attention {
+    layout: AttentionLayout,
+    sizes: Sizes,
+    /// (queries, heads), from the forward pass; all that the backward pass needs of the scores.
+    log_sums: OnceLock<Vec<f32>>,
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        OPERATOR
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (out, log_sums) = kernel::forward(
+            slice(q, q_layout)?,
+            slice(k, k_layout)?,
+            slice(v, v_layout)?,
+            &self.layout,
+            &self.sizes,
+        );
+        // An operator's forward pass runs once; were it to run again, the values are the same.
+        self.log_sums.get_or_init(|| log_sums);
+        Ok((CpuStorage::F32(out), q_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        out: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let Some(log_sums) = self.log_sums.get() else {
+            candle_core::bail!("attention: backward before forward");
+        };
+        let grad = grad.contiguous()?;
+        let (q_grad, k_grad, v_grad) = kernel::backward(
+            Values::of(q).slice()?,
+            Values::of(k).slice()?,
+            Values::of(v).slice()?,
+            Values::of(out).slice()?,
+            log_sums,
+            Values::of(&grad).slice()?,
+            &self.layout,
+            &self.sizes,
+        );
+        Ok((
+            Some(tensor(q_grad, q)?),
+            Some(tensor(k_grad, k)?),
+            Some(tensor(v_grad, v)?),
+        ))
+    }
 }
 
 fn check(q: &Tensor, k: &Tensor, v: &Tensor, layout: &AttentionLayout) -> Result<()> {

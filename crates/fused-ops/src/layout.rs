@@ -5,8 +5,9 @@
 //! of a vision tower, a shared prompt prefix with suffixes blind to each other, and decoding
 //! against a cache, without a mask of (queries, keys).
 
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
 
@@ -44,6 +45,31 @@ struct Inner {
     blocks: Vec<QueryBlock>,
     queries: usize,
     keys: usize,
+    plan: OnceLock<Plan>,
+}
+
+/// What the fused kernels derive from a layout, once.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// The distinct runs of keys.
+    pub(crate) runs: Vec<KeyRun>,
+    /// Keys of all runs, each run filled up to whole panels.
+    pub(crate) padded_keys: usize,
+    /// The runs cut into tiles: (index of the run, keys).
+    pub(crate) tiles: Vec<(usize, Range<usize>)>,
+    /// For each block its runs: (index of the run, whether it is the causal one).
+    pub(crate) block_runs: Vec<Vec<(usize, bool)>>,
+    /// Indices of blocks that share keys, directly or through others; in the order of the keys.
+    pub(crate) components: Vec<Vec<usize>>,
+}
+
+/// A run of keys that is packed for the kernels.
+#[derive(Debug)]
+pub(crate) struct KeyRun {
+    /// The keys.
+    pub(crate) keys: Range<usize>,
+    /// Padded keys before it.
+    pub(crate) offset: usize,
 }
 
 impl AttentionLayout {
@@ -216,9 +242,91 @@ impl AttentionLayout {
                 blocks,
                 queries,
                 keys,
+                plan: OnceLock::new(),
             }),
         }
     }
+
+    /// What the fused kernels need.
+    pub(crate) fn plan(&self) -> &Plan {
+        self.inner.plan.get_or_init(|| Plan::new(self.blocks()))
+    }
+}
+
+impl Plan {
+    fn new(blocks: &[QueryBlock]) -> Self {
+        /// A multiple of every panel's width.
+        const PANEL: usize = 32;
+        /// Keys packed by a task: a multiple of the above.
+        const TILE: usize = 192;
+        let mut runs: Vec<KeyRun> = Vec::new();
+        let mut index_of = BTreeMap::new();
+        let mut padded_keys = 0;
+        let mut block_runs = Vec::with_capacity(blocks.len());
+        // (run of keys, block), to find who shares keys with whom.
+        let mut uses: Vec<(Range<usize>, usize)> = Vec::new();
+        for (index, block) in blocks.iter().enumerate() {
+            let causal = block.causal.map(|start| start..start + block.queries.len());
+            let mut of_block = Vec::new();
+            let visible = block.visible.iter().map(|run| (run, false));
+            for (run, is_causal) in visible.chain(causal.iter().map(|run| (run, true))) {
+                let run_index = *index_of.entry((run.start, run.end)).or_insert_with(|| {
+                    runs.push(KeyRun {
+                        keys: run.clone(),
+                        offset: padded_keys,
+                    });
+                    padded_keys += run.len().next_multiple_of(PANEL);
+                    runs.len() - 1
+                });
+                of_block.push((run_index, is_causal));
+                uses.push((run.clone(), index));
+            }
+            block_runs.push(of_block);
+        }
+        let mut tiles = Vec::new();
+        for (index, run) in runs.iter().enumerate() {
+            for start in run.keys.clone().step_by(TILE) {
+                tiles.push((index, start..(start + TILE).min(run.keys.end)));
+            }
+        }
+        Plan {
+            components: components(blocks.len(), uses),
+            runs,
+            padded_keys,
+            tiles,
+            block_runs,
+        }
+    }
+}
+
+/// Groups blocks whose runs of keys overlap, directly or through other blocks.
+fn components(blocks: usize, mut uses: Vec<(Range<usize>, usize)>) -> Vec<Vec<usize>> {
+    let mut leader: Vec<usize> = (0..blocks).collect();
+    fn find(leader: &mut [usize], mut block: usize) -> usize {
+        while leader[block] != block {
+            leader[block] = leader[leader[block]];
+            block = leader[block];
+        }
+        block
+    }
+    uses.sort_by_key(|(run, _)| (run.start, run.end));
+    let mut reach: Option<(usize, usize)> = None;
+    for (run, block) in uses {
+        reach = match reach {
+            Some((end, other)) if run.start < end => {
+                let (a, b) = (find(&mut leader, other), find(&mut leader, block));
+                leader[a.max(b)] = a.min(b);
+                Some((end.max(run.end), other))
+            }
+            _ => Some((run.end, block)),
+        };
+    }
+    let mut members: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for block in 0..blocks {
+        let first = find(&mut leader, block);
+        members.entry(first).or_default().push(block);
+    }
+    members.into_values().collect()
 }
 
 /// Checks a block's runs of keys; `visible` is sorted and holds no empty run.

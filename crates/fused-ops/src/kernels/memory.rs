@@ -1,0 +1,88 @@
+//! Buffers that are written before they are read, and work split over the thread pool.
+
+use rayon::prelude::*;
+
+/// Memory for `len` values that a kernel is about to fill.
+pub(crate) struct Buffer {
+    values: Vec<f32>,
+    len: usize,
+}
+
+impl Buffer {
+    /// Uninitialised memory.
+    pub(crate) fn new(len: usize) -> Self {
+        Buffer {
+            values: Vec::with_capacity(len),
+            len,
+        }
+    }
+
+    /// Where the kernel writes.
+    pub(crate) fn pointer(&mut self) -> Pointer {
+        Pointer(self.values.as_mut_ptr())
+    }
+
+    /// Where a kernel reads what was written.
+    pub(crate) fn start(&self) -> *const f32 {
+        self.values.as_ptr()
+    }
+
+    /// The filled memory.
+    ///
+    /// # Safety
+    /// Every value must have been written.
+    pub(crate) unsafe fn filled(mut self) -> Vec<f32> {
+        unsafe { self.values.set_len(self.len) };
+        self.values
+    }
+}
+
+/// A pointer that tasks share; each writes to places of its own.
+#[derive(Clone, Copy)]
+pub(crate) struct Pointer(*mut f32);
+
+unsafe impl Send for Pointer {}
+unsafe impl Sync for Pointer {}
+
+impl Pointer {
+    /// Shares `values` among tasks.
+    pub(crate) fn to(values: &mut [f32]) -> Self {
+        Pointer(values.as_mut_ptr())
+    }
+
+    /// Shares `values` among tasks that only read them.
+    pub(crate) fn from(values: &[f32]) -> Self {
+        Pointer(values.as_ptr().cast_mut())
+    }
+
+    /// Shares what is at `address` among tasks.
+    pub(crate) fn of(address: *mut f32) -> Self {
+        Pointer(address)
+    }
+
+    /// The address of the value at `index`.
+    ///
+    /// # Safety
+    /// `index` must lie within the memory that the pointer was made from.
+    pub(crate) unsafe fn at(self, index: usize) -> *mut f32 {
+        unsafe { self.0.add(index) }
+    }
+}
+
+/// Runs `task(0..tasks)` on the thread pool.
+pub(crate) fn parallel(tasks: usize, task: impl Fn(usize) + Sync + Send) {
+    if tasks <= 1 || rayon::current_num_threads() == 1 {
+        (0..tasks).for_each(task);
+    } else {
+        (0..tasks).into_par_iter().for_each(task);
+    }
+}
+
+/// Splits `0..len` into runs of `size` and runs `task(start, end)` for each on the thread pool.
+/// The runs depend on `size` alone, so a task may reduce over its own.
+pub(crate) fn parallel_chunks(len: usize, size: usize, task: impl Fn(usize, usize) + Sync + Send) {
+    let size = size.max(1);
+    parallel(len.div_ceil(size), |index| {
+        task(index * size, ((index + 1) * size).min(len));
+    });
+}

@@ -1,0 +1,12 @@
+//! Kernels over plain memory. They know nothing of tensors and check nothing: every caller in
+//! this crate passes lengths that it has checked.
+
+pub(crate) mod attention;
+pub(crate) mod elementwise;
+pub(crate) mod gemm;
+pub(crate) mod log_probs;
+pub(crate) mod memory;
+pub(crate) mod norm;
+pub(crate) mod simd;
+pub(crate) mod softmax;
+pub(crate) mod tile;

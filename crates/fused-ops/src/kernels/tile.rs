@@ -1,0 +1,242 @@
+//! The inner matrix product: a tile of C = A B, or C + A B, with B packed in panels.
+//!
+//! A panel holds `2 · LANES` columns of B, row after row; the product keeps `ROWS` rows by one
+//! panel of C in registers and walks the inner dimension once. Every element of C is the same
+//! chain of multiply-adds over the inner dimension whatever tile it falls into, so results do
+//! not depend on how rows and columns are split among threads or batches.
+
+use super::simd::{Simd, dispatched};
+
+/// Where the operands of a tile are. Strides count values.
+#[derive(Clone, Copy)]
+pub(crate) struct Product {
+    /// Rows of C and A.
+    pub(crate) rows: usize,
+    /// Columns of C.
+    pub(crate) columns: usize,
+    /// The inner dimension.
+    pub(crate) inner: usize,
+    /// A.
+    pub(crate) a: *const f32,
+    /// From a row of A to the next.
+    pub(crate) a_row: usize,
+    /// From a column of A to the next.
+    pub(crate) a_inner: usize,
+    /// The first panel of B.
+    pub(crate) panels: *const f32,
+    /// From a panel to the next.
+    pub(crate) panel_stride: usize,
+    /// C; its columns are adjacent.
+    pub(crate) c: *mut f32,
+    /// From a row of C to the next.
+    pub(crate) c_row: usize,
+    /// Whether the product is added to C or replaces it.
+    pub(crate) accumulate: bool,
+    /// Added to every row when not null; `columns` values.
+    pub(crate) bias: *const f32,
+}
+
+/// The columns of a panel.
+pub(crate) fn panel_width() -> usize {
+    use super::simd::{InstructionSet, instruction_set};
+    match instruction_set() {
+        InstructionSet::Avx512 => 32,
+        InstructionSet::Avx2 | InstructionSet::Portable => 16,
+    }
+}
+
+/// The rows that a tile takes at a time, for splitting work.
+pub(crate) fn tile_rows() -> usize {
+    use super::simd::{InstructionSet, instruction_set};
+    match instruction_set() {
+        InstructionSet::Avx512 => 12,
+        InstructionSet::Avx2 => 6,
+        InstructionSet::Portable => 4,
+    }
+}
+
+#[inline(always)]
+unsafe fn run<S: Simd>(product: Product) {
+    unsafe { S::tile_product(product) }
+}
+
+dispatched! {
+    /// Runs the product for the instruction set in use.
+    pub(crate) fn run_product(product: Product) = run
+}
+
+/// The body of [`Simd::tile_product`].
+#[inline(always)]
+pub(crate) unsafe fn product<S: Simd, const ROWS: usize>(product: Product) {
+    unsafe {
+        let mut row = 0;
+        while product.rows - row >= ROWS {
+            columns::<S, ROWS>(&product, row);
+            row += ROWS;
+        }
+        if ROWS > 8 && product.rows - row >= 8 {
+            columns::<S, 8>(&product, row);
+            row += 8;
+        }
+        if ROWS > 4 && product.rows - row >= 4 {
+            columns::<S, 4>(&product, row);
+            row += 4;
+        }
+        if product.rows - row >= 2 {
+            columns::<S, 2>(&product, row);
+            row += 2;
+        }
+        if product.rows - row >= 1 {
+            columns::<S, 1>(&product, row);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn columns<S: Simd, const ROWS: usize>(product: &Product, row: usize) {
+    unsafe {
+        let a = product.a.add(row * product.a_row);
+        let c = product.c.add(row * product.c_row);
+        let mut column = 0;
+        let mut panel = product.panels;
+        while column < product.columns {
+            let left = product.columns - column;
+            if left > S::LANES {
+                registers::<S, ROWS, 2>(product, a, panel, c, column);
+            } else {
+                registers::<S, ROWS, 1>(product, a, panel, c, column);
+            }
+            column += 2 * S::LANES;
+            panel = panel.add(product.panel_stride);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn registers<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    product: &Product,
+    a: *const f32,
+    panel: *const f32,
+    c: *mut f32,
+    column: usize,
+) {
+    unsafe {
+        let width = (product.columns - column).min(VECTORS * S::LANES);
+        let full = width == VECTORS * S::LANES;
+        let c = c.add(column);
+        let mut edge = [0f32; 32];
+        let mut start = [S::splat(0.0); VECTORS];
+        if !product.bias.is_null() {
+            let bias = product.bias.add(column);
+            std::ptr::copy_nonoverlapping(bias, edge.as_mut_ptr(), width);
+            for v in 0..VECTORS {
+                start[v] = S::load(edge.as_ptr().add(v * S::LANES));
+            }
+        }
+        let mut sums = [start; ROWS];
+        let mut from_a = a;
+        let mut from_b = panel;
+        for _ in 0..product.inner {
+            let mut b = [S::splat(0.0); VECTORS];
+            for v in 0..VECTORS {
+                b[v] = S::load(from_b.add(v * S::LANES));
+            }
+            for row in 0..ROWS {
+                let value = S::splat(*from_a.add(row * product.a_row));
+                for v in 0..VECTORS {
+                    sums[row][v] = S::fma(value, b[v], sums[row][v]);
+                }
+            }
+            from_a = from_a.wrapping_add(product.a_inner);
+            from_b = from_b.wrapping_add(2 * S::LANES);
+        }
+        for row in 0..ROWS {
+            let to = c.add(row * product.c_row);
+            if full {
+                for v in 0..VECTORS {
+                    let to = to.add(v * S::LANES);
+                    let sum = match product.accumulate {
+                        true => S::add(S::load(to), sums[row][v]),
+                        false => sums[row][v],
+                    };
+                    S::store(to, sum);
+                }
+            } else {
+                for v in 0..VECTORS {
+                    S::store(edge.as_mut_ptr().add(v * S::LANES), sums[row][v]);
+                }
+                for (index, sum) in edge[..width].iter().enumerate() {
+                    let to = to.add(index);
+                    *to = if product.accumulate { *to + sum } else { *sum };
+                }
+            }
+        }
+    }
+}
+
+/// Packs `columns` columns of B with `inner` rows into panels: (panel, inner, panel width), the
+/// last panel filled up with zeros. `b_row` and `b_column` are the strides of B; `to` has room
+/// for [`packed_len`] values.
+pub(crate) unsafe fn pack(
+    b: *const f32,
+    b_row: usize,
+    b_column: usize,
+    inner: usize,
+    columns: usize,
+    to: *mut f32,
+) {
+    let width = panel_width();
+    for panel in 0..columns.div_ceil(width) {
+        unsafe {
+            pack_panel(
+                b.add(panel * width * b_column),
+                b_row,
+                b_column,
+                inner,
+                (columns - panel * width).min(width),
+                to.add(panel * inner * width),
+            );
+        }
+    }
+}
+
+/// One panel of [`pack`], with `columns` of its columns present.
+pub(crate) unsafe fn pack_panel(
+    b: *const f32,
+    b_row: usize,
+    b_column: usize,
+    inner: usize,
+    columns: usize,
+    to: *mut f32,
+) {
+    let width = panel_width();
+    unsafe {
+        if columns < width {
+            std::ptr::write_bytes(to, 0, inner * width);
+        }
+        if b_column == 1 {
+            for row in 0..inner {
+                std::ptr::copy_nonoverlapping(b.add(row * b_row), to.add(row * width), columns);
+            }
+        } else {
+            // Eight rows at a time: each column of B is then read a vector at a time.
+            let mut row = 0;
+            while row < inner {
+                let rows = (inner - row).min(8);
+                for column in 0..columns {
+                    let from = b.add(column * b_column + row * b_row);
+                    let to = to.add(row * width + column);
+                    for step in 0..rows {
+                        *to.add(step * width) = *from.add(step * b_row);
+                    }
+                }
+                row += rows;
+            }
+        }
+    }
+}
+
+/// The values that [`pack`] writes.
+pub(crate) fn packed_len(inner: usize, columns: usize) -> usize {
+    inner * columns.next_multiple_of(panel_width())
+}
