@@ -4,12 +4,13 @@
 //! `<parameter>.step` (I64 scalar), and `<parameter>.master` for half-precision parameters. Bytes
 //! depend on the state alone, and loading restores it to the bit.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::{Dtype, View};
 
 use super::{AdamW, AdamWOptions, needs_master};
 use crate::error::{Error, Result};
@@ -95,11 +96,59 @@ fn moment_dtype(parameter: &Var) -> DType {
     }
 }
 
-/// One tensor of the file.
-struct Entry {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
+/// One tensor of the file; its bytes are made when they are written, so that saving takes no second
+/// copy of the state.
+struct Entry<'a> {
+    shape: &'a [usize],
+    values: Values<'a>,
+}
+
+enum Values<'a> {
+    Step(u64),
+    Single(Cow<'a, [f32]>),
+    Double(Vec<f64>),
+}
+
+impl<'a> Entry<'a> {
+    fn device(tensor: &'a Tensor) -> Result<Self> {
+        let flat = tensor.to_device(&Device::Cpu)?.flatten_all()?;
+        let values = match tensor.dtype() {
+            DType::F64 => Values::Double(flat.to_vec1()?),
+            _ => Values::Single(Cow::Owned(flat.to_vec1()?)),
+        };
+        let shape = tensor.dims();
+        Ok(Entry { shape, values })
+    }
+}
+
+impl View for Entry<'_> {
+    fn dtype(&self) -> Dtype {
+        match self.values {
+            Values::Step(_) => Dtype::I64,
+            Values::Single(_) => Dtype::F32,
+            Values::Double(_) => Dtype::F64,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(match &self.values {
+            Values::Step(step) => step.to_le_bytes().to_vec(),
+            Values::Single(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            Values::Double(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        })
+    }
+
+    fn data_len(&self) -> usize {
+        match &self.values {
+            Values::Step(_) => 8,
+            Values::Single(values) => 4 * values.len(),
+            Values::Double(values) => 8 * values.len(),
+        }
+    }
 }
 
 impl AdamW {
@@ -115,21 +164,15 @@ impl AdamW {
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut entries = BTreeMap::new();
         for (name, state) in &self.states {
-            let step = Entry {
-                dtype: Dtype::I64,
-                shape: Vec::new(),
-                bytes: (state.step as i64).to_le_bytes().to_vec(),
-            };
-            entries.insert(format!("{name}.step"), step);
+            let mut put = |part: &str, entry| entries.insert(format!("{name}.{part}"), entry);
+            let (shape, values) = (&[][..], Values::Step(state.step));
+            put("step", Entry { shape, values });
             match &state.moments {
                 Moments::Host { first, second } => {
-                    for (part, values) in [("exp_avg", first), ("exp_avg_sq", second)] {
-                        let entry = Entry {
-                            dtype: Dtype::F32,
-                            shape: state.shape.clone(),
-                            bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-                        };
-                        entries.insert(format!("{name}.{part}"), entry);
+                    for (part, moment) in [("exp_avg", first), ("exp_avg_sq", second)] {
+                        let values = Values::Single(Cow::Borrowed(moment));
+                        let shape = state.shape.as_slice();
+                        put(part, Entry { shape, values });
                     }
                 }
                 Moments::Device {
@@ -137,28 +180,28 @@ impl AdamW {
                     second,
                     master,
                 } => {
-                    entries.insert(format!("{name}.exp_avg"), device_entry(first)?);
-                    entries.insert(format!("{name}.exp_avg_sq"), device_entry(second)?);
+                    put("exp_avg", Entry::device(first)?);
+                    put("exp_avg_sq", Entry::device(second)?);
                     if let Some(master) = master {
-                        entries.insert(format!("{name}.master"), device_entry(master)?);
+                        put("master", Entry::device(master)?);
                     }
                 }
             }
         }
-        let foreign = |why: safetensors::SafeTensorError| Error::State {
-            path: path.to_owned(),
-            why: why.to_string(),
-        };
-        let mut views = Vec::with_capacity(entries.len());
-        for (name, entry) in &entries {
-            let view = TensorView::new(entry.dtype, entry.shape.clone(), &entry.bytes);
-            views.push((name, view.map_err(foreign)?));
-        }
-        let bytes = safetensors::serialize(views, None).map_err(foreign)?;
-        write_atomically(path, &bytes).map_err(|source| Error::File {
-            path: path.to_owned(),
-            source,
-        })
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".partial");
+        let temporary = Path::new(&temporary);
+        safetensors::serialize_to_file(entries, None, temporary).map_err(|e| Error::State {
+            path: temporary.to_owned(),
+            why: e.to_string(),
+        })?;
+        std::fs::File::open(temporary)
+            .and_then(|file| file.sync_all())
+            .and_then(|()| std::fs::rename(temporary, path))
+            .map_err(|source| Error::File {
+                path: path.to_owned(),
+                source,
+            })
     }
 
     /// An optimiser with the state of a file that [`AdamW::save`] wrote, for these parameters.
@@ -255,37 +298,4 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
         .iter()
         .map(|&value| f32::from_le_bytes(value))
         .collect()
-}
-
-fn device_entry(tensor: &Tensor) -> Result<Entry> {
-    let flat = tensor.to_device(&Device::Cpu)?.flatten_all()?;
-    let (dtype, bytes) = match tensor.dtype() {
-        DType::F64 => {
-            let values = flat.to_vec1::<f64>()?;
-            (
-                Dtype::F64,
-                values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            )
-        }
-        _ => {
-            let values = flat.to_vec1::<f32>()?;
-            (
-                Dtype::F32,
-                values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            )
-        }
-    };
-    Ok(Entry {
-        dtype,
-        shape: tensor.dims().to_vec(),
-        bytes,
-    })
-}
-
-fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".partial");
-    std::fs::write(&temporary, bytes)?;
-    std::fs::File::open(&temporary)?.sync_all()?;
-    std::fs::rename(&temporary, path)
 }
