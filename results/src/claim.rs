@@ -219,7 +219,8 @@ impl Claim {
                         difference.probability_of_improvement,
                         match comparison.decision {
                             Decision::Held => "better",
-                            Decision::NotHeld => "worse, or without the claimed gain",
+                            Decision::NotHeld if difference.average.high < 0.0 => "worse",
+                            Decision::NotHeld => "without the claimed gain",
                             _ => "undecided",
                         },
                         size(difference),

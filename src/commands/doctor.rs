@@ -1,0 +1,178 @@
+//! `iapo doctor`: what this machine has, which profile fits, what is missing and how to get it.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use results::Machine;
+
+/// What this machine has, what fits, what is missing and how to get it.
+#[derive(clap::Args, Debug)]
+pub struct Args {}
+
+const GIB: u64 = 1 << 30;
+
+/// Memory and free disk that the micro profile needs, with room; measured peaks are smaller.
+const MICRO: (u64, u64) = (2 * GIB, GIB);
+
+/// Memory and disk of the paper's scale: two checkpoints of 7 and 16 GB, their copies in f32 while
+/// loading, and six data sets with images.
+const PAPER: (u64, u64) = (64 * GIB, 120 * GIB);
+
+/// Runs the command.
+pub fn run(_: Args) -> anyhow::Result<ExitCode> {
+    print!(
+        "{}",
+        diagnose(&Machine::detect(), free_disk(Path::new(".")))
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Free bytes where the runs will be written, asked of `df`: the standard library cannot tell.
+fn free_disk(folder: &Path) -> Option<u64> {
+    let output = Command::new("df").arg("-Pk").arg(folder).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let kib: u64 = text
+        .lines()
+        .nth(1)?
+        .split_whitespace()
+        .nth(3)?
+        .parse()
+        .ok()?;
+    Some(kib * 1024)
+}
+
+fn diagnose(machine: &Machine, disk: Option<u64>) -> String {
+    let size = |bytes: Option<u64>| {
+        bytes.map_or("unknown".to_string(), |bytes| {
+            format!("{:.1} GiB", bytes as f64 / GIB as f64)
+        })
+    };
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:<10} {value}");
+    };
+    line("system", machine.system.clone());
+    line(
+        "processor",
+        format!(
+            "{}, {} threads",
+            machine.cpu.as_deref().unwrap_or("unknown"),
+            machine.threads
+        ),
+    );
+    let features = machine.cpu_features.join(", ");
+    line(
+        "vectors",
+        if features.is_empty() {
+            "none that the operators use".to_string()
+        } else {
+            features
+        },
+    );
+    line("memory", size(machine.memory_bytes));
+    line("free disk", size(disk));
+    line(
+        "CUDA",
+        match &machine.cuda {
+            None => "no driver found".to_string(),
+            Some(cuda) => format!(
+                "driver {} ({}), {} devices",
+                cuda.driver.as_deref().unwrap_or("of unknown version"),
+                cuda.library.display(),
+                cuda.devices
+            ),
+        },
+    );
+
+    let mut missing = Vec::new();
+    let mut lacks = |needs: (u64, u64), profile: &str| {
+        let before = missing.len();
+        if machine.memory_bytes.is_some_and(|bytes| bytes < needs.0) {
+            missing.push(format!(
+                "{profile}: {} of memory; close other programs or take a larger machine",
+                size(Some(needs.0))
+            ));
+        }
+        if disk.is_some_and(|bytes| bytes < needs.1) {
+            missing.push(format!(
+                "{profile}: {} of free disk; write elsewhere with --out DIR",
+                size(Some(needs.1))
+            ));
+        }
+        missing.len() > before
+    };
+    let micro = !lacks(MICRO, "micro");
+    let mut paper = !lacks(PAPER, "paper");
+    if machine.cuda.as_ref().is_none_or(|cuda| cuda.devices == 0) {
+        missing.push(
+            "paper: a CUDA card of 80 GB and its driver (https://www.nvidia.com/drivers), then build with `--features cuda`"
+                .to_string(),
+        );
+        paper = false;
+    }
+    if machine.threads < 2 {
+        missing.push("micro: a second core; it runs on one in about twice the time".to_string());
+    }
+    if machine.cpu_features.is_empty() {
+        missing
+            .push("speed: AVX2, AVX-512 or NEON; the portable operators run instead".to_string());
+    }
+    let fits = |yes: bool| if yes { "fits" } else { "does not fit" };
+    let _ = writeln!(
+        text,
+        "\nprofile smoke  {}: iapo replicate --profile smoke",
+        fits(micro)
+    );
+    let _ = writeln!(text, "profile micro  {}: iapo replicate", fits(micro));
+    let _ = writeln!(
+        text,
+        "profile paper  {}: iapo replicate --profile paper",
+        fits(paper)
+    );
+    if !missing.is_empty() {
+        text.push_str("\nmissing\n");
+        for what in &missing {
+            let _ = writeln!(text, "  {what}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_laptop_and_a_machine_that_lacks_everything() {
+        let laptop = Machine {
+            system: "linux x86_64".to_string(),
+            cpu: Some("Example CPU".to_string()),
+            threads: 2,
+            cpu_features: vec!["avx2".to_string(), "fma".to_string()],
+            memory_bytes: Some(16 * GIB),
+            cuda: None,
+        };
+        let bare = Machine {
+            system: "linux riscv64".to_string(),
+            threads: 1,
+            memory_bytes: Some(GIB),
+            ..Machine::default()
+        };
+        let server = Machine {
+            memory_bytes: Some(256 * GIB),
+            cuda: Some(results::Cuda {
+                library: "/usr/lib/libcuda.so.1".into(),
+                driver: Some("580.1".to_string()),
+                devices: 1,
+            }),
+            ..laptop.clone()
+        };
+        let texts = [
+            diagnose(&laptop, Some(50 * GIB)),
+            diagnose(&bare, Some(GIB / 2)),
+            diagnose(&server, Some(500 * GIB)),
+        ];
+        insta::assert_snapshot!(texts.join("\n---\n\n"));
+    }
+}
