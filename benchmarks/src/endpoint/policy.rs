@@ -1,0 +1,54 @@
+//! A model behind an endpoint as the agent's policy.
+
+use agent::{Completion, Conversation, Policy, Request};
+
+use super::{Client, Error, Parameters};
+
+/// Completes conversations with a [`Client`]. Completions carry text alone: endpoints give no
+/// token ids that are ours.
+#[derive(Debug)]
+pub struct EndpointPolicy<'a> {
+    client: &'a Client,
+    parameters: Parameters,
+}
+
+impl<'a> EndpointPolicy<'a> {
+    /// A policy that decodes with `parameters`; when it samples (`temperature` above 0), each
+    /// request's own seed replaces theirs.
+    pub fn new(client: &'a Client, parameters: Parameters) -> Self {
+        EndpointPolicy { client, parameters }
+    }
+
+    fn parameters(&self, request: &Request<'_>) -> Parameters {
+        let mut parameters = self.parameters.clone();
+        if parameters.temperature > 0.0 {
+            parameters.seed = Some((request.seed & 0x7fff_ffff) as u32);
+        }
+        parameters
+    }
+}
+
+impl Policy for EndpointPolicy<'_> {
+    type Error = Error;
+
+    fn complete(
+        &mut self,
+        requests: &[Request<'_>],
+    ) -> Result<Vec<Result<Completion, Error>>, Error> {
+        let requests: Vec<(&Conversation, Parameters)> = requests
+            .iter()
+            .map(|request| (request.conversation, self.parameters(request)))
+            .collect();
+        let replies = self.client.chat_all(&requests)?;
+        Ok(replies
+            .into_iter()
+            .map(|reply| {
+                reply.map(|reply| Completion {
+                    text: reply.completion.text,
+                    stopped: reply.completion.stopped,
+                    ..Completion::default()
+                })
+            })
+            .collect())
+    }
+}

@@ -1,0 +1,159 @@
+//! The six test sets from a local folder (`--data DIR`).
+//!
+//! A folder may be laid out as the data sets are on the hub (ReFocus, VTool-R1, TableVQA-Bench,
+//! CharXiv), or as the public part of this project's data: each set is read from the first file
+//! of [`files_of`] that is there. Parquet files and image archives need the feature `hub`.
+
+mod boxes;
+mod charts;
+mod charxiv;
+mod error;
+mod images;
+mod row;
+mod set;
+
+#[cfg(feature = "hub")]
+mod archive;
+#[cfg(feature = "hub")]
+pub mod hub;
+#[cfg(feature = "hub")]
+mod parquet;
+mod tables;
+
+use std::path::{Path, PathBuf};
+
+pub use charxiv::{bare_question, response_prompt};
+pub use error::{Place, RecordName, SourceError};
+pub use set::{LoadReport, LoadedSet, official_size};
+
+use crate::TestSet;
+use images::Finder;
+
+/// The files that a set may be read from, best first, relative to the data folder. The last part
+/// may end in `-*.parquet`, which stands for all shards together.
+fn files_of(set: TestSet) -> &'static [&'static str] {
+    match set {
+        TestSet::CharXiv => &[
+            "reasoning_val.json",
+            "data/reasoning_val.json",
+            "charxiv/reasoning_val.json",
+            "charxiv/data/reasoning_val.json",
+            "charxiv/reasoning_val.jsonl",
+            "charxiv-subfigures.json",
+            "data/charxiv-subfigures.json",
+        ],
+        TestSet::ChartQaHorizontal => &[
+            "chartQA_h_bar_wbb.json",
+            "data/chartQA_h_bar_wbb.json",
+            "chartqa/refocus_chartqa_test.jsonl",
+            "chartqa_vcot/test.jsonl",
+            "train_raw_data/chartqa_vcot/test.jsonl",
+            "test.parquet",
+            "test_full.parquet",
+            "data/test-*.parquet",
+        ],
+        TestSet::ChartQaVertical => &[
+            "chartQA_v_bar_wbb.json",
+            "data/chartQA_v_bar_wbb.json",
+            "chartqa/refocus_chartqa_test.jsonl",
+            "chartqa_vcot/test.jsonl",
+            "train_raw_data/chartqa_vcot/test.jsonl",
+            "test.parquet",
+            "test_full.parquet",
+            "data/test-*.parquet",
+        ],
+        TestSet::Vwtq => &[
+            "tablevqa_wbb.json",
+            "data/tablevqa_wbb.json",
+            "tables/vwtq.jsonl",
+            "data/vwtq-*.parquet",
+        ],
+        // The ReFocus scripts read `table-…`, their producer writes `tablevqa-…`.
+        TestSet::VwtqSyn => &[
+            "tablevqa-vwtq_syn_wbb.json",
+            "data/tablevqa-vwtq_syn_wbb.json",
+            "table-vwtq_syn_wbb.json",
+            "data/table-vwtq_syn_wbb.json",
+            "tables/vwtq_syn.jsonl",
+            "data/vwtq_syn-*.parquet",
+        ],
+        TestSet::VTabFact => &[
+            "tablevqa-vtabfact_wbb.json",
+            "data/tablevqa-vtabfact_wbb.json",
+            "tables/vtabfact.jsonl",
+            "data/vtabfact-*.parquet",
+        ],
+    }
+}
+
+/// Loads `set` from the folder `data`: every record is read and checked, images are found and
+/// measured but not decoded.
+///
+/// # Errors
+/// [`SourceError`] with file, line, field, what was expected and what was found. A row whose
+/// image is not there is no error: it is counted in [`LoadReport::without_image`].
+pub fn load(data: &Path, set: TestSet) -> Result<LoadedSet, SourceError> {
+    let looked_for = files_of(set);
+    let files = looked_for
+        .iter()
+        .map(|pattern| present(data, pattern))
+        .find(|files| !files.is_empty())
+        .ok_or_else(|| SourceError::NoData {
+            set,
+            folder: data.to_owned(),
+            looked_for: looked_for.iter().map(|&name| name.to_owned()).collect(),
+        })?;
+    let mut entries = Vec::new();
+    for file in &files {
+        let images = Finder::new(data, file)?;
+        for row in row::read(file)? {
+            match set {
+                TestSet::CharXiv => entries.push(charxiv::entry(&row, &images)?),
+                TestSet::ChartQaHorizontal | TestSet::ChartQaVertical => {
+                    entries.extend(charts::entry(&row, set, &images)?);
+                }
+                TestSet::Vwtq | TestSet::VwtqSyn | TestSet::VTabFact => {
+                    entries.push(tables::entry(&row, set, &images)?);
+                }
+            }
+        }
+    }
+    let names = files
+        .iter()
+        .map(|file| {
+            file.strip_prefix(data)
+                .unwrap_or(file)
+                .display()
+                .to_string()
+        })
+        .collect();
+    LoadedSet::new(set, names, entries)
+}
+
+/// The files under `data` that `pattern` stands for, in order of their names.
+fn present(data: &Path, pattern: &str) -> Vec<PathBuf> {
+    let whole = data.join(pattern);
+    let Some((folder, prefix)) = pattern
+        .strip_suffix("*.parquet")
+        .and_then(|stem| stem.rsplit_once('/'))
+    else {
+        return if whole.is_file() {
+            vec![whole]
+        } else {
+            Vec::new()
+        };
+    };
+    let Ok(listing) = std::fs::read_dir(data.join(folder)) else {
+        return Vec::new();
+    };
+    let mut files: Vec<PathBuf> = listing
+        .filter_map(|file| Some(file.ok()?.path()))
+        .filter(|file| {
+            file.file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|name| name.starts_with(prefix) && name.ends_with(".parquet"))
+        })
+        .collect();
+    files.sort();
+    files
+}

@@ -1,0 +1,206 @@
+//! Records of JSON, JSONL and parquet files behind one shape, with fields that are read by name
+//! and kind.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::error::{Place, RecordName, SourceError};
+
+/// One record.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    pub place: Place,
+    pub fields: Map<String, Value>,
+    /// Binary fields of a parquet row; the field itself holds `{"blob": index}`.
+    pub blobs: Vec<Arc<[u8]>>,
+}
+
+/// The records of a file, by its extension.
+pub(super) fn read(file: &Path) -> Result<Vec<Row>, SourceError> {
+    match file.extension().and_then(|extension| extension.to_str()) {
+        Some("jsonl") => read_lines(file),
+        Some("json") => read_object(file),
+        #[cfg(feature = "hub")]
+        Some("parquet") => super::parquet::read(file),
+        _ => Err(SourceError::NeedsHub {
+            file: file.to_owned(),
+            use_of: "parquet",
+        }),
+    }
+}
+
+fn read_text(file: &Path) -> Result<String, SourceError> {
+    fs::read_to_string(file).map_err(|source| SourceError::Io {
+        file: file.to_owned(),
+        source,
+    })
+}
+
+/// One JSON object a line.
+fn read_lines(file: &Path) -> Result<Vec<Row>, SourceError> {
+    let text = read_text(file)?;
+    let shared: Arc<Path> = file.into();
+    let mut rows = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let wrong = |found| SourceError::Json {
+            file: file.to_owned(),
+            line: Some(index + 1),
+            expected: "a JSON object",
+            found,
+        };
+        let fields = match serde_json::from_str(line) {
+            Ok(Value::Object(fields)) => fields,
+            Ok(other) => return Err(wrong(describe(&other))),
+            Err(error) => return Err(wrong(error.to_string())),
+        };
+        rows.push(Row {
+            place: Place {
+                file: Arc::clone(&shared),
+                record: RecordName::Line(index + 1),
+            },
+            fields,
+            blobs: Vec::new(),
+        });
+    }
+    Ok(rows)
+}
+
+/// One object of records by id.
+fn read_object(file: &Path) -> Result<Vec<Row>, SourceError> {
+    let wrong = |found| SourceError::Json {
+        file: file.to_owned(),
+        line: None,
+        expected: "one JSON object {\"id\": {record}, …}",
+        found,
+    };
+    let records = match serde_json::from_str(&read_text(file)?) {
+        Ok(Value::Object(records)) => records,
+        Ok(other) => return Err(wrong(describe(&other))),
+        Err(error) => return Err(wrong(error.to_string())),
+    };
+    let shared: Arc<Path> = file.into();
+    records
+        .into_iter()
+        .map(|(key, record)| match record {
+            Value::Object(fields) => Ok(Row {
+                place: Place {
+                    file: Arc::clone(&shared),
+                    record: RecordName::Key(key),
+                },
+                fields,
+                blobs: Vec::new(),
+            }),
+            other => Err(wrong(format!("{} under '{key}'", describe(&other)))),
+        })
+        .collect()
+}
+
+/// A value in an error message: its kind and how it begins.
+pub(super) fn describe(value: &Value) -> String {
+    let text = value.to_string();
+    let short: String = text.chars().take(60).collect();
+    let more = if short.len() < text.len() { "…" } else { "" };
+    let kind = match value {
+        Value::Null => return "null".to_owned(),
+        Value::Bool(_) => "the boolean",
+        Value::Number(_) => "the number",
+        Value::String(_) => "the string",
+        Value::Array(_) => "the list",
+        Value::Object(_) => "the object",
+    };
+    format!("{kind} {short}{more}")
+}
+
+impl Row {
+    /// The first of `names` that is present and not null.
+    pub fn first(&self, names: &[&str]) -> Option<&Value> {
+        names
+            .iter()
+            .filter_map(|name| self.fields.get(*name))
+            .find(|value| !value.is_null())
+    }
+
+    /// The error of a field.
+    pub fn error(
+        &self,
+        field: impl Into<String>,
+        expected: &'static str,
+        found: Option<&Value>,
+    ) -> SourceError {
+        SourceError::Field {
+            place: self.place.clone(),
+            field: field.into(),
+            expected,
+            found: found.map_or_else(|| "nothing".to_owned(), describe),
+        }
+    }
+
+    /// A string under the first of `names` that is present.
+    pub fn text(&self, names: &[&str]) -> Result<&str, SourceError> {
+        let found = self.first(names);
+        found
+            .and_then(Value::as_str)
+            .ok_or_else(|| self.error(names.join("` or `"), "a string", found))
+    }
+
+    /// The record's id: its key in the file, else a string or a whole number under one of
+    /// `names`.
+    pub fn id(&self, names: &[&str]) -> Result<String, SourceError> {
+        if let RecordName::Key(key) = &self.place.record {
+            return Ok(key.clone());
+        }
+        match self.first(names) {
+            Some(Value::String(id)) if !id.is_empty() => Ok(id.clone()),
+            Some(Value::Number(id)) if id.is_u64() => Ok(id.to_string()),
+            found => Err(self.error(names.join("` or `"), "an id", found)),
+        }
+    }
+
+    /// The answer: the items of a list, or one item that is no list.
+    pub fn answer(&self, names: &[&str]) -> Result<Answer, SourceError> {
+        let field = || names.join("` or `");
+        let scalar = |value: &Value| match value {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            Value::Bool(truth) => Some(if *truth { "True" } else { "False" }.to_owned()),
+            _ => None,
+        };
+        match self.first(names) {
+            Some(Value::Array(items)) if !items.is_empty() => items
+                .iter()
+                .map(|item| {
+                    scalar(item).ok_or_else(|| {
+                        self.error(field(), "a list of strings or numbers", Some(item))
+                    })
+                })
+                .collect::<Result<_, _>>()
+                .map(Answer::List),
+            Some(value) if scalar(value).is_some() => {
+                Ok(Answer::One(scalar(value).unwrap_or_default()))
+            }
+            found => Err(self.error(field(), "a string, a number or a list of them", found)),
+        }
+    }
+
+    /// A record inside this one, with the same place.
+    pub fn nested(&self, fields: Map<String, Value>) -> Row {
+        Row {
+            place: self.place.clone(),
+            fields,
+            blobs: self.blobs.clone(),
+        }
+    }
+}
+
+/// A gold answer as it stands in the data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    One(String),
+    List(Vec<String>),
+}

@@ -1,0 +1,252 @@
+//! One set as loaded: its entries, and the report of what was found.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use agent::Task;
+use serde::{Deserialize, Serialize};
+use visual_tools::{BoxRepairs, FigureBoxes};
+
+use super::boxes::Read;
+use super::error::{Place, SourceError};
+use super::images::ImageRef;
+use super::row::{Answer, Row};
+use crate::{Question, TestSet};
+
+/// What was found while loading one set; part of every run's record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LoadReport {
+    /// The set.
+    pub set: TestSet,
+    /// The files it was read from, relative to the data folder.
+    pub files: Vec<String>,
+    /// How many questions the published set has ([`official_size`]).
+    pub official: usize,
+    /// How many of them the files hold.
+    pub rows: usize,
+    /// How many of those have an image here and can be asked.
+    pub questions: usize,
+    /// blake3 of the asked ids, one a line: equal hashes, equal questions.
+    pub ids_hash: String,
+    /// The ids that can be asked, in their order.
+    pub ids: Vec<String>,
+    /// The ids whose image is not here.
+    pub without_image: Vec<String>,
+    /// Boxes that were mended, clipped or dropped, and figures without any.
+    pub boxes: BoxRepairs,
+    /// Labels that came again in one figure; their last box counts.
+    pub duplicate_labels: usize,
+    /// Labels with an HTML tag or entity in them, kept as they are.
+    pub labels_with_markup: usize,
+    /// Gold answers given as a list.
+    pub list_answers: usize,
+}
+
+/// How many questions the published set has.
+pub fn official_size(set: TestSet) -> usize {
+    match set {
+        TestSet::CharXiv => 1000,
+        TestSet::ChartQaHorizontal => 444,
+        TestSet::ChartQaVertical => 382,
+        TestSet::Vwtq => 750,
+        TestSet::VwtqSyn | TestSet::VTabFact => 250,
+    }
+}
+
+/// Odd labels of one figure.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Oddities {
+    duplicates: usize,
+    marked_up: usize,
+}
+
+impl Oddities {
+    pub fn count(&mut self, read: &Read) {
+        self.duplicates += read.duplicates;
+        self.marked_up += read.marked_up;
+    }
+}
+
+/// One question, its image not yet decoded.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    id: String,
+    request: String,
+    answer: Answer,
+    image_id: String,
+    category: Option<u8>,
+    place: Place,
+    seen: Option<Seen>,
+}
+
+/// What only an entry with an image has.
+#[derive(Clone, Debug)]
+struct Seen {
+    image: ImageRef,
+    boxes: Arc<FigureBoxes>,
+    repairs: BoxRepairs,
+    oddities: Oddities,
+}
+
+impl Entry {
+    /// `read_boxes` is given the width and height of the image; its boxes are mended here.
+    pub fn new(
+        row: &Row,
+        id: String,
+        request: String,
+        answer: Answer,
+        image: Option<ImageRef>,
+        read_boxes: impl FnOnce(u32, u32, &mut Oddities) -> Result<FigureBoxes, SourceError>,
+    ) -> Result<Self, SourceError> {
+        let seen = match image {
+            None => None,
+            Some(image) => {
+                let (width, height) = image.size(&row.place)?;
+                let mut oddities = Oddities::default();
+                let mut boxes = read_boxes(width, height, &mut oddities)?;
+                let repairs = boxes.repair(width, height);
+                Some(Seen {
+                    image,
+                    boxes: Arc::new(boxes),
+                    repairs,
+                    oddities,
+                })
+            }
+        };
+        Ok(Entry {
+            image_id: id.clone(),
+            id,
+            request,
+            answer,
+            category: None,
+            place: row.place.clone(),
+            seen,
+        })
+    }
+
+    pub fn of_figure(self, image_id: String) -> Self {
+        Entry { image_id, ..self }
+    }
+
+    pub fn in_category(self, category: Option<u8>) -> Self {
+        Entry { category, ..self }
+    }
+}
+
+/// One set from a folder. Images are decoded when a question is taken, so a set of a thousand
+/// figures costs no memory until then.
+#[derive(Clone, Debug)]
+pub struct LoadedSet {
+    report: LoadReport,
+    /// Those with an image.
+    entries: Vec<Entry>,
+}
+
+impl LoadedSet {
+    pub(super) fn new(
+        set: TestSet,
+        files: Vec<String>,
+        entries: Vec<Entry>,
+    ) -> Result<Self, SourceError> {
+        let mut report = LoadReport {
+            set,
+            files,
+            official: official_size(set),
+            rows: entries.len(),
+            questions: 0,
+            ids_hash: String::new(),
+            ids: Vec::new(),
+            without_image: Vec::new(),
+            boxes: BoxRepairs::default(),
+            duplicate_labels: 0,
+            labels_with_markup: 0,
+            list_answers: 0,
+        };
+        let mut known = HashSet::new();
+        for entry in &entries {
+            if !known.insert(entry.id.as_str()) {
+                return Err(SourceError::DuplicateId {
+                    place: entry.place.clone(),
+                    id: entry.id.clone(),
+                });
+            }
+            report.list_answers += usize::from(matches!(entry.answer, Answer::List(_)));
+            match &entry.seen {
+                None => report.without_image.push(entry.id.clone()),
+                Some(seen) => {
+                    report.ids.push(entry.id.clone());
+                    report.boxes += seen.repairs;
+                    report.duplicate_labels += seen.oddities.duplicates;
+                    report.labels_with_markup += seen.oddities.marked_up;
+                }
+            }
+        }
+        report.questions = report.ids.len();
+        report.ids_hash = blake3::hash(report.ids.join("\n").as_bytes())
+            .to_hex()
+            .to_string();
+        let entries = entries
+            .into_iter()
+            .filter(|entry| entry.seen.is_some())
+            .collect();
+        Ok(LoadedSet { report, entries })
+    }
+
+    /// What was found while loading.
+    pub fn report(&self) -> &LoadReport {
+        &self.report
+    }
+
+    /// How many questions can be asked.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether none can.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The ids of the questions, in order.
+    pub fn ids(&self) -> &[String] {
+        &self.report.ids
+    }
+
+    /// Question `index`, its image decoded; `None` beyond the last.
+    ///
+    /// # Errors
+    /// [`SourceError::Image`] when the image cannot be decoded.
+    pub fn question(&self, index: usize) -> Option<Result<Question, SourceError>> {
+        let entry = self.entries.get(index)?;
+        let seen = entry.seen.as_ref()?;
+        Some(seen.image.decode(&entry.place).map(|image| Question {
+            set: self.report.set,
+            id: entry.id.clone(),
+            task: Task {
+                image: Arc::new(image),
+                boxes: Arc::clone(&seen.boxes),
+                request: entry.request.clone(),
+                tools: None,
+            },
+            gold: match &entry.answer {
+                Answer::One(text) => text.clone(),
+                Answer::List(items) => items.join(separator(self.report.set)),
+            },
+            image_id: entry.image_id.clone(),
+            category: entry.category,
+        }))
+    }
+
+    /// All questions in order, each decoded when its turn comes.
+    pub fn questions(&self) -> impl Iterator<Item = Result<Question, SourceError>> + '_ {
+        (0..self.len()).filter_map(|index| self.question(index))
+    }
+}
+
+/// What stands between the items of a list in a set's notation of gold answers.
+fn separator(set: TestSet) -> &'static str {
+    match set {
+        TestSet::Vwtq | TestSet::VwtqSyn => "|",
+        _ => "|||",
+    }
+}
