@@ -58,18 +58,15 @@ enum Reading {
 fn readings(text: &str) -> [Reading; 2] {
     let text = normalize(text).replace(['$', '(', ')', ','], "");
     let text = without_units(&text);
-    let scaled = SCALES
-        .iter()
-        .map(|(word, exponent)| (format!(" {word}"), exponent))
-        .chain(
-            SCALES
-                .iter()
-                .map(|(word, exponent)| (word.to_string(), exponent)),
-        );
     let (mut with, mut without) = (text.clone(), text);
-    for (word, exponent) in scaled {
-        with = replace_word(&with, &word, exponent);
-        without = replace_word(&without, &word, "");
+    // Nearly every text has no scale word, and then nothing below would change it.
+    if SCALES.iter().any(|(word, _)| with.contains(word)) {
+        let spaced = SCALES.map(|(word, exponent)| (format!(" {word}"), exponent));
+        let bare = SCALES.map(|(word, exponent)| (word.to_owned(), exponent));
+        for (word, exponent) in spaced.into_iter().chain(bare) {
+            with = replace_word(&with, &word, exponent);
+            without = replace_word(&without, &word, "");
+        }
     }
     let with = with.replace(" %", "e-2").replace('%', "e-2");
     let without = without.replace(" %", "").replace('%', "");

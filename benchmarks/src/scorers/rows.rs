@@ -466,12 +466,6 @@ fn judge_gold(gold: &Answer<'_>) -> Option<String> {
 
 /// Appends the row with its score and reason.
 fn write_row(out: &mut Vec<u8>, text: &str, row: &Row<'_>, decision: &Decision) {
-    let score = match decision.verdict {
-        Verdict::Right => Value::from(1),
-        Verdict::Wrong => Value::from(0),
-        Verdict::NotJudged => Value::Null,
-    };
-    let reason = Value::from(decision.words.as_deref().unwrap_or(decision.group));
     match text.strip_suffix('}') {
         // The row's own text, as long as it has neither field.
         Some(open) if row.score.is_none() && !row.has_reason => {
@@ -490,5 +484,19 @@ fn write_row(out: &mut Vec<u8>, text: &str, row: &Row<'_>, decision: &Decision) 
             out.extend_from_slice(object.strip_suffix('}').unwrap_or(&object).as_bytes());
         }
     }
-    out.extend_from_slice(format!(",\"score\":{score},\"reason\":{reason}}}\n").as_bytes());
+    out.extend_from_slice(match decision.verdict {
+        Verdict::Right => b",\"score\":1,\"reason\":",
+        Verdict::Wrong => b",\"score\":0,\"reason\":",
+        Verdict::NotJudged => b",\"score\":null,\"reason\":",
+    });
+    match &decision.words {
+        Some(words) => out.extend_from_slice(Value::from(words.as_str()).to_string().as_bytes()),
+        // The names of reasons need no escapes.
+        None => {
+            out.push(b'"');
+            out.extend_from_slice(decision.group.as_bytes());
+            out.push(b'"');
+        }
+    }
+    out.extend_from_slice(b"}\n");
 }
