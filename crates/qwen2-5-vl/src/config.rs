@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::{Error, Result};
@@ -137,7 +137,7 @@ impl Config {
         let Value::Object(top) = value else {
             return Err(fail("expected a JSON object".to_string()));
         };
-        let config = Raw::read(top).and_then(Raw::into_config).map_err(&fail)?;
+        let config = read(top).map_err(&fail)?;
         config.check().map_err(fail)?;
         Ok(config)
     }
@@ -355,216 +355,176 @@ impl Config {
 const LARGEST_SIZE: usize = 1 << 24;
 const DEFAULT_VISION_THETA: f64 = 10_000.0;
 
-/// The file's keys, before defaults.
-#[derive(Deserialize)]
-struct Raw {
-    #[serde(flatten)]
-    text: RawText,
-    vision_config: RawVision,
-    model_type: Option<String>,
-    image_token_id: Option<u32>,
-    video_token_id: Option<u32>,
-    vision_start_token_id: Option<u32>,
-    vision_end_token_id: Option<u32>,
-    vision_token_id: Option<u32>,
-    tie_word_embeddings: Option<bool>,
+/// An object's keys, read with errors that name them.
+struct Keys<'a> {
+    map: &'a Map<String, Value>,
+    within: &'static str,
 }
 
-#[derive(Deserialize)]
-struct RawText {
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
-    rms_norm_eps: Option<f64>,
-    rope_theta: Option<f64>,
-    rope_scaling: Option<RawRope>,
-    rope_parameters: Option<RawRope>,
-    initializer_range: Option<f64>,
-    max_position_embeddings: Option<usize>,
-    hidden_act: Option<String>,
-    use_sliding_window: Option<bool>,
-    layer_types: Option<Vec<String>>,
-    head_dim: Option<usize>,
-    bos_token_id: Option<u32>,
-    eos_token_id: Option<u32>,
-}
+impl<'a> Keys<'a> {
+    /// The value of a key; none where it is absent or null.
+    fn get<T: DeserializeOwned>(&self, key: &str) -> std::result::Result<Option<T>, String> {
+        match self.map.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => T::deserialize(value)
+                .map(Some)
+                .map_err(|error| format!("{}{key}: {error}", self.within)),
+        }
+    }
 
-#[derive(Deserialize)]
-struct RawVision {
-    #[serde(default = "RawVision::depth")]
-    depth: usize,
-    #[serde(default = "RawVision::hidden_size")]
-    hidden_size: usize,
-    #[serde(default = "RawVision::intermediate_size")]
-    intermediate_size: usize,
-    #[serde(default = "RawVision::num_heads")]
-    num_heads: usize,
-    in_channels: Option<usize>,
-    in_chans: Option<usize>,
-    out_hidden_size: usize,
-    #[serde(default = "RawVision::patch_size")]
-    patch_size: usize,
-    #[serde(default = "RawVision::pair")]
-    spatial_merge_size: usize,
-    #[serde(default = "RawVision::pair")]
-    temporal_patch_size: usize,
-    #[serde(default = "RawVision::window_size")]
-    window_size: usize,
-    #[serde(default = "RawVision::full_blocks")]
-    fullatt_block_indexes: Vec<usize>,
-    tokens_per_second: Option<usize>,
-    hidden_act: Option<String>,
-    rope_parameters: Option<RawRope>,
-}
+    fn need<T: DeserializeOwned>(&self, key: &str) -> std::result::Result<T, String> {
+        self.get(key)?
+            .ok_or_else(|| format!("{}{key} is missing", self.within))
+    }
 
-/// Defaults of transformers' `Qwen2_5_VLVisionConfig`.
-impl RawVision {
-    fn depth() -> usize {
-        32
-    }
-    fn hidden_size() -> usize {
-        1280
-    }
-    fn intermediate_size() -> usize {
-        3420
-    }
-    fn num_heads() -> usize {
-        16
-    }
-    fn patch_size() -> usize {
-        14
-    }
-    fn pair() -> usize {
-        2
-    }
-    fn window_size() -> usize {
-        112
-    }
-    fn full_blocks() -> Vec<usize> {
-        vec![7, 15, 23, 31]
+    fn object(
+        &self,
+        key: &str,
+        within: &'static str,
+    ) -> std::result::Result<Option<Keys<'a>>, String> {
+        match self.map.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(Keys { map, within })),
+            Some(_) => Err(format!("{}{key} is not an object", self.within)),
+        }
     }
 }
 
-#[derive(Deserialize)]
-struct RawRope {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    rope_type: Option<String>,
-    rope_theta: Option<f64>,
-    mrope_section: Option<Vec<usize>>,
-}
-
-impl Raw {
-    fn read(mut top: Map<String, Value>) -> std::result::Result<Self, String> {
-        // The nested style's text keys win over leftovers at the top.
-        match top.remove("text_config") {
-            Some(Value::Object(text)) => {
-                let tied = top.get("tie_word_embeddings").cloned();
-                top.extend(text.into_iter().filter(|(key, value)| {
-                    key != "model_type" && key != "vision_config" && !value.is_null()
-                }));
-                if let Some(tied) = tied {
-                    top.insert("tie_word_embeddings".to_string(), tied);
+fn read(mut top: Map<String, Value>) -> std::result::Result<Config, String> {
+    // The nested style's text keys win over leftovers at the top, but for what belongs to both.
+    match top.remove("text_config") {
+        None | Some(Value::Null) => {}
+        Some(Value::Object(text)) => {
+            for (key, value) in text {
+                let own = key == "model_type" || key == "vision_config";
+                let tied = key == "tie_word_embeddings" && top.contains_key(&key);
+                if !own && !tied && !value.is_null() {
+                    top.insert(key, value);
                 }
             }
-            None | Some(Value::Null) => {}
-            Some(_) => return Err("text_config is not an object".to_string()),
         }
-        serde_json::from_value(Value::Object(top)).map_err(|error| error.to_string())
+        Some(_) => return Err("text_config is not an object".to_string()),
     }
+    let keys = Keys {
+        map: &top,
+        within: "",
+    };
+    let kind: Option<String> = keys.get("model_type")?;
+    if let Some(kind) = kind.filter(|kind| kind != "qwen2_5_vl") {
+        return Err(format!("model_type is {kind:?}, expected \"qwen2_5_vl\""));
+    }
+    let vision = keys
+        .object("vision_config", "vision_config.")?
+        .ok_or("vision_config is missing")?;
+    Ok(Config {
+        text: read_text(&keys)?,
+        vision: read_vision(&vision)?,
+        image_token_id: keys.get("image_token_id")?.unwrap_or(151_655),
+        video_token_id: keys.get("video_token_id")?.unwrap_or(151_656),
+        vision_start_token_id: keys.get("vision_start_token_id")?.unwrap_or(151_652),
+        vision_end_token_id: keys.get("vision_end_token_id")?.unwrap_or(151_653),
+        vision_token_id: keys.get("vision_token_id")?,
+        tie_word_embeddings: keys.get("tie_word_embeddings")?.unwrap_or(false),
+    })
+}
 
-    fn into_config(self) -> std::result::Result<Config, String> {
-        let Raw {
-            text,
-            vision_config: vision,
-            ..
-        } = self;
-        if let Some(kind) = self.model_type.filter(|kind| kind != "qwen2_5_vl") {
-            return Err(format!("model_type is {kind:?}, expected \"qwen2_5_vl\""));
-        }
-        for (key, act) in [
-            ("hidden_act", &text.hidden_act),
-            ("vision hidden_act", &vision.hidden_act),
-        ] {
-            if let Some(act) = act.as_deref().filter(|act| *act != "silu") {
-                return Err(format!("{key} is {act:?}, only \"silu\" is supported"));
-            }
-        }
-        let sliding = text
-            .layer_types
-            .iter()
-            .flatten()
-            .any(|kind| kind != "full_attention");
-        if text.use_sliding_window == Some(true) || sliding {
-            return Err("sliding-window attention in the language model is not supported".into());
-        }
-        let rope = text
-            .rope_parameters
-            .or(text.rope_scaling)
-            .ok_or("neither rope_parameters nor rope_scaling is there")?;
-        for kind in [&rope.kind, &rope.rope_type].into_iter().flatten() {
-            if kind != "mrope" && kind != "default" {
-                return Err(format!(
-                    "rotary type {kind:?}, expected \"mrope\" or \"default\""
-                ));
-            }
-        }
-        let section = rope.mrope_section.ok_or("mrope_section is missing")?;
-        let mrope_section: [usize; 3] = section
-            .try_into()
-            .map_err(|found| format!("mrope_section is {found:?}, expected three numbers"))?;
-        let head_dim = text.hidden_size.checked_div(text.num_attention_heads);
-        if text.head_dim.is_some() && text.head_dim != head_dim {
+fn activation(keys: &Keys) -> std::result::Result<(), String> {
+    let act: Option<String> = keys.get("hidden_act")?;
+    match act.filter(|act| act != "silu") {
+        Some(act) => Err(format!(
+            "{}hidden_act is {act:?}, only \"silu\" is supported",
+            keys.within
+        )),
+        None => Ok(()),
+    }
+}
+
+fn read_text(keys: &Keys) -> std::result::Result<TextConfig, String> {
+    activation(keys)?;
+    let layer_types: Option<Vec<String>> = keys.get("layer_types")?;
+    let sliding = layer_types
+        .iter()
+        .flatten()
+        .any(|kind| kind != "full_attention");
+    if sliding || keys.get("use_sliding_window")? == Some(true) {
+        return Err("sliding-window attention in the language model is not supported".into());
+    }
+    let rope = match keys.object("rope_parameters", "rope_parameters.")? {
+        Some(rope) => rope,
+        None => keys
+            .object("rope_scaling", "rope_scaling.")?
+            .ok_or("neither rope_parameters nor rope_scaling is there")?,
+    };
+    for key in ["type", "rope_type"] {
+        let kind: Option<String> = rope.get(key)?;
+        if let Some(kind) = kind.filter(|kind| kind != "mrope" && kind != "default") {
             return Err(format!(
-                "head_dim = {:?}, expected hidden_size / num_attention_heads = {head_dim:?}",
-                text.head_dim
+                "rotary {key} is {kind:?}, expected \"mrope\" or \"default\""
             ));
         }
-        Ok(Config {
-            text: TextConfig {
-                vocab_size: text.vocab_size,
-                hidden_size: text.hidden_size,
-                intermediate_size: text.intermediate_size,
-                num_hidden_layers: text.num_hidden_layers,
-                num_attention_heads: text.num_attention_heads,
-                num_key_value_heads: text.num_key_value_heads.unwrap_or(text.num_attention_heads),
-                rms_norm_eps: text.rms_norm_eps.unwrap_or(1e-5),
-                rope_theta: rope.rope_theta.or(text.rope_theta).unwrap_or(1e6),
-                mrope_section,
-                initializer_range: text.initializer_range.unwrap_or(0.02),
-                max_position_embeddings: text.max_position_embeddings.unwrap_or(32_768),
-                bos_token_id: text.bos_token_id,
-                eos_token_id: text.eos_token_id,
-            },
-            vision: VisionConfig {
-                depth: vision.depth,
-                hidden_size: vision.hidden_size,
-                intermediate_size: vision.intermediate_size,
-                num_heads: vision.num_heads,
-                in_channels: vision.in_channels.or(vision.in_chans).unwrap_or(3),
-                out_hidden_size: vision.out_hidden_size,
-                patch_size: vision.patch_size,
-                spatial_merge_size: vision.spatial_merge_size,
-                temporal_patch_size: vision.temporal_patch_size,
-                window_size: vision.window_size,
-                fullatt_block_indexes: vision.fullatt_block_indexes,
-                tokens_per_second: vision.tokens_per_second.unwrap_or(4),
-                rope_theta: vision
-                    .rope_parameters
-                    .and_then(|rope| rope.rope_theta)
-                    .unwrap_or(DEFAULT_VISION_THETA),
-            },
-            image_token_id: self.image_token_id.unwrap_or(151_655),
-            video_token_id: self.video_token_id.unwrap_or(151_656),
-            vision_start_token_id: self.vision_start_token_id.unwrap_or(151_652),
-            vision_end_token_id: self.vision_end_token_id.unwrap_or(151_653),
-            vision_token_id: self.vision_token_id,
-            tie_word_embeddings: self.tie_word_embeddings.unwrap_or(false),
-        })
     }
+    let section: Vec<usize> = rope.need("mrope_section")?;
+    let mrope_section: [usize; 3] = section
+        .try_into()
+        .map_err(|found| format!("mrope_section is {found:?}, expected three numbers"))?;
+    let hidden_size: usize = keys.need("hidden_size")?;
+    let num_attention_heads: usize = keys.need("num_attention_heads")?;
+    let own: Option<usize> = keys.get("head_dim")?;
+    let expected = hidden_size.checked_div(num_attention_heads);
+    if own.is_some() && own != expected {
+        return Err(format!(
+            "head_dim = {own:?}, expected hidden_size / num_attention_heads = {expected:?}"
+        ));
+    }
+    let theta = match rope.get("rope_theta")? {
+        Some(theta) => Some(theta),
+        None => keys.get("rope_theta")?,
+    };
+    Ok(TextConfig {
+        vocab_size: keys.need("vocab_size")?,
+        hidden_size,
+        intermediate_size: keys.need("intermediate_size")?,
+        num_hidden_layers: keys.need("num_hidden_layers")?,
+        num_attention_heads,
+        num_key_value_heads: keys
+            .get("num_key_value_heads")?
+            .unwrap_or(num_attention_heads),
+        rms_norm_eps: keys.get("rms_norm_eps")?.unwrap_or(1e-5),
+        rope_theta: theta.unwrap_or(1e6),
+        mrope_section,
+        initializer_range: keys.get("initializer_range")?.unwrap_or(0.02),
+        max_position_embeddings: keys.get("max_position_embeddings")?.unwrap_or(32_768),
+        bos_token_id: keys.get("bos_token_id")?,
+        eos_token_id: keys.get("eos_token_id")?,
+    })
+}
+
+fn read_vision(keys: &Keys) -> std::result::Result<VisionConfig, String> {
+    activation(keys)?;
+    let channels = match keys.get("in_channels")? {
+        Some(channels) => Some(channels),
+        None => keys.get("in_chans")?,
+    };
+    let theta = match keys.object("rope_parameters", "vision_config.rope_parameters.")? {
+        Some(rope) => rope.get("rope_theta")?,
+        None => None,
+    };
+    let blocks: Option<Vec<usize>> = keys.get("fullatt_block_indexes")?;
+    Ok(VisionConfig {
+        depth: keys.get("depth")?.unwrap_or(32),
+        hidden_size: keys.get("hidden_size")?.unwrap_or(1280),
+        intermediate_size: keys.get("intermediate_size")?.unwrap_or(3420),
+        num_heads: keys.get("num_heads")?.unwrap_or(16),
+        in_channels: channels.unwrap_or(3),
+        out_hidden_size: keys.need("out_hidden_size")?,
+        patch_size: keys.get("patch_size")?.unwrap_or(14),
+        spatial_merge_size: keys.get("spatial_merge_size")?.unwrap_or(2),
+        temporal_patch_size: keys.get("temporal_patch_size")?.unwrap_or(2),
+        window_size: keys.get("window_size")?.unwrap_or(112),
+        fullatt_block_indexes: blocks.unwrap_or_else(|| vec![7, 15, 23, 31]),
+        tokens_per_second: keys.get("tokens_per_second")?.unwrap_or(4),
+        rope_theta: theta.unwrap_or(DEFAULT_VISION_THETA),
+    })
 }
 
 #[cfg(test)]
@@ -674,7 +634,10 @@ pub(crate) mod tests {
                 "num_key_value_heads",
             ),
             (broken(|c| c["vocab_size"] = json!(30)), "vocabulary"),
-            (broken(|c| c["num_hidden_layers"] = json!(-3)), "-3"),
+            (
+                broken(|c| c["num_hidden_layers"] = json!(-3)),
+                "num_hidden_layers: invalid value: integer `-3`",
+            ),
             (
                 broken(|c| c["rope_scaling"]["mrope_section"] = json!([1, 2, 2])),
                 "mrope_section",
