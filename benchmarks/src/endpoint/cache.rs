@@ -8,8 +8,13 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+/// How often, and how far apart, a locked file is tried again: for half a second.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(25);
 
 /// What is kept of a completion.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -102,10 +107,19 @@ impl Cache {
             .create(true)
             .open(&path)
             .map_err(|source| io("open", source))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(CacheError::InUse { path }),
-            Err(TryLockError::Error(source)) => return Err(io("lock", source)),
+        let mut tries = 0;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                // A process that is being started holds its parent's files for a moment, and
+                // one that was killed may still be ending.
+                Err(TryLockError::WouldBlock) if tries < LOCK_TRIES => {
+                    tries += 1;
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                Err(TryLockError::WouldBlock) => return Err(CacheError::InUse { path }),
+                Err(TryLockError::Error(source)) => return Err(io("lock", source)),
+            }
         }
 
         let mut entries = HashMap::new();
