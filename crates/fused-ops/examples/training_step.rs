@@ -3,11 +3,69 @@
 //! `cargo run --release -p fused-ops --example training_step -- [fused|composed] [layers]
 //! [tokens] [system|retain|cache]`
 
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor, Var};
+use fused_ops::allocator::CachingAllocator;
 use fused_ops::{AttentionLayout, Segment, composed};
 use seeded_random::{Draw, Stream};
+
+/// Hands every request to the allocator that the command line names.
+struct Switch;
+
+static CACHING: AtomicBool = AtomicBool::new(false);
+
+// SAFETY: the switch is set before the first large block and never again; smaller ones come from
+// the system either way.
+unsafe impl GlobalAlloc for Switch {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        match CACHING.load(Ordering::Relaxed) {
+            true => unsafe { CachingAllocator.alloc(layout) },
+            false => unsafe { System.alloc(layout) },
+        }
+    }
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        match CACHING.load(Ordering::Relaxed) {
+            true => unsafe { CachingAllocator.alloc_zeroed(layout) },
+            false => unsafe { System.alloc_zeroed(layout) },
+        }
+    }
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        match CACHING.load(Ordering::Relaxed) {
+            true => unsafe { CachingAllocator.dealloc(block, layout) },
+            false => unsafe { System.dealloc(block, layout) },
+        }
+    }
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        match CACHING.load(Ordering::Relaxed) {
+            true => unsafe { CachingAllocator.realloc(block, layout, size) },
+            false => unsafe { System.realloc(block, layout, size) },
+        }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Switch = Switch;
+
+/// Keeps large blocks in the C library's heap and the heap at its size.
+#[cfg(target_env = "gnu")]
+fn retain() {
+    use std::ffi::c_int;
+    unsafe extern "C" {
+        safe fn mallopt(parameter: c_int, value: c_int) -> c_int;
+    }
+    const TRIM_THRESHOLD: c_int = -1;
+    const TOP_PAD: c_int = -2;
+    const MMAP_MAX: c_int = -4;
+    assert_eq!(mallopt(MMAP_MAX, 0), 1);
+    assert_eq!(mallopt(TRIM_THRESHOLD, c_int::MAX), 1);
+    assert_eq!(mallopt(TOP_PAD, 64 << 20), 1);
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn retain() {}
 
 const HIDDEN: usize = 128;
 const HEADS: usize = 4;
@@ -110,6 +168,11 @@ fn main() -> Result<()> {
         .and_then(|text| text.parse().ok())
         .unwrap_or(8192);
 
+    match argument(3) {
+        Some("cache") => CACHING.store(true, Ordering::Relaxed),
+        Some("retain") => retain(),
+        _ => {}
+    }
     let stream = Stream::new(1).purpose("training step");
     let mut generator = stream.purpose("lengths").generator();
     let mut segments = Vec::new();

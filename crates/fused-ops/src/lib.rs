@@ -10,6 +10,7 @@
 //! Sequences of different lengths are packed along the first dimension, never padded;
 //! [`AttentionLayout`] says who sees whom.
 
+pub mod allocator;
 mod attention;
 pub mod composed;
 mod embedding;

@@ -13,7 +13,7 @@
 
 use std::ops::Range;
 
-use super::memory::{Buffer, Pointer, parallel};
+use super::memory::{Buffer, Pointer, Scratch, parallel};
 use super::simd::{Simd, dispatched};
 use super::tile::{Product, pack, pack_panel, packed_len, panel_width};
 use crate::layout::{AttentionLayout, KeyRun, QueryBlock};
@@ -50,7 +50,7 @@ impl Sizes {
 
 /// Keys or values of every run of the layout and every key head, packed.
 struct Packed {
-    values: Buffer,
+    values: Scratch,
     /// Values of one key head.
     head_stride: usize,
     /// Values for one key.
@@ -116,7 +116,7 @@ impl Packed {
     ) -> Self {
         let plan = layout.plan();
         let head_stride = plan.padded_keys * key_stride;
-        let mut buffer = Buffer::new(head_stride * sizes.kv_heads);
+        let mut buffer = Scratch::new(head_stride * sizes.kv_heads);
         let to = buffer.pointer();
         let tiles = plan.tiles.len();
         let stride = sizes.kv_heads * sizes.dim;

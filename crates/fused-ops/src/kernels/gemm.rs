@@ -3,7 +3,7 @@
 //! Goto's blocking: the inner dimension in blocks of 512, B packed block by block, rows and
 //! columns of C shared out as tasks of fixed size.
 
-use super::memory::{Buffer, Pointer, parallel};
+use super::memory::{Pointer, Scratch, parallel};
 use super::tile::{Product, pack_panel, panel_width, run_product, tile_rows};
 
 /// The inner dimension of a block.
@@ -68,7 +68,7 @@ pub(crate) unsafe fn gemm(
     let tile = tile_rows();
     let inner_block = k.clamp(1, INNER);
     let column_block = (PACKED / inner_block / width).max(1) * width;
-    let mut packed = Buffer::new(inner_block * column_block.min(n.next_multiple_of(width)));
+    let mut packed = Scratch::new(inner_block * column_block.min(n.next_multiple_of(width)));
     let packed = packed.pointer();
     // Rows of a task: enough to use a packed block often, few enough to share out.
     let task_rows = tile * 8;
@@ -153,10 +153,21 @@ pub(crate) unsafe fn gemm(
                     let (from, to) = (product.a, product.c);
                     for row in (0..rows).step_by(tile) {
                         let height = (rows - row).min(tile);
-                        for step in 0..depth {
-                            for offset in 0..height {
-                                copy[step * height + offset] =
-                                    *from.add((row + offset) * a.row + step * a.column);
+                        let from = from.wrapping_add(row * a.row);
+                        if a.row == 1 && height == 12 {
+                            for step in 0..depth {
+                                let from = from.add(step * a.column).cast::<[f32; 12]>();
+                                copy.as_mut_ptr()
+                                    .add(step * 12)
+                                    .cast::<[f32; 12]>()
+                                    .write_unaligned(from.read_unaligned());
+                            }
+                        } else {
+                            for step in 0..depth {
+                                for offset in 0..height {
+                                    copy[step * height + offset] =
+                                        *from.add(offset * a.row + step * a.column);
+                                }
                             }
                         }
                         product.rows = height;

@@ -8,6 +8,31 @@ pub(crate) struct Buffer {
     len: usize,
 }
 
+/// Scratch memory that begins at a cache line.
+pub(crate) struct Scratch {
+    values: Vec<f32>,
+}
+
+impl Scratch {
+    /// Uninitialised memory for `len` values.
+    pub(crate) fn new(len: usize) -> Self {
+        Scratch {
+            values: Vec::with_capacity(len + 15),
+        }
+    }
+
+    /// Where kernels write and then read.
+    pub(crate) fn pointer(&mut self) -> Pointer {
+        Pointer(self.start().cast_mut())
+    }
+
+    /// Where kernels read what was written.
+    pub(crate) fn start(&self) -> *const f32 {
+        let start = self.values.as_ptr();
+        start.wrapping_add(start.align_offset(64).min(15))
+    }
+}
+
 impl Buffer {
     /// Uninitialised memory.
     pub(crate) fn new(len: usize) -> Self {
@@ -20,11 +45,6 @@ impl Buffer {
     /// Where the kernel writes.
     pub(crate) fn pointer(&mut self) -> Pointer {
         Pointer(self.values.as_mut_ptr())
-    }
-
-    /// Where a kernel reads what was written.
-    pub(crate) fn start(&self) -> *const f32 {
-        self.values.as_ptr()
     }
 
     /// The filled memory.

@@ -72,6 +72,18 @@ pub(crate) trait Simd {
     /// value · 2ⁿ for whole `n` in −126..=127.
     unsafe fn scale_by_power(value: Self::V, n: Self::V) -> Self::V;
 
+    /// Asks for the cache line at `address`, which need not be valid.
+    #[inline(always)]
+    unsafe fn prefetch(address: *const f32) {
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(address.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = address;
+    }
+
     /// The matrix product of a tile, see [`super::tile`]; a real call, compiled once for each
     /// instruction set.
     unsafe fn tile_product(product: super::tile::Product);

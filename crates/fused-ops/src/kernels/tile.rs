@@ -71,6 +71,15 @@ pub(crate) unsafe fn product<S: Simd, const ROWS: usize>(product: Product) {
     unsafe {
         let mut row = 0;
         while product.rows - row >= ROWS {
+            // The next rows, which the hardware does not foresee: they are read side by side.
+            if product.a_inner == 1 && product.rows - row >= 2 * ROWS {
+                for ahead in row + ROWS..row + 2 * ROWS {
+                    let next = product.a.wrapping_add(ahead * product.a_row);
+                    for line in (0..product.inner).step_by(16) {
+                        S::prefetch(next.wrapping_add(line));
+                    }
+                }
+            }
             columns::<S, ROWS>(&product, row);
             row += ROWS;
         }
