@@ -189,7 +189,7 @@ impl Generation {
             running.extend(seeds.iter().map(|&seed| Running {
                 prompt: index,
                 sampler: Sampler::new(seed, options, &prompt.input_ids),
-                visible: vec![start..start + own.len()],
+                visible: std::iter::once(start..start + own.len()).collect(),
                 position: own.next(),
                 sampled: Sampled::default(),
             }));

@@ -44,7 +44,7 @@ impl Model {
         let top = Var::from_tensor(&x)?;
         drop(x);
         let value = loss(&self.text.final_norm(&top)?)?;
-        let mut gradients = value.backward()?;
+        let mut gradients = without_graphs(value.backward()?);
         let mut incoming = take(&mut gradients, &top)?;
         drop(top);
         for layer in self.text.layers[lowest.min(self.text.layers.len())..]
@@ -54,12 +54,13 @@ impl Model {
             let Some(input) = inputs.pop() else { break };
             let input = Var::from_tensor(&input)?;
             let output = layer.forward(&input, &rotary, layout)?;
-            let mut local = (output * incoming)?.sum_all()?.backward()?;
+            let mut local = without_graphs((output * incoming)?.sum_all()?.backward()?);
             incoming = take(&mut local, &input)?;
             gradients.extend(local)?;
         }
         if embeddings.track_op() {
-            gradients.extend((embeddings * incoming)?.sum_all()?.backward()?)?;
+            let below = (embeddings * incoming)?.sum_all()?.backward()?;
+            gradients.extend(without_graphs(below))?;
         }
         Ok((value.detach(), gradients))
     }
@@ -78,6 +79,17 @@ impl Model {
             .min()
             .unwrap_or(self.text.layers.len())
     }
+}
+
+/// The same gradients without their graphs: candle's hold on to the activations they came from.
+fn without_graphs(gradients: GradStore) -> GradStore {
+    let mut detached = GradStore::default();
+    for &id in gradients.get_ids() {
+        if let Some(gradient) = gradients.get_id(id) {
+            detached.insert_id(id, gradient.detach());
+        }
+    }
+    detached
 }
 
 /// Takes a variable's gradient out of a store.
