@@ -246,7 +246,7 @@ impl ImageProcessor {
             .map(|image| self.grid(image.height() as usize, image.width() as usize))
             .collect::<Result<Vec<_>, _>>()?;
         let columns = self.settings.patch_len();
-        let rows = grids.iter().map(Grid::patches).sum();
+        let rows: usize = grids.iter().map(Grid::patches).sum();
         let mut values = vec![0f32; rows * columns];
         let mut rest = values.as_mut_slice();
         for (image, grid) in images.iter().zip(&grids) {
