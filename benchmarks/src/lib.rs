@@ -1,6 +1,7 @@
 //! The six test sets: questions, sources, scorers, judge.
 
 pub mod endpoint;
+pub mod evaluation;
 pub mod judge;
 pub mod micro;
 mod question;

@@ -436,7 +436,7 @@ fn samples_differ_by_their_seed_and_greedy_decoding_has_none() {
         })
         .collect();
     let mut parameters = Parameters::greedy(4);
-    let mut texts = |parameters: &Parameters| -> Vec<String> {
+    let texts = |parameters: &Parameters| -> Vec<String> {
         let completions = EndpointPolicy::new(&client, parameters.clone()).complete(&requests);
         completions
             .unwrap()

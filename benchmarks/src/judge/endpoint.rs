@@ -8,8 +8,8 @@
 use agent::{Block, Conversation, Message, Part, Role};
 
 use super::{Case, Judge, Judgement, Rubric};
-use crate::Verdict;
 use crate::endpoint::{Client, Error, Parameters};
+use crate::{TestSet, Verdict};
 
 /// Longest reply where the source sets no limit.
 const DEFAULT_TOKENS: u32 = 1024;
@@ -62,6 +62,10 @@ struct Open {
 }
 
 impl Judge for EndpointJudge<'_> {
+    fn rubric(&self, set: TestSet) -> Rubric {
+        self.rubric.unwrap_or_else(|| Rubric::of_set(set))
+    }
+
     fn judge(&self, cases: &[Case<'_>]) -> Result<Vec<Judgement>, JudgeError> {
         let mut judgements = vec![
             Judgement {
@@ -74,7 +78,7 @@ impl Judge for EndpointJudge<'_> {
             .iter()
             .enumerate()
             .filter_map(|(index, case)| {
-                let rubric = self.rubric.unwrap_or_else(|| Rubric::of_set(case.set));
+                let rubric = self.rubric(case.set);
                 let prompt = rubric.prompt(case)?;
                 Some(Open {
                     index,

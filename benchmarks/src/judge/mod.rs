@@ -38,6 +38,12 @@ pub struct Judgement {
 
 /// Something that judges answers.
 pub trait Judge {
+    /// The rubric by which a question of `set` is judged: that of the set's authors, unless the
+    /// judge was told otherwise.
+    fn rubric(&self, set: TestSet) -> Rubric {
+        Rubric::of_set(set)
+    }
+
     /// A judgement for each case, in order. A case that cannot be judged is
     /// [`Verdict::NotJudged`] in its place.
     ///

@@ -130,6 +130,21 @@ pub fn load(data: &Path, set: TestSet) -> Result<LoadedSet, SourceError> {
     LoadedSet::new(set, names, entries)
 }
 
+/// Brings the files of `set` from the hub into `folder`, for [`load`]; a folder that is complete
+/// is only checked.
+///
+/// # Errors
+/// [`SourceError::NeedsHub`] without the feature `hub`, otherwise as `hub::download`.
+pub fn download(set: TestSet, folder: &Path) -> Result<(), SourceError> {
+    #[cfg(feature = "hub")]
+    return hub::download(set, folder);
+    #[cfg(not(feature = "hub"))]
+    Err(SourceError::NeedsHub {
+        file: folder.join(set.name()),
+        use_of: "downloads",
+    })
+}
+
 /// The files under `data` that `pattern` stands for, in order of their names.
 fn present(data: &Path, pattern: &str) -> Vec<PathBuf> {
     let whole = data.join(pattern);
