@@ -1,6 +1,7 @@
 //! The `iapo` command: parse, dispatch, report.
 
 mod commands;
+mod parity;
 
 use std::process::ExitCode;
 

@@ -33,6 +33,9 @@ pub enum Error {
     /// The model.
     #[error(transparent)]
     Model(#[from] qwen2_5_vl::Error),
+    /// Tokens, templates or images.
+    #[error(transparent)]
+    Processor(#[from] qwen2_5_vl::ProcessorError),
     /// A tensor operation.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

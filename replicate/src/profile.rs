@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use attribution::{Aggregation, Divergence};
+use baselines::WithoutCall;
 use benchmarks::micro::Difficulty;
 use serde::{Deserialize, Serialize};
 
@@ -171,18 +173,6 @@ pub struct Rewards {
     pub without_call: WithoutCall,
 }
 
-/// The auxiliary term of an episode that called no tool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum WithoutCall {
-    /// The group's worst term (0 when nobody called): not calling is no way out.
-    GroupWorst,
-    /// The group's mean term: neutral within the group.
-    GroupMean,
-    /// Zero.
-    Zero,
-}
-
 /// How a tool call is attributed to the blocks of its prompt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -194,7 +184,7 @@ pub struct Attribution {
     /// Quadrature nodes of integrated gradients.
     pub nodes: usize,
     /// How the scores of a block become its mass.
-    pub masses: Masses,
+    pub masses: Aggregation,
     /// Which tokens of the call are attributed.
     pub tokens: Tokens,
     /// How student and teacher are compared.
@@ -221,18 +211,6 @@ pub enum Baseline {
     BlockMean,
 }
 
-/// How scores become block masses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Masses {
-    /// Sum of absolute scores.
-    Absolute,
-    /// Absolute value of the signed sum.
-    Signed,
-    /// Positive drops alone; for occlusion.
-    Positive,
-}
-
 /// Which tokens of a call are attributed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -243,18 +221,6 @@ pub enum Tokens {
     Content,
 }
 
-/// How two block distributions are compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Divergence {
-    /// KL(student ‖ teacher) (the paper's).
-    Kl,
-    /// Jensen-Shannon.
-    Js,
-    /// Total variation.
-    TotalVariation,
-}
-
 /// How trained policies are evaluated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -263,6 +229,8 @@ pub struct Evaluation {
     pub questions: usize,
     /// Validation questions of each trained family, for learning curves.
     pub validation: usize,
+    /// Calls of each set whose attribution is recorded.
+    pub attributed: usize,
     /// Resamples of the bootstrap.
     pub resamples: usize,
 }

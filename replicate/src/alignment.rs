@@ -1,0 +1,256 @@
+//! The attribution of tool calls to the blocks of their prompt, and IAPO's penalty.
+//!
+//! `F = log p(call | prompt)`; each block b of the prompt gets a mass `A_b`, the masses are
+//! normalised to a distribution over P, R, I, T, and
+//! `r = r_outcome − λ · D(A_student ‖ A_teacher)` with both taken on the same prompt and call (IAPO,
+//! arXiv 2606.11652). The paper's form, as far as known, is
+//! `method = "integrated-gradients", baseline = "zero", masses = "absolute", tokens = "all",
+//! divergence = "kl"`. Deviations are the profile's other settings; occlusion takes a block's
+//! embeddings away instead of integrating, needs no backward pass, and shares one forward pass
+//! among all calls of a prompt.
+
+use agent::Block;
+use attribution::{Blocks, Distribution, Quadrature, integrated_gradients};
+use candle_core::Tensor;
+use qwen2_5_vl::Model;
+
+use crate::packing::{Packed, Tree};
+use crate::policy::EncodedPrompt;
+use crate::profile::{self, Baseline, Method, Tokens};
+use crate::Result;
+
+/// Smoothing of block distributions; a divergence with an empty block stays finite.
+const SMOOTHING: f64 = 1e-3;
+
+/// A prompt with the distinct tool calls that were made on it.
+pub struct Site<'a> {
+    /// The prompt of the first turn.
+    pub prompt: &'a EncodedPrompt,
+    /// Distinct calls, as tokens.
+    pub calls: Vec<&'a [u32]>,
+    /// For each call, which of its tokens are content: tool and names.
+    pub content: Vec<Vec<bool>>,
+}
+
+/// The attribution of one call.
+#[derive(Clone, Debug)]
+pub struct CallAttribution {
+    /// Shares of P, R, I, T.
+    pub shares: Distribution,
+    /// |completeness gap| / |F(input) − F(baseline)|; `None` for occlusion.
+    pub relative_gap: Option<f64>,
+    /// F at the prompt: the log-probability of the attributed tokens.
+    pub log_prob: f64,
+}
+
+/// Attributes every call of every site under a model, which must be detached: gradients of
+/// activations are all that is needed.
+pub fn attribute(
+    model: &Model,
+    sites: &[Site<'_>],
+    settings: &profile::Attribution,
+) -> Result<Vec<Vec<CallAttribution>>> {
+    match settings.method {
+        Method::Occlusion => sites
+            .chunks(8)
+            .map(|sites| occlude(model, sites, settings))
+            .collect::<Result<Vec<_>>>()
+            .map(|chunks| chunks.into_iter().flatten().collect()),
+        Method::IntegratedGradients => sites
+            .iter()
+            .map(|site| {
+                (0..site.calls.len())
+                    .map(|call| integrate(model, site, call, settings))
+                    .collect()
+            })
+            .collect(),
+    }
+}
+
+/// Drops of every call's log-probability when one block's embeddings become the baseline: for each
+/// site one tree with the prompt as it is and one for each block, each with all calls as branches.
+fn occlude(
+    model: &Model,
+    sites: &[Site<'_>],
+    settings: &profile::Attribution,
+) -> Result<Vec<Vec<CallAttribution>>> {
+    let variants = 1 + Block::ALL.len();
+    let trees: Vec<Tree> = sites
+        .iter()
+        .flat_map(|site| {
+            (0..variants).map(|_| Tree {
+                prompt: &site.prompt.prompt,
+                branches: site.calls.clone(),
+            })
+        })
+        .collect();
+    let packed = Packed::new(model, &trees)?;
+    let embeddings = packed.embed(model)?;
+    let (_, hidden) = embeddings.dims2()?;
+    let mut values: Vec<f32> = embeddings.flatten_all()?.to_vec1()?;
+    for (site, trees) in sites.iter().zip(packed.prompts.chunks(variants)) {
+        for (block, tree) in Block::ALL.iter().zip(&trees[1..]) {
+            let rows: Vec<usize> = site
+                .prompt
+                .blocks
+                .iter()
+                .enumerate()
+                .filter(|(_, own)| *own == block)
+                .map(|(token, _)| tree.start + token)
+                .collect();
+            replace_rows(&mut values, &rows, hidden, settings.baseline);
+        }
+    }
+    let embeddings = Tensor::from_vec(values, embeddings.shape(), embeddings.device())?;
+    let scored = packed.log_probs(model, &embeddings, 1.0)?;
+    let log_probs: Vec<f32> = scored.log_probs.to_vec1()?;
+
+    let mut branch = 0;
+    let mut found = Vec::with_capacity(sites.len());
+    for site in sites {
+        let calls = site.calls.len();
+        let value = |variant: usize, call: usize| -> f64 {
+            let range = packed.branches[branch + variant * calls + call].clone();
+            selected(&log_probs[range], &site.content[call], settings.tokens)
+                .map(f64::from)
+                .sum()
+        };
+        let attributions = (0..calls)
+            .map(|call| {
+                let log_prob = value(0, call);
+                let drops: Vec<f32> = (1..variants)
+                    .map(|variant| (log_prob - value(variant, call)) as f32)
+                    .collect();
+                let blocks = Blocks::new((0..drops.len()).collect(), drops.len())?;
+                let masses = blocks.masses(&drops, settings.masses, None)?;
+                Ok(CallAttribution {
+                    shares: Distribution::new(&masses, SMOOTHING)?,
+                    relative_gap: None,
+                    log_prob,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        branch += variants * calls;
+        found.push(attributions);
+    }
+    Ok(found)
+}
+
+/// Integrated gradients of one call's log-probability over the prompt's embeddings.
+fn integrate(
+    model: &Model,
+    site: &Site<'_>,
+    call: usize,
+    settings: &profile::Attribution,
+) -> Result<CallAttribution> {
+    let prompt = &site.prompt.prompt;
+    let tokens = site.calls[call];
+    let labels = site.prompt.blocks.iter().map(|block| *block as usize);
+    let blocks = Blocks::new(labels.collect(), Block::ALL.len())?;
+    let input = model
+        .embed(&prompt.input_ids, prompt.image_features.as_ref())?
+        .detach();
+    let (length, hidden) = input.dims2()?;
+    let (baseline, quadrature) = match settings.baseline {
+        Baseline::Zero => (
+            attribution::Baseline::Zero,
+            // A zero baseline meets RMS norms where they are steepest: most of F's change lies at
+            // small α, so an eighth of the nodes serves [0, 1e-4] and the others are log-spaced.
+            Quadrature::LogGaussLegendre {
+                nodes: settings.nodes - settings.nodes / 8,
+                linear_nodes: settings.nodes / 8,
+                start: 1e-4,
+            },
+        ),
+        Baseline::BlockMean => (
+            attribution::Baseline::BlockMean,
+            Quadrature::GaussLegendre {
+                nodes: settings.nodes,
+            },
+        ),
+    };
+    let baseline = baseline.tensor(&input, &blocks)?;
+    let mut f = |points: &Tensor| -> candle_core::Result<Tensor> {
+        let nodes = points.dim(0)?;
+        let trees: Vec<Tree> = (0..nodes)
+            .map(|_| Tree {
+                prompt,
+                branches: vec![tokens],
+            })
+            .collect();
+        let mut values = || -> Result<Tensor> {
+            let packed = Packed::new(model, &trees)?;
+            let whole = packed.embed(model)?.detach();
+            // Each copy of the prompt gets its own point of the path; the call stays.
+            let mut parts = Vec::with_capacity(2 * nodes);
+            for (node, range) in packed.prompts.iter().enumerate() {
+                parts.push(points.get(node)?);
+                let end = match packed.prompts.get(node + 1) {
+                    Some(next) => next.start,
+                    None => packed.input_ids.len(),
+                };
+                if end > range.end {
+                    parts.push(whole.narrow(0, range.end, end - range.end)?);
+                }
+            }
+            let embeddings = Tensor::cat(&parts, 0)?;
+            let scored = packed.log_probs(model, &embeddings, 1.0)?;
+            let weights: Vec<f32> = (0..tokens.len())
+                .map(|token| match settings.tokens {
+                    Tokens::All => 1.0,
+                    Tokens::Content => f32::from(site.content[call][token]),
+                })
+                .collect();
+            let weights = Tensor::from_vec(weights, (1, tokens.len()), points.device())?;
+            let log_probs = scored.log_probs.reshape((nodes, tokens.len()))?;
+            Ok(log_probs.broadcast_mul(&weights)?.sum(1)?)
+        };
+        values().map_err(candle_core::Error::wrap)
+    };
+    let nodes_per_batch = (4096 / (length + tokens.len())).max(1);
+    let result = integrated_gradients(&input, &baseline, &quadrature, nodes_per_batch, &mut f)?;
+    debug_assert_eq!(result.scores.len() * hidden, length * hidden);
+    let masses = blocks.masses(&result.scores, settings.masses, None)?;
+    Ok(CallAttribution {
+        shares: Distribution::new(&masses, SMOOTHING)?,
+        relative_gap: result.relative_gap,
+        log_prob: result.f_input,
+    })
+}
+
+fn selected<'a>(
+    log_probs: &'a [f32],
+    content: &'a [bool],
+    tokens: Tokens,
+) -> impl Iterator<Item = f32> + 'a {
+    log_probs
+        .iter()
+        .zip(content)
+        .filter(move |(_, content)| tokens == Tokens::All || **content)
+        .map(|(log_prob, _)| *log_prob)
+}
+
+fn replace_rows(values: &mut [f32], rows: &[usize], hidden: usize, baseline: Baseline) {
+    if rows.is_empty() {
+        return;
+    }
+    let mut mean = vec![0f32; hidden];
+    if baseline == Baseline::BlockMean {
+        for &row in rows {
+            for (sum, value) in mean.iter_mut().zip(&values[row * hidden..]) {
+                *sum += value / rows.len() as f32;
+            }
+        }
+    }
+    for &row in rows {
+        values[row * hidden..(row + 1) * hidden].copy_from_slice(&mean);
+    }
+}
+
+/// Passes through a model that one call's attribution takes.
+pub fn passes(settings: &profile::Attribution) -> usize {
+    match settings.method {
+        Method::Occlusion => 1 + Block::ALL.len(),
+        Method::IntegratedGradients => settings.nodes,
+    }
+}

@@ -1,0 +1,123 @@
+//! Prompts with their continuations as one packed forward pass.
+//!
+//! A tree is a prompt and the branches that continue it; branches see the prompt and are blind to
+//! each other. `G` episodes of a prompt of `P` tokens and `R` tokens each cost `P + G·R` tokens
+//! instead of `G·(P + R)`.
+
+use std::ops::Range;
+
+use candle_core::Tensor;
+use fused_ops::{AttentionLayout, Segment, TokenLogProbs};
+use qwen2_5_vl::{Model, Positions, Prompt};
+
+use crate::Result;
+
+/// A prompt and the token sequences that continue it.
+pub struct Tree<'a> {
+    /// The shared prompt.
+    pub prompt: &'a Prompt,
+    /// Its continuations; none may be empty.
+    pub branches: Vec<&'a [u32]>,
+}
+
+/// Trees laid out for one forward pass.
+pub struct Packed {
+    /// Token ids of all segments, one after the other.
+    pub input_ids: Vec<u32>,
+    /// Their rotary positions.
+    pub positions: Positions,
+    /// What sees what.
+    pub layout: AttentionLayout,
+    /// Merged image features of all prompts in order, `(merged, hidden)`.
+    pub image_features: Option<Tensor>,
+    /// Tokens of each prompt.
+    pub prompts: Vec<Range<usize>>,
+    /// For each branch of each tree in order, where its tokens stand in `targets`.
+    pub branches: Vec<Range<usize>>,
+    /// The branches' tokens.
+    pub targets: Vec<u32>,
+    /// For each target the token whose hidden state predicts it.
+    predictors: Vec<u32>,
+}
+
+impl Packed {
+    /// Lays out trees.
+    pub fn new(model: &Model, trees: &[Tree<'_>]) -> Result<Self> {
+        let mut input_ids = Vec::new();
+        let mut positions = Vec::new();
+        let mut segments = Vec::new();
+        let mut features = Vec::new();
+        let (mut prompts, mut branches) = (Vec::new(), Vec::new());
+        let (mut targets, mut predictors) = (Vec::new(), Vec::new());
+        for Tree {
+            prompt,
+            branches: continuations,
+        } in trees
+        {
+            let start = input_ids.len();
+            input_ids.extend_from_slice(&prompt.input_ids);
+            let own = model.positions(&prompt.input_ids, &prompt.grids)?;
+            let next = own.next();
+            positions.push(own);
+            let parent = segments.len();
+            segments.push(Segment {
+                length: prompt.input_ids.len(),
+                parent: None,
+            });
+            features.extend(prompt.image_features.iter().cloned());
+            let end = input_ids.len();
+            prompts.push(start..end);
+            for continuation in continuations {
+                let first = input_ids.len();
+                let from = targets.len();
+                for (index, token) in continuation.iter().enumerate() {
+                    let predictor = if index == 0 { end } else { first + index } - 1;
+                    predictors.push(predictor as u32);
+                    targets.push(*token);
+                }
+                branches.push(from..targets.len());
+                // The last token of a branch predicts nothing, so it need not be computed.
+                let length = continuation.len().saturating_sub(1);
+                if length > 0 {
+                    input_ids.extend_from_slice(&continuation[..length]);
+                    positions.push(Positions::text(next, length));
+                    segments.push(Segment {
+                        length,
+                        parent: Some(parent),
+                    });
+                }
+            }
+        }
+        Ok(Packed {
+            layout: AttentionLayout::tree(&segments)?,
+            positions: Positions::concat(&positions),
+            image_features: match features.len() {
+                0 => None,
+                _ => Some(Tensor::cat(&features, 0)?),
+            },
+            input_ids,
+            prompts,
+            branches,
+            targets,
+            predictors,
+        })
+    }
+
+    /// Input embeddings, `(tokens, hidden)`.
+    pub fn embed(&self, model: &Model) -> Result<Tensor> {
+        Ok(model.embed(&self.input_ids, self.image_features.as_ref())?)
+    }
+
+    /// Log-probability and entropy of every target at a temperature, from given input embeddings.
+    pub fn log_probs(
+        &self,
+        model: &Model,
+        embeddings: &Tensor,
+        temperature: f64,
+    ) -> Result<TokenLogProbs> {
+        let hidden = model.hidden(embeddings, &self.positions, &self.layout)?;
+        let index = Tensor::new(self.predictors.as_slice(), hidden.device())?;
+        let hidden = hidden.index_select(&index, 0)?;
+        Ok(model.token_log_probs(&hidden, &self.targets, temperature)?)
+    }
+}
