@@ -7,6 +7,7 @@
 mod chat_template;
 mod checkpoint;
 mod config;
+mod config_json;
 mod error;
 mod generate;
 mod layers;

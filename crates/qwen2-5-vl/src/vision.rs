@@ -157,6 +157,9 @@ impl VisionTower {
         mut each_block: impl FnMut(&Tensor),
     ) -> Result<(Tensor, VisionLayout)> {
         let config = &self.config;
+        if grids.is_empty() {
+            return Err(Error::Images("no image grid was given".to_string()));
+        }
         let layout = VisionLayout::new(config, grids)?;
         let patches = layout.positions.len();
         if pixel_values.dims() != [patches, config.patch_values()] {

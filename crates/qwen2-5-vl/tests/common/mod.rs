@@ -3,7 +3,7 @@
 #![allow(dead_code)] // each test file uses a part of it
 
 use candle_core::{Device, Tensor};
-use qwen2_5_vl::{Config, Grid, Model, Prompt};
+use qwen2_5_vl::{Config, GenerationOptions, Grid, Model, Prompt};
 use seeded_random::{Draw, Stream};
 
 /// A configuration with every feature of the large ones: grouped heads, unequal rotary sections,
@@ -63,4 +63,15 @@ pub fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
         .zip(b)
         .map(|(a, b)| (a - b).abs())
         .fold(0.0, f32::max)
+}
+
+/// Forty tokens at most, two of the words stop.
+pub fn options(temperature: f64) -> GenerationOptions {
+    GenerationOptions {
+        max_new_tokens: 40,
+        temperature,
+        top_p: None,
+        repetition_penalty: None,
+        stop_ids: vec![1, 2],
+    }
 }
