@@ -1,6 +1,7 @@
 //! The recipe: profiles, stages, training, evaluation.
 
 pub mod alignment;
+pub mod deviations;
 mod error;
 pub mod evaluation;
 pub mod gates;

@@ -30,6 +30,13 @@ impl Progress {
         }
     }
 
+    /// Ends the bar that is shown.
+    pub fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish();
+        }
+    }
+
     /// `done` of `total` steps of a stage are made; `figures` is what they gave.
     pub fn report(&mut self, stage: &str, done: usize, total: usize, figures: &str) {
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());

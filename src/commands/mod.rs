@@ -1,6 +1,14 @@
 //! The subcommands, one file each.
 
+mod ask;
+mod doctor;
+mod eval_all;
 mod parity;
+mod pretrain;
+mod replicate;
+mod score;
+mod tables;
+mod tool;
 
 use std::process::ExitCode;
 
@@ -16,14 +24,30 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Replicate(replicate::Args),
+    EvalAll(eval_all::Args),
+    Tables(tables::Args),
+    Score(score::Args),
+    Tool(tool::Args),
+    Ask(ask::Args),
+    Pretrain(pretrain::Args),
     Parity(parity::Args),
+    Doctor(doctor::Args),
 }
 
 impl Cli {
     /// Runs the chosen subcommand.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
+            Command::Replicate(args) => replicate::run(args),
+            Command::EvalAll(args) => eval_all::run(args),
+            Command::Tables(args) => tables::run(args),
+            Command::Score(args) => score::run(args),
+            Command::Tool(args) => tool::run(args),
+            Command::Ask(args) => ask::run(args),
+            Command::Pretrain(args) => pretrain::run(args),
             Command::Parity(args) => parity::run(args),
+            Command::Doctor(args) => doctor::run(args),
         }
     }
 }

@@ -1,0 +1,44 @@
+# The menu over the `iapo` command. `just` alone lists it.
+
+_default:
+    @just --list --unsorted
+
+# train the arms and print the table (micro profile; more: --seeds, --arms, --resume)
+replicate *ARGS:
+    cargo run --release --quiet --bin iapo -- replicate {{ARGS}}
+
+# every stage and arm in about a minute, far too short to learn
+smoke OUT="runs/smoke":
+    cargo run --release --quiet --bin iapo -- replicate --profile smoke --out {{OUT}}
+
+# evaluate checkpoints or an endpoint on the six sets
+eval-all *ARGS:
+    cargo run --release --quiet --bin iapo -- eval-all {{ARGS}}
+
+# every table again from recorded runs
+tables *ARGS:
+    cargo run --release --quiet --bin iapo -- tables {{ARGS}}
+
+# one episode, turn by turn
+ask *ARGS:
+    cargo run --release --quiet --bin iapo -- ask {{ARGS}}
+
+# the micro base checkpoints again from nothing
+pretrain *ARGS:
+    cargo run --release --quiet --bin iapo -- pretrain {{ARGS}}
+
+# our numerics against the reference libraries
+parity DIR="golden/parity":
+    cargo run --release --quiet --bin iapo -- parity {{DIR}}
+
+# what this machine can do
+doctor:
+    cargo run --release --quiet --bin iapo -- doctor
+
+# all tests
+test:
+    cargo verify
+
+# what CI runs
+ci:
+    bash .ci/run

@@ -1,0 +1,157 @@
+//! `iapo ask`: one episode, shown turn by turn.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use agent::{
+    EpisodeOptions, ObservationMode, Part, PromptStyle, Task, ToolOutcome, run_episodes,
+};
+use anyhow::Context;
+use candle_core::Device;
+use replicate::policy::LocalPolicy;
+use visual_tools::{FigureBoxes, NamedBoxes, Style};
+
+/// Asks a model one question about an image and shows both turns.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The checkpoint's folder.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// The figure, PNG or JPEG.
+    #[arg(long, value_name = "FILE")]
+    image: PathBuf,
+    /// Named boxes in pixels: `{"x_values": {"name": {"x1", "y1", "x2", "y2"}}, ...}` with any of
+    /// `columns`, `rows`, `x_values`, `y_values`; without such a key the names are x values.
+    #[arg(long, value_name = "FILE")]
+    boxes: Option<PathBuf>,
+    /// Sampling temperature; 0 is greedy.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f64,
+    /// Seed of sampling.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Longest completion of a turn, tokens.
+    #[arg(long, default_value_t = 512)]
+    max_new_tokens: usize,
+    /// Where the edited image goes; beside the figure if not given.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// The question.
+    question: String,
+}
+
+/// A task from a figure's file, its boxes and a question.
+pub fn task(image: &Path, boxes: Option<&Path>, question: &str) -> anyhow::Result<Task> {
+    let image = qwen2_5_vl::read_image(image)?;
+    let boxes = match boxes {
+        Some(path) => read_boxes(path)?,
+        None => FigureBoxes::default(),
+    };
+    Ok(Task {
+        image: Arc::new(image),
+        boxes: Arc::new(boxes),
+        request: question.to_owned(),
+        tools: None,
+    })
+}
+
+/// How a checkpoint is prompted: the micro checkpoints in their own words, others in VTool-R1's.
+pub fn episode_options(policy: &LocalPolicy) -> EpisodeOptions {
+    // A token that only the micro world's word-level tokenizer has.
+    match policy.processor.tokenizer().token_to_id("FINAL ANSWER: ") {
+        Some(_) => replicate::evaluation::episode_options(),
+        None => EpisodeOptions {
+            prompt: PromptStyle::Vtool,
+            observation: ObservationMode::Append,
+            tools: Style::refocus(),
+        },
+    }
+}
+
+fn read_boxes(path: &Path) -> anyhow::Result<FigureBoxes> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let value: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text)
+        .with_context(|| format!("{}: expected a JSON object of boxes", path.display()))?;
+    let axes = ["columns", "rows", "x_values", "y_values"];
+    let named = |key: &str, value: serde_json::Value| -> anyhow::Result<NamedBoxes> {
+        serde_json::from_value(value).with_context(|| {
+            format!(
+                "{}: {key}: expected {{\"name\": {{\"x1\", \"y1\", \"x2\", \"y2\"}}}} in pixels",
+                path.display()
+            )
+        })
+    };
+    let mut boxes = FigureBoxes::default();
+    if !value.keys().any(|key| axes.contains(&key.as_str())) {
+        boxes.x_values = named("boxes", value.into())?;
+        return Ok(boxes);
+    }
+    for (key, value) in value {
+        let parsed = named(&key, value)?;
+        match key.as_str() {
+            "columns" => boxes.columns = parsed,
+            "rows" => boxes.rows = parsed,
+            "x_values" => boxes.x_values = parsed,
+            "y_values" => boxes.y_values = parsed,
+            _ => anyhow::bail!(
+                "{}: unknown key '{key}': expected {}",
+                path.display(),
+                axes.join(", ")
+            ),
+        }
+    }
+    Ok(boxes)
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let task = task(&args.image, args.boxes.as_deref(), &args.question)?;
+    let mut policy = LocalPolicy::load(&args.model, &Device::Cpu, args.max_new_tokens)?;
+    policy.temperature = args.temperature;
+    let options = episode_options(&policy);
+    let episode = run_episodes(&mut policy, &[(&task, args.seed)], &options)?
+        .remove(0)?;
+    for (index, turn) in episode.turns.iter().enumerate() {
+        println!("=== turn {} ===", index + 1);
+        for message in &turn.conversation {
+            println!("[{}]", message.role.name());
+            for part in &message.parts {
+                match part {
+                    Part::Text { text, block } => println!("({block:?}) {text}"),
+                    Part::Image(image) => {
+                        println!("(I) <image {}x{}>", image.width(), image.height());
+                    }
+                }
+            }
+        }
+        println!(
+            "[assistant, {} tokens after {}]\n{}",
+            turn.completion.token_ids.len(),
+            turn.completion.prompt_ids.len(),
+            turn.completion.text
+        );
+        if index == 0 {
+            match &episode.outcome {
+                ToolOutcome::NotCalled => println!("=== no tool was called ==="),
+                ToolOutcome::Refused(why) => println!("=== call refused: {why} ==="),
+                ToolOutcome::Failed(why) => println!("=== call failed: {why} ==="),
+                ToolOutcome::Succeeded => println!("=== the tool ran ==="),
+            }
+        }
+    }
+    if let Some(observation) = &episode.observation {
+        let out = args
+            .out
+            .unwrap_or_else(|| args.image.with_extension("edited.png"));
+        observation
+            .save(&out)
+            .with_context(|| format!("cannot write {}; give another --out", out.display()))?;
+        println!("=== edited image: {} ===", out.display());
+    }
+    match &episode.answer {
+        Some(answer) => println!("=== answer: {answer} ==="),
+        None => println!("=== no final answer ==="),
+    }
+    Ok(ExitCode::SUCCESS)
+}
