@@ -179,8 +179,13 @@ impl Model {
 
     /// Freezes the whole model and puts fresh trainable adapters on the named projections.
     ///
-    /// Fails when a target names no projection.
+    /// Fails when a target names no projection, or when the model has adapters already.
     pub fn add_lora(&mut self, options: &LoraOptions, stream: Stream) -> Result<()> {
+        if self.lora.is_some() {
+            return Err(Error::Argument(
+                "the model has adapters already; merge them first with `copy`".to_string(),
+            ));
+        }
         let lora = Lora::new(options, &self.parameters, stream, &self.device, self.dtype)?;
         self.frozen = self
             .parameters
