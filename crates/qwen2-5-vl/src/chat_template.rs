@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind};
 use serde_json::{Map, Value};
 
@@ -23,13 +25,22 @@ impl ChatTemplate {
     /// [`ProcessorError::Template`] when it does not compile.
     pub fn new(source: String, path: &Path) -> Result<Self, ProcessorError> {
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        environment.set_syntax(
+            SyntaxConfig::builder()
+                .trim_blocks(true)
+                .lstrip_blocks(true)
+                .build()
+                .map_err(|error| failed(path, "does not compile", &error))?,
+        );
         environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
-        });
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function(
+            "raise_exception",
+            |message: String| -> Result<String, Error> {
+                Err(Error::new(ErrorKind::InvalidOperation, message))
+            },
+        );
         environment
             .add_template_owned(NAME, source)
             .map_err(|error| failed(path, "does not compile", &error))?;
@@ -72,7 +83,7 @@ impl ChatTemplate {
         context.insert("add_generation_prompt".into(), add_generation_prompt.into());
         self.environment
             .get_template(NAME)
-            .and_then(|template| template.render(&context))
+            .and_then(|template| template.render(Serde(&context)))
             .map_err(|error| failed(&self.path, "does not render", &error))
     }
 

@@ -124,7 +124,9 @@ impl ImageSettings {
             backend: default.backend,
         };
         if file.resample.is_some_and(|r| r != 3) {
-            return Err("resample is not 3 (bicubic), the only resampling that is supported".into());
+            return Err(
+                "resample is not 3 (bicubic), the only resampling that is supported".into(),
+            );
         }
         settings.check()?;
         Ok(settings)
@@ -139,7 +141,11 @@ impl ImageSettings {
             ("min_pixels", self.min_pixels),
             ("max_pixels", self.max_pixels),
         ] {
-            let limit = if name.ends_with("pixels") { 1 << 28 } else { 1024 };
+            let limit = if name.ends_with("pixels") {
+                1 << 28
+            } else {
+                1024
+            };
             if !(1..=limit).contains(&value) {
                 return Err(format!("{name} is {value}, expected 1 to {limit}"));
             }
@@ -151,7 +157,10 @@ impl ImageSettings {
             ));
         }
         if self.std.iter().any(|s| !(s.is_finite() && *s > 0.0)) {
-            return Err(format!("image_std is {:?}, expected positive values", self.std));
+            return Err(format!(
+                "image_std is {:?}, expected positive values",
+                self.std
+            ));
         }
         if !(self.mean.iter().all(|m| m.is_finite()) && self.rescale_factor.is_finite()) {
             return Err("image_mean or rescale_factor is not finite".into());
@@ -198,7 +207,11 @@ impl ImageProcessor {
     ///
     /// # Errors
     /// For sides that cannot be processed, see [`smart_resize`].
-    pub fn target_size(&self, height: usize, width: usize) -> Result<(usize, usize), ProcessorError> {
+    pub fn target_size(
+        &self,
+        height: usize,
+        width: usize,
+    ) -> Result<(usize, usize), ProcessorError> {
         let settings = &self.settings;
         let factor = settings.factor();
         let target = smart_resize(

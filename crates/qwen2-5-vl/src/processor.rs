@@ -243,7 +243,9 @@ impl Processor {
         let marker = unused_marker(&texts);
         let arguments = Map::new();
         let marked = self.template.render(
-            &to_json(messages, |at, _| format!("{marker}{}.{}{marker}", at.message, at.part)),
+            &to_json(messages, |at, _| {
+                format!("{marker}{}.{}{marker}", at.message, at.part)
+            }),
             add_generation_prompt,
             &arguments,
         )?;
@@ -266,7 +268,9 @@ impl Processor {
                 let (before, after) = rest.split_once(&name).ok_or_else(|| rewritten(at))?;
                 rendered.text.push_str(before);
                 let start = rendered.text.len();
-                rendered.text.push_str(if trim { text.trim() } else { text });
+                rendered
+                    .text
+                    .push_str(if trim { text.trim() } else { text });
                 rendered.parts.push((start..rendered.text.len(), at));
                 rest = after;
             }
@@ -275,11 +279,13 @@ impl Processor {
                 return Ok(rendered);
             }
         }
-        Err(rewritten(
-            texts
-                .first()
-                .map_or(PartIndex { message: 0, part: 0 }, |&(at, _)| at),
-        ))
+        Err(rewritten(texts.first().map_or(
+            PartIndex {
+                message: 0,
+                part: 0,
+            },
+            |&(at, _)| at,
+        )))
     }
 
     /// Tokenises between the template's special tokens, and traces every token.
@@ -292,7 +298,10 @@ impl Processor {
         let specials = self
             .tokenizer
             .special_spans(&rendered.text, |span| rendered.owner(span).is_none());
-        let placeholders = specials.iter().filter(|(_, id)| *id == self.vision.pad).count();
+        let placeholders = specials
+            .iter()
+            .filter(|(_, id)| *id == self.vision.pad)
+            .count();
         if placeholders != image_parts.len() {
             return Err(ProcessorError::Placeholders {
                 path: self.template.path().to_owned(),
@@ -363,10 +372,7 @@ impl Rendered {
 }
 
 /// The image parts in order, if there are as many as images.
-fn check_images(
-    messages: &[ChatMessage],
-    images: usize,
-) -> Result<Vec<PartIndex>, ProcessorError> {
+fn check_images(messages: &[ChatMessage], images: usize) -> Result<Vec<PartIndex>, ProcessorError> {
     let mut parts = Vec::new();
     for (message, m) in messages.iter().enumerate() {
         for (part, content) in m.content.iter().enumerate() {
@@ -466,7 +472,9 @@ impl Folder<'_> {
 
     fn tokenizer(&self) -> Result<Tokenizer, ProcessorError> {
         let name = "tokenizer.json";
-        let bytes = self.bytes(name).ok_or_else(|| self.missing("tokenizer", name))?;
+        let bytes = self
+            .bytes(name)
+            .ok_or_else(|| self.missing("tokenizer", name))?;
         Tokenizer::from_bytes(bytes).map_err(|e| self.invalid(name, e))
     }
 
@@ -513,9 +521,16 @@ impl Folder<'_> {
 
     fn vision_ids(&self, tokenizer: &Tokenizer) -> Result<VisionIds, ProcessorError> {
         let id = |token: &str| {
-            tokenizer.special_tokens().get(token).copied().ok_or_else(|| {
-                self.invalid("tokenizer.json", format!("{token} is not a special token of it"))
-            })
+            tokenizer
+                .special_tokens()
+                .get(token)
+                .copied()
+                .ok_or_else(|| {
+                    self.invalid(
+                        "tokenizer.json",
+                        format!("{token} is not a special token of it"),
+                    )
+                })
         };
         let vision = VisionIds {
             start: id("<|vision_start|>")?,
@@ -566,7 +581,10 @@ impl Folder<'_> {
                 .map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok()))
                 .collect();
             return ids.filter(|ids| !ids.is_empty()).ok_or_else(|| {
-                self.invalid(name, format!("eos_token_id is {value}, expected an id or a list"))
+                self.invalid(
+                    name,
+                    format!("eos_token_id is {value}, expected an id or a list"),
+                )
             });
         }
         let config = self.json("tokenizer_config.json")?.unwrap_or_default();

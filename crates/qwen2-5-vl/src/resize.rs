@@ -68,10 +68,7 @@ pub fn smart_resize(
         });
     }
     let (min, max) = (min_pixels as f64, max_pixels as f64);
-    let (mut out_h, mut out_w) = (
-        (h / f).round_ties_even() * f,
-        (w / f).round_ties_even() * f,
-    );
+    let (mut out_h, mut out_w) = ((h / f).round_ties_even() * f, (w / f).round_ties_even() * f);
     if out_h * out_w > max {
         let beta = ((h * w) / max).sqrt();
         out_h = f.max((h / beta / f).floor() * f);
@@ -124,10 +121,7 @@ impl<'a> Resampled<'a> {
         let horizontal = (in_w != out_w).then(|| Taps::new(in_w, out_w, backend));
         let vertical = (in_h != out_h).then(|| Taps::new(in_h, out_h, backend));
         let vertical_first = backend == Backend::Pil && {
-            let (dh, dw) = (
-                in_h as i64 - out_h as i64,
-                in_w as i64 - out_w as i64,
-            );
+            let (dh, dw) = (in_h as i64 - out_h as i64, in_w as i64 - out_w as i64);
             dh > 0 && dh > 2 * dw
         };
         match (horizontal, vertical) {

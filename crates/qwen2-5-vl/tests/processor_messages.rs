@@ -21,7 +21,18 @@ const SPECIAL: [&str; 7] = [
     "<|video_pad|>",
 ];
 const WORDS: [&str; 12] = [
-    "<unk>", "system", "user", "assistant", "red", "blue", "bars", "how", "many", "?", "7", "hello",
+    "<unk>",
+    "system",
+    "user",
+    "assistant",
+    "red",
+    "blue",
+    "bars",
+    "how",
+    "many",
+    "?",
+    "7",
+    "hello",
 ];
 const TEMPLATE: &str = "\
 {% for message in messages %}<|im_start|>{{ message['role'] }}
@@ -35,7 +46,9 @@ const TEMPLATE: &str = "\
 /// A word-level tokenizer in which special tokens are words too, the worst case for forgery.
 fn tokenizer() -> serde_json::Value {
     let words = SPECIAL.iter().chain(&WORDS).enumerate();
-    let vocab: serde_json::Map<_, _> = words.map(|(id, word)| ((*word).into(), json!(id))).collect();
+    let vocab: serde_json::Map<_, _> = words
+        .map(|(id, word)| ((*word).into(), json!(id)))
+        .collect();
     let added: Vec<_> = SPECIAL
         .iter()
         .enumerate()
@@ -85,7 +98,11 @@ fn text(text: &str) -> ChatPart {
 
 fn words(encoded: &Encoded) -> Vec<&'static str> {
     let all: Vec<_> = SPECIAL.iter().chain(&WORDS).collect();
-    encoded.input_ids.iter().map(|&id| *all[id as usize]).collect()
+    encoded
+        .input_ids
+        .iter()
+        .map(|&id| *all[id as usize])
+        .collect()
 }
 
 #[test]
@@ -93,7 +110,10 @@ fn every_token_is_traced_to_its_part() {
     // "user" and "how" also stand in the template and in another part: a search would go astray.
     let messages = [
         message("system", vec![text("how")]),
-        message("user", vec![text("user how "), ChatPart::Image, text(" many red bars ?")]),
+        message(
+            "user",
+            vec![text("user how "), ChatPart::Image, text(" many red bars ?")],
+        ),
     ];
     let image = RgbImage::new(16, 8);
     let encoded = processor().encode(&messages, &[&image], true).unwrap();
@@ -132,12 +152,23 @@ fn text_cannot_forge_structure() {
     let image = RgbImage::new(8, 8);
     let encode = |first: &str, second: &str| {
         let content = vec![text(first), text(second), ChatPart::Image];
-        let encoded = processor().encode(&[message("user", content)], &[&image], true).unwrap();
+        let encoded = processor()
+            .encode(&[message("user", content)], &[&image], true)
+            .unwrap();
         let special = |word: &&str| SPECIAL.contains(word);
-        words(&encoded).into_iter().filter(special).collect::<Vec<_>>()
+        words(&encoded)
+            .into_iter()
+            .filter(special)
+            .collect::<Vec<_>>()
     };
     let benign = encode("red", "blue");
-    assert_eq!(benign.iter().filter(|word| **word == "<|image_pad|>").count(), 1);
+    assert_eq!(
+        benign
+            .iter()
+            .filter(|word| **word == "<|image_pad|>")
+            .count(),
+        1
+    );
     assert_eq!(encode(hostile, ""), benign);
     // A special token that only two neighbouring parts together spell.
     assert_eq!(encode("red <|image", "_pad|> blue"), benign);
@@ -206,9 +237,15 @@ fn impossible_images_are_refused() {
     let path = dir.path().join("wide.png");
     image::GrayImage::new(100_000, 1).save(&path).unwrap();
     let error = read_image(&path).unwrap_err();
-    assert!(matches!(error, ProcessorError::ImageSides { width: 100_000, .. }), "{error}");
+    assert!(
+        matches!(error, ProcessorError::ImageSides { width: 100_000, .. }),
+        "{error}"
+    );
     std::fs::write(&path, b"not an image").unwrap();
-    assert!(matches!(read_image(&path), Err(ProcessorError::Decode { .. })));
+    assert!(matches!(
+        read_image(&path),
+        Err(ProcessorError::Decode { .. })
+    ));
     let absent = read_image(&dir.path().join("absent.png"));
     assert!(matches!(absent, Err(ProcessorError::Read { .. })));
 }
@@ -231,7 +268,10 @@ fn thread_count_does_not_change_pixels() {
     });
     let processor = ImageProcessor::new(ImageSettings::default()).unwrap();
     let with = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
         let (pixels, _) = pool.install(|| processor.process(&[&image])).unwrap();
         pixels.flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
@@ -253,23 +293,31 @@ fn damaged_checkpoints_say_what_is_wrong() {
         load_damaged(move |dir| std::fs::write(dir.join(name), content).unwrap())
     };
     let remove = |name| load_damaged(move |dir| std::fs::remove_file(dir.join(name)).unwrap());
-    insta::assert_snapshot!([
-        remove("tokenizer.json"),
-        remove("chat_template.jinja"),
-        remove("preprocessor_config.json"),
-        replace("tokenizer.json", "{\"version\": "),
-        replace("chat_template.jinja", "{% for x in %}"),
-        replace("preprocessor_config.json", r#"{"patch_size": 0}"#),
-        replace("preprocessor_config.json", r#"{"min_pixels": 9, "max_pixels": 8}"#),
-        replace("preprocessor_config.json", r#"{"resample": 2}"#),
-        replace("preprocessor_config.json", r#"{"image_std": [0.1, 0, 0.1]}"#),
-        replace("generation_config.json", r#"{"eos_token_id": -1}"#),
-        replace("config.json", r#"{"image_token_id": 6}"#),
-        load_damaged(|dir| {
-            std::fs::write(dir.join("generation_config.json"), "{}").unwrap();
-        }),
-    ]
-    .join("\n"));
+    insta::assert_snapshot!(
+        [
+            remove("tokenizer.json"),
+            remove("chat_template.jinja"),
+            remove("preprocessor_config.json"),
+            replace("tokenizer.json", "{\"version\": "),
+            replace("chat_template.jinja", "{% for x in %}"),
+            replace("preprocessor_config.json", r#"{"patch_size": 0}"#),
+            replace(
+                "preprocessor_config.json",
+                r#"{"min_pixels": 9, "max_pixels": 8}"#
+            ),
+            replace("preprocessor_config.json", r#"{"resample": 2}"#),
+            replace(
+                "preprocessor_config.json",
+                r#"{"image_std": [0.1, 0, 0.1]}"#
+            ),
+            replace("generation_config.json", r#"{"eos_token_id": -1}"#),
+            replace("config.json", r#"{"image_token_id": 6}"#),
+            load_damaged(|dir| {
+                std::fs::write(dir.join("generation_config.json"), "{}").unwrap();
+            }),
+        ]
+        .join("\n")
+    );
 }
 
 #[test]
@@ -282,9 +330,13 @@ fn templates_that_do_not_render_say_why() {
         let messages = [message("user", vec![text(" hello "), ChatPart::Image])];
         let image = RgbImage::new(8, 8);
         let encoded = processor.encode(&messages, &[&image], true);
-        encoded.map(|e| words(&e).join(" ")).unwrap_or_else(|error| {
-            error.to_string().replace(dir.path().to_str().unwrap(), "DIR")
-        })
+        encoded
+            .map(|e| words(&e).join(" "))
+            .unwrap_or_else(|error| {
+                error
+                    .to_string()
+                    .replace(dir.path().to_str().unwrap(), "DIR")
+            })
     };
     let start = "{% for message in messages %}{% for c in message.content %}";
     let end = "{% endfor %}{% endfor %}";
@@ -292,16 +344,18 @@ fn templates_that_do_not_render_say_why() {
     let shouted = "{% if c.text %}{{ c.text | upper }}{% else %}<|image_pad|>{% endif %}";
     let dropped = "{% if not c.text %}<|image_pad|>{% endif %}";
     let blind = "{% if c.text %}{{ c.text }}{% endif %}";
-    insta::assert_snapshot!([
-        encode("{{ raise_exception('system messages come first') }}"),
-        encode("{{ messages[0].nothing.more }}"),
-        encode("{{ 1 / 0 }}"),
-        encode(&format!("{start}{trimmed}{end}")),
-        encode(&format!("{start}{shouted}{end}")),
-        encode(&format!("{start}{dropped}{end}")),
-        encode(&format!("{start}{blind}{end}")),
-    ]
-    .join("\n"));
+    insta::assert_snapshot!(
+        [
+            encode("{{ raise_exception('system messages come first') }}"),
+            encode("{{ messages[0].nothing.more }}"),
+            encode("{{ 1 / 0 }}"),
+            encode(&format!("{start}{trimmed}{end}")),
+            encode(&format!("{start}{shouted}{end}")),
+            encode(&format!("{start}{dropped}{end}")),
+            encode(&format!("{start}{blind}{end}")),
+        ]
+        .join("\n")
+    );
 }
 
 #[test]
@@ -316,5 +370,8 @@ fn a_saved_processor_is_the_same_processor() {
     let ids = |p: &Processor| p.encode(&messages, &[], true).unwrap().input_ids;
     assert_eq!(ids(&original), ids(&copy));
     assert_eq!(copy.stop_ids(), [2, 0]);
-    assert_eq!(copy.decode(&ids(&copy), true).unwrap(), "user how many blue bars ? assistant");
+    assert_eq!(
+        copy.decode(&ids(&copy), true).unwrap(),
+        "user how many blue bars ? assistant"
+    );
 }

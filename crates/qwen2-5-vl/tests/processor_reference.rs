@@ -50,10 +50,14 @@ fn smart_resize_gives_every_row_of_the_table() {
     let rows = table.as_array().unwrap();
     assert!(rows.len() > 500);
     for row in rows {
-        let row: Vec<i64> = row.as_array().unwrap().iter().map(|v| v.as_i64().unwrap()).collect();
+        let row: Vec<i64> = row
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|v| v.as_i64().unwrap())
+            .collect();
         let [h, w, min, max] = std::array::from_fn(|i| row[i] as usize);
-        let ours = smart_resize(h, w, 28, min, max)
-            .map_or((-1, -1), |(h, w)| (h as i64, w as i64));
+        let ours = smart_resize(h, w, 28, min, max).map_or((-1, -1), |(h, w)| (h as i64, w as i64));
         assert_eq!(ours, (row[4], row[5]), "{h}x{w} within {min}..={max}");
     }
 }
@@ -125,7 +129,10 @@ fn check_image(
 fn tokenizers_agree_on_every_text() {
     let Some(dir) = shared() else { return };
     for (cases, file) in [
-        ("tokenizer_tiny_cases.json", "checkpoints/student/tokenizer.json"),
+        (
+            "tokenizer_tiny_cases.json",
+            "checkpoints/student/tokenizer.json",
+        ),
         ("tokenizer_real_cases.json", "tokenizer_real/tokenizer.json"),
     ] {
         let cases = json(dir.join(cases));
@@ -135,7 +142,11 @@ fn tokenizers_agree_on_every_text() {
             let text = case["text"].as_str().unwrap();
             let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
             assert_eq!(tokenizer.encode(text).unwrap(), ids, "{text:?}");
-            assert_eq!(tokenizer.decode(&ids, false).unwrap(), case["decoded"], "{text:?}");
+            assert_eq!(
+                tokenizer.decode(&ids, false).unwrap(),
+                case["decoded"],
+                "{text:?}"
+            );
             let skipped = tokenizer.decode(&ids, true).unwrap();
             assert_eq!(skipped, case["decoded_skip_special"], "{text:?}");
         }

@@ -1,0 +1,143 @@
+//! `iapo parity`: our own fixtures, the shared ones where they are, and what a failure looks like.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn iapo(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_iapo"))
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn own() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/parity")
+}
+
+fn lines(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn failures(output: &Output) -> Vec<String> {
+    let text = lines(output);
+    let failed = text.lines().filter(|line| line.starts_with("FAIL"));
+    failed.map(str::to_owned).collect()
+}
+
+#[test]
+fn our_fixtures_agree() {
+    let output = iapo(&["parity", own().to_str().unwrap()]);
+    assert_eq!(
+        failures(&output),
+        [""; 0],
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(output.status.success());
+    // Every group took part.
+    let text = lines(&output);
+    for group in [
+        "images/",
+        "tokenizer_",
+        "chat_template_",
+        "vision/",
+        "model/cases.json",
+        "out.logits",
+        "out.gen_ids",
+        "grads/",
+        "ig/student",
+        "ig/ig.json",
+        "ig/blocks_synthetic",
+        "grpo/",
+    ] {
+        assert!(text.contains(group), "no check of {group}");
+    }
+}
+
+#[test]
+fn the_shared_fixtures_agree() {
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/parity");
+    if !shared.is_dir() {
+        println!("skipped: ../shared is absent");
+        return;
+    }
+    // 2,048 nodes of integrated gradients take minutes; `iapo parity` itself runs them.
+    let only = "^(images|tokenizer|chat|vision|model|grads|grpo|ig/blocks|ig/ig.json div)";
+    let output = iapo(&["parity", shared.to_str().unwrap(), "--only", only]);
+    assert_eq!(
+        failures(&output),
+        [""; 0],
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(output.status.success());
+}
+
+/// A copy of one file of our fixtures, with its tolerances.
+fn copied(files: &[&str]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for file in files {
+        let to = dir.path().join(file);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(own().join(file), to).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn a_wrong_number_fails() {
+    let dir = copied(&["tolerances.json", "ig/blocks_synthetic.json"]);
+    let path = dir.path().join("ig/blocks_synthetic.json");
+    let mut cases: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let js = &mut cases[0]["eps_1e_8"]["js"];
+    *js = (js.as_f64().unwrap() + 1e-3).into();
+    std::fs::write(&path, cases.to_string()).unwrap();
+    let output = iapo(&["parity", dir.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let failed = failures(&output);
+    assert!(
+        failed[0]
+            .starts_with("FAIL ig/blocks_synthetic.json [0] random eps_1e_8 js: max_abs 1.00e-3")
+    );
+    assert!(failed.last().unwrap().starts_with("FAIL: "));
+    assert_eq!(failed.len(), 2);
+}
+
+#[test]
+fn a_damaged_file_is_a_failed_check_and_the_others_still_run() {
+    let dir = copied(&[
+        "tolerances.json",
+        "ig/blocks_synthetic.json",
+        "grpo/grpo.json",
+    ]);
+    std::fs::write(
+        dir.path().join("grpo/data0.safetensors"),
+        b"\x08\0\0\0\0\0\0\0nonsense",
+    )
+    .unwrap();
+    let output = iapo(&["parity", dir.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let failed = failures(&output);
+    assert!(
+        failed[0].starts_with("FAIL grpo/data0.safetensors: cannot read"),
+        "{failed:?}"
+    );
+    assert!(lines(&output).contains("PASS ig/blocks_synthetic.json"));
+}
+
+#[test]
+fn folders_without_cases_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = |arguments: &[&str]| {
+        let output = iapo(arguments);
+        assert_eq!(output.status.code(), Some(1));
+        let text = String::from_utf8(output.stderr).unwrap();
+        text.replace(dir.path().to_str().unwrap(), "DIR")
+    };
+    let path = dir.path().to_str().unwrap();
+    insta::assert_snapshot!(error(&["parity", path]), @"error: DIR is not a parity folder: it has no tolerances.json");
+    std::fs::write(dir.path().join("tolerances.json"), r#"{"rules": []}"#).unwrap();
+    insta::assert_snapshot!(error(&["parity", path]), @"error: nothing was checked: DIR has no cases of the parity layout");
+    insta::assert_snapshot!(error(&["parity", path, "--only", "x"]), @"error: nothing was checked: DIR has no cases of the parity layout that --only matches");
+}
