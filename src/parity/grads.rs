@@ -19,7 +19,7 @@ pub fn run(folder: &Folder, loaded: &mut Loaded, checks: &mut Checks<'_>) -> Res
     if !folder.exists(&file) {
         return Ok(());
     }
-    checks.case(&file.clone(), |checks| {
+    checks.case(&file, |checks| {
         let tensors = folder.tensors(&file)?;
         if !checks.wants_any(&file, tensors.keys().filter(|key| key.starts_with("out."))) {
             return Ok(());

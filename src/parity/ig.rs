@@ -27,7 +27,7 @@ pub fn run(folder: &Folder, loaded: &mut Loaded, checks: &mut Checks<'_>) -> Res
     if !folder.exists(&file) {
         return Ok(());
     }
-    checks.case(&file.clone(), |checks| {
+    checks.case(&file, |checks| {
         let tensors = folder.tensors(&file)?;
         let index = folder.json(INDEX)?;
         let own = &index[&loaded.name];
