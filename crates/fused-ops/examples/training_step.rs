@@ -1,7 +1,7 @@
 //! Times a forward and backward pass of a small decoder on packed prompt groups.
 //!
 //! `cargo run --release -p fused-ops --example training_step -- [fused|composed] [layers]
-//! [tokens] [system|retain|cache]`
+//! [tokens] [system|retain|cache] [steps]`
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -173,6 +173,7 @@ fn main() -> Result<()> {
         Some("retain") => retain(),
         _ => {}
     }
+    let steps: usize = argument(4).and_then(|text| text.parse().ok()).unwrap_or(12);
     let stream = Stream::new(1).purpose("training step");
     let mut generator = stream.purpose("lengths").generator();
     let mut segments = Vec::new();
@@ -210,7 +211,7 @@ fn main() -> Result<()> {
 
     let mut walls = Vec::new();
     let mut used = Vec::new();
-    for _ in 0..12 {
+    for _ in 0..steps.max(1) {
         let (wall, start) = (Instant::now(), clock());
         let mut x = fused_ops::embedding(&table, &ids)?;
         for layer in &model {

@@ -15,6 +15,19 @@
 //! # fn main() {}
 //! ```
 //!
+//! Against keeping the C library's heap with `mallopt` (no mmap, no trimming), forward and
+//! backward pass of `examples/training_step.rs` (3 layers, hidden 128, 8,463 packed tokens, fused
+//! operators), on two cores shared with other work, 12 steps each:
+//!
+//! | | system | mallopt | caching |
+//! |---|---|---|---|
+//! | 1 thread: processor seconds a step, median | 0.930 | 0.668 | 0.682 |
+//! | 2 threads: wall seconds of the best step | 1.289 | 0.946 | 0.890 |
+//! | 1 thread: seconds in the kernel, all steps | 3.3 | 0.2 | 0.2 |
+//!
+//! The two are equal within the noise of that machine. This one is taken because it works with
+//! every C library, aligns, and can be emptied with [`release`].
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
