@@ -75,7 +75,7 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         prediction: questions,
         category: None,
     };
-    let judge = EndpointJudge::with_rubric(&client, Rubric::VtoolV2Eval);
+    let judge = EndpointJudge::with_rubric(&client, Rubric::VtoolV2);
     let judgement = judge.judge(&[case])?.remove(0);
     println!("judge: {:?}: {:?}", judgement.verdict, judgement.reason);
     if expected > 0 && judgement.verdict != Verdict::NotJudged {

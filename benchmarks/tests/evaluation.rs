@@ -172,7 +172,8 @@ fn real_charts_with_real_boxes_go_through_both_turns() {
                 .iter()
                 .any(|message| message["role"] == "assistant")
             {
-                return final_answer(gold);
+                // Between the items of a list a model writes two bars, the gold has three.
+                return final_answer(&gold.replace("|||", "||"));
             }
             let label = serde_json::to_string(label).unwrap();
             Behaviour::Say(format!(
