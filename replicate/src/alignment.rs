@@ -14,10 +14,10 @@ use attribution::{Blocks, Distribution, Quadrature, integrated_gradients};
 use candle_core::Tensor;
 use qwen2_5_vl::Model;
 
+use crate::Result;
 use crate::packing::{Packed, Tree};
 use crate::policy::EncodedPrompt;
 use crate::profile::{self, Baseline, Method, Tokens};
-use crate::Result;
 
 /// Smoothing of block distributions; a divergence with an empty block stays finite.
 const SMOOTHING: f64 = 1e-3;
@@ -41,6 +41,8 @@ pub struct CallAttribution {
     pub relative_gap: Option<f64>,
     /// F at the prompt: the log-probability of the attributed tokens.
     pub log_prob: f64,
+    /// Score of every token of the prompt; `None` for occlusion, which knows blocks alone.
+    pub scores: Option<Vec<f32>>,
 }
 
 /// Attributes every call of every site under a model, which must be detached: gradients of
@@ -127,6 +129,7 @@ fn occlude(
                     shares: Distribution::new(&masses, SMOOTHING)?,
                     relative_gap: None,
                     log_prob,
+                    scores: None,
                 })
             })
             .collect::<Result<Vec<_>>>()?;
@@ -151,14 +154,15 @@ fn integrate(
         .embed(&prompt.input_ids, prompt.image_features.as_ref())?
         .detach();
     let (length, hidden) = input.dims2()?;
+    let linear_nodes = (settings.nodes / 8).max(1);
     let (baseline, quadrature) = match settings.baseline {
         Baseline::Zero => (
             attribution::Baseline::Zero,
             // A zero baseline meets RMS norms where they are steepest: most of F's change lies at
             // small α, so an eighth of the nodes serves [0, 1e-4] and the others are log-spaced.
             Quadrature::LogGaussLegendre {
-                nodes: settings.nodes - settings.nodes / 8,
-                linear_nodes: settings.nodes / 8,
+                nodes: settings.nodes - linear_nodes,
+                linear_nodes,
                 start: 1e-4,
             },
         ),
@@ -178,7 +182,7 @@ fn integrate(
                 branches: vec![tokens],
             })
             .collect();
-        let mut values = || -> Result<Tensor> {
+        let values = || -> Result<Tensor> {
             let packed = Packed::new(model, &trees)?;
             let whole = packed.embed(model)?.detach();
             // Each copy of the prompt gets its own point of the path; the call stays.
@@ -215,6 +219,7 @@ fn integrate(
         shares: Distribution::new(&masses, SMOOTHING)?,
         relative_gap: result.relative_gap,
         log_prob: result.f_input,
+        scores: Some(result.scores),
     })
 }
 

@@ -5,15 +5,15 @@ use agent::{
     final_answer, run_episodes, second_turn,
 };
 use baselines::trm::call_is_right;
-use benchmarks::micro::{MicroQuestion, Split, TRAINED, is_right, question};
 use benchmarks::TestSet;
+use benchmarks::micro::{MicroQuestion, Split, TRAINED, is_right, question};
 use results::Validation;
 use seeded_random::Stream;
 use visual_tools::{Effect, Style};
 
+use crate::Result;
 use crate::policy::LocalPolicy;
 use crate::profile::World;
-use crate::Result;
 
 /// How episodes of the micro world are run.
 pub fn episode_options() -> EpisodeOptions {
@@ -25,12 +25,16 @@ pub fn episode_options() -> EpisodeOptions {
 }
 
 /// The questions of a split of the world: `count` of each set.
-pub fn questions(world: &World, sets: &[TestSet], split: Split, count: usize) -> Vec<MicroQuestion> {
+pub fn questions(
+    world: &World,
+    sets: &[TestSet],
+    split: Split,
+    count: usize,
+) -> Vec<MicroQuestion> {
     let stream = Stream::new(world.seed);
     sets.iter()
         .flat_map(|set| {
-            (0..count as u64)
-                .map(|index| question(*set, split, &world.difficulty, &stream, index))
+            (0..count as u64).map(|index| question(*set, split, &world.difficulty, &stream, index))
         })
         .collect()
 }
@@ -44,7 +48,10 @@ pub fn greedy_episodes(
     let temperature = std::mem::replace(&mut policy.temperature, 0.0);
     let mut episodes = Vec::with_capacity(questions.len());
     for batch in questions.chunks(128) {
-        let tasks: Vec<_> = batch.iter().map(|micro| (&micro.question.task, 0)).collect();
+        let tasks: Vec<_> = batch
+            .iter()
+            .map(|micro| (&micro.question.task, 0))
+            .collect();
         for episode in run_episodes(policy, &tasks, &episode_options())? {
             episodes.push(episode?);
         }
@@ -107,7 +114,9 @@ pub fn forced_accuracy(
                 Forced::RightCall => micro.asked.right.first(),
                 Forced::WrongCall => micro.asked.wrong.first(),
             };
-            let call = focus.map(|focus| focus.call(Effect::Mask)).unwrap_or_default();
+            let call = focus
+                .map(|focus| focus.call(Effect::Mask))
+                .unwrap_or_default();
             let (_, _, edited) = agent::use_tool(task, &call, &Style::micro());
             let image = edited.unwrap_or_else(|| task.image.clone());
             second_turn(

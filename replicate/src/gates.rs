@@ -148,7 +148,11 @@ pub fn teacher_surprise(
         .map(|(prompt, calls)| Site {
             prompt,
             calls: calls.calls.iter().map(Vec::as_slice).collect(),
-            content: calls.calls.iter().map(|ids| vec![true; ids.len()]).collect(),
+            content: calls
+                .calls
+                .iter()
+                .map(|ids| vec![true; ids.len()])
+                .collect(),
         })
         .collect();
     let found = attribute(teacher, &sites, settings)?;
@@ -189,12 +193,17 @@ pub fn detection(sampled: &SampledCalls, scores: &[Vec<f64>]) -> Detection {
     let mut draw = Stream::new(0).purpose("detection").generator();
     let resampled: Vec<f64> = (0..1000)
         .map(|_| {
-            let chosen: Vec<usize> = (0..counted.len()).map(|_| draw.below(counted.len())).collect();
+            let chosen: Vec<usize> = (0..counted.len())
+                .map(|_| draw.below(counted.len()))
+                .collect();
             auc(&mut chosen.iter().map(|&index| &counted[index]))
         })
         .collect();
     let mean = resampled.iter().sum::<f64>() / resampled.len() as f64;
-    let variance = resampled.iter().map(|a| (a - mean) * (a - mean)).sum::<f64>()
+    let variance = resampled
+        .iter()
+        .map(|a| (a - mean) * (a - mean))
+        .sum::<f64>()
         / (resampled.len() - 1) as f64;
     Detection {
         auc: auc(&mut counted.iter()),

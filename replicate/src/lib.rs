@@ -1,6 +1,7 @@
 //! The recipe: profiles, stages, training, evaluation.
 
 pub mod alignment;
+pub mod attribution_map;
 pub mod deviations;
 mod error;
 pub mod evaluation;
@@ -9,9 +10,9 @@ pub mod packing;
 pub mod policy;
 pub mod pretrain;
 pub mod profile;
-mod state;
-pub mod stages;
 pub mod progress;
+pub mod stages;
+mod state;
 pub mod training;
 
 pub use error::{Error, Result};

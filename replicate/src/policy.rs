@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use agent::{Block, Completion, Conversation, Part, Policy, Request};
 use candle_core::{DType, Device, Tensor};
-use qwen2_5_vl::{
-    ChatMessage, ChatPart, GenerationOptions, Grid, Model, Processor, Prompt,
-};
+use qwen2_5_vl::{ChatMessage, ChatPart, GenerationOptions, Grid, Model, Processor, Prompt};
 
 use crate::{Error, Result};
 
@@ -119,8 +117,10 @@ impl Policy for LocalPolicy {
     type Error = Error;
 
     fn complete(&mut self, requests: &[Request<'_>]) -> Result<Vec<Result<Completion>>> {
-        let conversations: Vec<&Conversation> =
-            requests.iter().map(|request| request.conversation).collect();
+        let conversations: Vec<&Conversation> = requests
+            .iter()
+            .map(|request| request.conversation)
+            .collect();
         let encoded = self.encode(&conversations)?;
         // Requests with the same prompt share its prefill.
         let mut groups: Vec<(Arc<EncodedPrompt>, Vec<usize>)> = Vec::new();
@@ -149,10 +149,7 @@ impl Policy for LocalPolicy {
             let sampled = self.model.generate(&prompts, &seeds, &options)?;
             for ((encoded, members), samples) in batch.iter().zip(sampled) {
                 for (&index, sample) in members.iter().zip(samples) {
-                    let text = self
-                        .processor
-                        .decode(&sample.token_ids, true)
-                        ?;
+                    let text = self.processor.decode(&sample.token_ids, true)?;
                     completions[index] = Some(Completion {
                         text,
                         prompt_ids: encoded.prompt.input_ids.clone(),

@@ -261,7 +261,9 @@ impl Profile {
         let profile: Profile = toml::Value::Table(table)
             .try_into()
             .map_err(|error: toml::de::Error| problem(name_or_file, error.to_string()))?;
-        profile.check().map_err(|text| problem(name_or_file, text))?;
+        profile
+            .check()
+            .map_err(|text| problem(name_or_file, text))?;
         Ok(profile)
     }
 

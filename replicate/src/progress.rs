@@ -45,10 +45,13 @@ impl Progress {
                 bar.finish();
             }
             self.stage = stage.to_owned();
-            let bar = ProgressBar::with_draw_target(Some(total as u64), match terminal {
-                true => ProgressDrawTarget::stderr(),
-                false => ProgressDrawTarget::hidden(),
-            });
+            let bar = ProgressBar::with_draw_target(
+                Some(total as u64),
+                match terminal {
+                    true => ProgressDrawTarget::stderr(),
+                    false => ProgressDrawTarget::hidden(),
+                },
+            );
             let style = ProgressStyle::with_template(
                 "{prefix:>24} {bar:24} {pos}/{len} {elapsed} (left {eta}) {wide_msg}",
             );

@@ -54,7 +54,12 @@ impl<'a> Replication<'a> {
     /// # Errors
     /// A folder that holds another profile's run, or this one's without `resume`; base checkpoints
     /// that are not there.
-    pub fn open(profile: &'a Profile, checkpoints: &Path, out: &Path, resume: bool) -> Result<Self> {
+    pub fn open(
+        profile: &'a Profile,
+        checkpoints: &Path,
+        out: &Path,
+        resume: bool,
+    ) -> Result<Self> {
         let problem = |path: &Path, problem: String| Error::RunDirectory {
             path: path.to_owned(),
             problem,
@@ -92,7 +97,11 @@ impl<'a> Replication<'a> {
                         .into(),
                 ));
             }
-        } else if std::fs::read_dir(out).map_err(error::at(out))?.next().is_some() {
+        } else if std::fs::read_dir(out)
+            .map_err(error::at(out))?
+            .next()
+            .is_some()
+        {
             return Err(problem(
                 out,
                 "is not empty and holds no run; give an empty or new folder as --out".into(),
@@ -208,7 +217,12 @@ impl<'a> Replication<'a> {
     }
 
     /// Trains one stage to its end, from its last saved state; the folder of its checkpoint.
-    fn train(&self, folder: &Path, plan: StagePlan<'_>, report: &mut Report<'_>) -> Result<PathBuf> {
+    fn train(
+        &self,
+        folder: &Path,
+        plan: StagePlan<'_>,
+        report: &mut Report<'_>,
+    ) -> Result<PathBuf> {
         let checkpoint = folder.join("checkpoint");
         if checkpoint.join("model.safetensors").exists() {
             return Ok(checkpoint);
@@ -241,15 +255,14 @@ impl<'a> Replication<'a> {
         };
         let states = folder.join("state");
         let first = training.trainer.resume(&states)?;
-        let (mut metrics, kept) = Appender::open::<UpdateMetrics>(
-            &folder.join(results::METRICS),
-            earlier.len() + first,
-        )?;
+        let (mut metrics, kept) =
+            Appender::open::<UpdateMetrics>(&folder.join(results::METRICS), earlier.len() + first)?;
         // A resumed stage has its lines already; a fresh one takes over those of the cold start.
         for line in earlier.iter().skip(kept.len()) {
             metrics.append(line)?;
         }
-        let held_out = validation_questions(&self.profile.world, self.profile.evaluation.validation);
+        let held_out =
+            validation_questions(&self.profile.world, self.profile.evaluation.validation);
         let schedule = &self.profile.schedule;
         let label = format!("{} seed {}", plan.stage, plan.seed);
         for update in first..plan.updates {
@@ -391,7 +404,10 @@ impl<'a> Replication<'a> {
                 take
             })
             .collect();
-        let turns: Vec<_> = chosen.iter().map(|&index| &episodes[index].turns[0]).collect();
+        let turns: Vec<_> = chosen
+            .iter()
+            .map(|&index| &episodes[index].turns[0])
+            .collect();
         let conversations: Vec<_> = turns.iter().map(|turn| &turn.conversation).collect();
         let prompts = policy.encode(&conversations)?;
         let sites: Vec<Site> = prompts

@@ -49,7 +49,8 @@ impl Trainer {
             .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
             .collect();
         candle_core::safetensors::save(&tensors, unfinished.join("parameters.safetensors"))?;
-        self.optimizer.save(&unfinished.join("optimizer.safetensors"))?;
+        self.optimizer
+            .save(&unfinished.join("optimizer.safetensors"))?;
         let finished = folder.join(format!("step-{step}"));
         if finished.exists() {
             std::fs::remove_dir_all(&finished).map_err(error::at(&finished))?;
@@ -73,7 +74,10 @@ impl Trainer {
         for (name, var) in &self.parameters {
             let tensor = tensors.get(name).ok_or_else(|| Error::RunDirectory {
                 path: file.clone(),
-                problem: format!("'{name}' is missing; delete {} to start anew", path.display()),
+                problem: format!(
+                    "'{name}' is missing; delete {} to start anew",
+                    path.display()
+                ),
             })?;
             var.set(&tensor.to_device(var.device())?)?;
         }

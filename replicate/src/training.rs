@@ -16,20 +16,20 @@ use baselines::{distill, group_rewards, torl, trm, vtool_r1};
 use benchmarks::micro::{MicroQuestion, Split, TRAINED, is_right, question};
 use candle_core::DType;
 use grpo::{
-    Aggregation, Clip, Decay, Gradients, KlEstimator, KlPenalty, LossInputs, LossOptions, RatioLevel,
-    ScaleByStd, Schedule, Totals, advantages, clip_grad_norm, zero_variance_share,
+    Aggregation, Clip, Decay, Gradients, KlEstimator, KlPenalty, LossInputs, LossOptions,
+    RatioLevel, ScaleByStd, Schedule, Totals, advantages, clip_grad_norm, zero_variance_share,
 };
 use qwen2_5_vl::{Model, Part};
 use results::{AttributionMetrics, UpdateMetrics};
 use seeded_random::{Draw, Stream};
 
+use crate::Result;
 use crate::alignment::{Site, attribute};
 use crate::evaluation::episode_options;
 use crate::packing::{Packed, Tree};
 use crate::policy::{ConversationKey, EncodedPrompt, LocalPolicy, conversation_key};
 use crate::profile::{Arm, Profile};
 use crate::state::{Trainer, adamw};
-use crate::Result;
 
 /// Tokens of a micro-batch, at most, where a single tree is not larger.
 const MICRO_BATCH_TOKENS: usize = 8192;
@@ -84,10 +84,7 @@ impl<'a> Training<'a> {
         policy.model.freeze(&[Part::Vision, Part::Merger])?;
         policy.temperature = profile.grpo.temperature;
         let reference = policy.model.copy(DType::F32)?.detached()?;
-        let trainer = Trainer::new(
-            policy.model.trainable(),
-            adamw(profile.grpo.weight_decay),
-        )?;
+        let trainer = Trainer::new(policy.model.trainable(), adamw(profile.grpo.weight_decay))?;
         Ok(Training {
             profile,
             stage: stage.to_owned(),
@@ -283,7 +280,10 @@ impl<'a> Training<'a> {
                 None => calls.push((ids, vec![index])),
             }
         }
-        let conversations: Vec<_> = sites.iter().map(|(_, _, turn)| &turn.conversation).collect();
+        let conversations: Vec<_> = sites
+            .iter()
+            .map(|(_, _, turn)| &turn.conversation)
+            .collect();
         let prompts = self.policy.encode(&conversations)?;
         Ok(prompts
             .into_iter()
@@ -350,8 +350,7 @@ impl<'a> Training<'a> {
                 gaps.extend(student.relative_gap);
                 gaps.extend(teacher.relative_gap);
                 for &episode in members {
-                    values[episode] =
-                        Some(-self.profile.rewards.iapo_weight * divergence as f32);
+                    values[episode] = Some(-self.profile.rewards.iapo_weight * divergence as f32);
                 }
             }
         }
@@ -406,7 +405,11 @@ impl<'a> Training<'a> {
                 .iter()
                 .map(|group| Tree {
                     prompt: &group.prompt.prompt,
-                    branches: group.branches.iter().map(|branch| branch.token_ids).collect(),
+                    branches: group
+                        .branches
+                        .iter()
+                        .map(|branch| branch.token_ids)
+                        .collect(),
                 })
                 .collect();
             let packed = Packed::new(&self.policy.model, &trees)?;
@@ -502,7 +505,8 @@ pub fn content_tokens(policy: &LocalPolicy, ids: &[u32]) -> Vec<bool> {
     ids.iter()
         .map(|id| {
             let text = policy.processor.decode(&[*id], true).unwrap_or_default();
-            text.starts_with("focus_on_") || text.len() == 2 && text.chars().all(char::is_alphabetic)
+            text.starts_with("focus_on_")
+                || text.len() == 2 && text.chars().all(char::is_alphabetic)
         })
         .collect()
 }
@@ -513,7 +517,11 @@ fn micro_batches<'g, 'e>(groups: &'g [Group<'e>]) -> Vec<&'g [Group<'e>]> {
     let (mut start, mut tokens) = (0, 0);
     for (index, group) in groups.iter().enumerate() {
         let own = group.prompt.prompt.input_ids.len()
-            + group.branches.iter().map(|b| b.token_ids.len()).sum::<usize>();
+            + group
+                .branches
+                .iter()
+                .map(|b| b.token_ids.len())
+                .sum::<usize>();
         if tokens > 0 && tokens + own > MICRO_BATCH_TOKENS {
             batches.push(&groups[start..index]);
             (start, tokens) = (index, 0);

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use agent::{
-    EpisodeOptions, ObservationMode, Part, PromptStyle, Task, ToolOutcome, run_episodes,
+    Completion, EpisodeOptions, ObservationMode, Part, Policy, PromptStyle, Request, Task,
+    ToolOutcome, run_episodes,
 };
 use anyhow::Context;
 use candle_core::Device;
@@ -34,6 +35,9 @@ pub struct Args {
     /// Longest completion of a turn, tokens.
     #[arg(long, default_value_t = 512)]
     max_new_tokens: usize,
+    /// Words for the first turn in place of the model's own, to see what a tool call leads to.
+    #[arg(long, value_name = "TEXT")]
+    call: Option<String>,
     /// Where the edited image goes; beside the figure if not given.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -104,14 +108,46 @@ fn read_boxes(path: &Path) -> anyhow::Result<FigureBoxes> {
     Ok(boxes)
 }
 
+/// A policy whose first completion may be given.
+struct Prompted {
+    policy: LocalPolicy,
+    words: Option<String>,
+}
+
+impl Policy for Prompted {
+    type Error = replicate::Error;
+
+    fn complete(
+        &mut self,
+        requests: &[Request<'_>],
+    ) -> replicate::Result<Vec<replicate::Result<Completion>>> {
+        match self.words.take() {
+            Some(text) => Ok(requests
+                .iter()
+                .map(|_| {
+                    Ok(Completion {
+                        text: text.clone(),
+                        stopped: true,
+                        ..Completion::default()
+                    })
+                })
+                .collect()),
+            None => self.policy.complete(requests),
+        }
+    }
+}
+
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let task = task(&args.image, args.boxes.as_deref(), &args.question)?;
     let mut policy = LocalPolicy::load(&args.model, &Device::Cpu, args.max_new_tokens)?;
     policy.temperature = args.temperature;
     let options = episode_options(&policy);
-    let episode = run_episodes(&mut policy, &[(&task, args.seed)], &options)?
-        .remove(0)?;
+    let mut policy = Prompted {
+        policy,
+        words: args.call,
+    };
+    let episode = run_episodes(&mut policy, &[(&task, args.seed)], &options)?.remove(0)?;
     for (index, turn) in episode.turns.iter().enumerate() {
         println!("=== turn {} ===", index + 1);
         for message in &turn.conversation {

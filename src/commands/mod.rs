@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 mod ask;
+mod attribute;
 mod doctor;
 mod eval_all;
 mod parity;
@@ -30,6 +31,7 @@ enum Command {
     Score(score::Args),
     Tool(tool::Args),
     Ask(ask::Args),
+    Attribute(attribute::Args),
     Pretrain(pretrain::Args),
     Parity(parity::Args),
     Doctor(doctor::Args),
@@ -45,6 +47,7 @@ impl Cli {
             Command::Score(args) => score::run(args),
             Command::Tool(args) => tool::run(args),
             Command::Ask(args) => ask::run(args),
+            Command::Attribute(args) => attribute::run(args),
             Command::Pretrain(args) => pretrain::run(args),
             Command::Parity(args) => parity::run(args),
             Command::Doctor(args) => doctor::run(args),

@@ -40,7 +40,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// Does the work of [`run`] and returns what the user should know.
 fn edit(args: &Args) -> anyhow::Result<Vec<String>> {
     if ImageFormat::from_path(&args.out).ok() != Some(ImageFormat::Png) {
-        bail!("--out {}: expected a name that ends in .png", args.out.display());
+        bail!(
+            "--out {}: expected a name that ends in .png",
+            args.out.display()
+        );
     }
     let names = parse_names(&args.names)?;
     let mut boxes = read_boxes(&args.boxes)?;
@@ -60,7 +63,10 @@ fn edit(args: &Args) -> anyhow::Result<Vec<String>> {
         match outcome {
             StepOutcome::Painted { skipped, .. } if skipped.is_empty() => {}
             StepOutcome::Painted { skipped, .. } => {
-                notes.push(format!("passed over, as ReFocus does: {}", skipped.join(", ")));
+                notes.push(format!(
+                    "passed over, as ReFocus does: {}",
+                    skipped.join(", ")
+                ));
             }
             StepOutcome::Unchanged(why) => notes.push(format!(
                 "the image is unchanged: {}",
@@ -88,7 +94,10 @@ fn parse_names(names: &str) -> anyhow::Result<Vec<String>> {
             format!("--names {names}: begins with `[` and is not a JSON list of strings")
         });
     }
-    Ok(trimmed.split(',').map(|name| name.trim().to_owned()).collect())
+    Ok(trimmed
+        .split(',')
+        .map(|name| name.trim().to_owned())
+        .collect())
 }
 
 fn read_boxes(path: &Path) -> anyhow::Result<NamedBoxes> {
@@ -107,7 +116,12 @@ fn read_image(path: &Path) -> anyhow::Result<RgbImage> {
         .and_then(ImageReader::with_guessed_format)
         .with_context(|| format!("cannot read the image {}", path.display()))?
         .decode()
-        .with_context(|| format!("{}: not a PNG or JPEG image that can be read", path.display()))?;
+        .with_context(|| {
+            format!(
+                "{}: not a PNG or JPEG image that can be read",
+                path.display()
+            )
+        })?;
     Ok(image.to_rgb8())
 }
 
@@ -174,9 +188,15 @@ mod tests {
     fn says_when_nothing_changes() {
         let place = Place::new();
         for (names, note) in [
-            ("nobody", "the image is unchanged: no name is that of a region"),
+            (
+                "nobody",
+                "the image is unchanged: no name is that of a region",
+            ),
             ("", "the image is unchanged: no names were given"),
-            (r#"["c", "a, b"]"#, "the image is unchanged: every region is named"),
+            (
+                r#"["c", "a, b"]"#,
+                "the image is unchanged: every region is named",
+            ),
         ] {
             let notes = edit(&place.args("focus_on_columns_with_mask", names)).unwrap();
             assert_eq!(notes.last().unwrap(), note);
@@ -196,7 +216,9 @@ mod tests {
             "boxes of DIR/boxes.json: focus_on_columns_with_draw: no region is called \"d\"; there are: \"a, b\", \"c\""
         );
         let error = place.error(&place.args("focus_on_columns_with_draw", "[c]"));
-        assert!(error.starts_with("--names [c]: begins with `[` and is not a JSON list of strings"));
+        assert!(
+            error.starts_with("--names [c]: begins with `[` and is not a JSON list of strings")
+        );
         let mut args = good();
         args.out = place.path("out.txt");
         assert_eq!(
@@ -205,13 +227,24 @@ mod tests {
         );
         args = good();
         args.image = place.path("none.png");
-        assert!(place.error(&args).starts_with("cannot read the image DIR/none.png"));
+        assert!(
+            place
+                .error(&args)
+                .starts_with("cannot read the image DIR/none.png")
+        );
         args.image = place.path("boxes.json");
         let error = place.error(&args);
-        assert!(error.starts_with("DIR/boxes.json: not a PNG or JPEG image"), "{error}");
+        assert!(
+            error.starts_with("DIR/boxes.json: not a PNG or JPEG image"),
+            "{error}"
+        );
         args = good();
         args.boxes = place.path("in.png");
-        assert!(place.error(&args).starts_with("cannot read the boxes DIR/in.png"));
+        assert!(
+            place
+                .error(&args)
+                .starts_with("cannot read the boxes DIR/in.png")
+        );
         std::fs::write(place.path("boxes.json"), r#"{"a": {"x1": 1}}"#).unwrap();
         let error = place.error(&good());
         assert!(error.starts_with("DIR/boxes.json: expected"), "{error}");

@@ -126,7 +126,9 @@ pub fn reading(
             request: asked.text,
             tools: None,
         };
-        material.conversations.push(first_turn(&task, PromptStyle::Micro));
+        material
+            .conversations
+            .push(first_turn(&task, PromptStyle::Micro));
         material.answers.push(render_answer(&asked.answer));
     }
     material

@@ -53,8 +53,9 @@ pub fn pretrain(recipe: &Recipe, out: &Path, report: &mut Report<'_>) -> Result<
     let model = train_reading(recipe, model, &processor, &states, &stream, report)?;
     for (name, stage) in [("student", &recipe.student), ("teacher", &recipe.teacher)] {
         let copy = model.copy(DType::F32)?;
-        let copy =
-            train_demonstrations(recipe, name, stage, copy, &processor, &states, &stream, report)?;
+        let copy = train_demonstrations(
+            recipe, name, stage, copy, &processor, &states, &stream, report,
+        )?;
         let folder = out.join(name);
         copy.save(&folder)?;
         processor.save(&folder)?;
@@ -149,7 +150,11 @@ fn train_vision(
         .into_iter()
         .filter(|(name, _)| name.starts_with("visual.") || name.contains("embed_tokens"))
         .collect();
-    for (name, var) in [("row", &heads.row), ("column", &heads.column), ("bar", &heads.bar)] {
+    for (name, var) in [
+        ("row", &heads.row),
+        ("column", &heads.column),
+        ("bar", &heads.bar),
+    ] {
         parameters.push((format!("heads.{name}"), var.clone()));
     }
     let stage = &recipe.vision;
@@ -236,7 +241,11 @@ fn train_reading(
 }
 
 /// Mean cross-entropy over the last tokens of every branch.
-fn supervised_loss(model: &Model, trees: &[Tree<'_>], answers: &[usize]) -> Result<(Tensor, String)> {
+fn supervised_loss(
+    model: &Model,
+    trees: &[Tree<'_>],
+    answers: &[usize],
+) -> Result<(Tensor, String)> {
     let packed = Packed::new(model, trees)?;
     let embeddings = packed.embed(model)?;
     let scored = packed.log_probs(model, &embeddings, 1.0)?;

@@ -137,7 +137,8 @@ impl Recipe {
 impl Shape {
     /// The `config.json` of such a model over the micro vocabulary.
     pub fn config(&self) -> Result<Config> {
-        let id = |token: &str| token_id(token).expect("Qwen's special tokens are in the vocabulary");
+        let id =
+            |token: &str| token_id(token).expect("Qwen's special tokens are in the vocabulary");
         let json = serde_json::json!({
             "architectures": ["Qwen2_5_VLForConditionalGeneration"],
             "model_type": "qwen2_5_vl",

@@ -1,0 +1,231 @@
+//! A picture of an attribution: heat over the image, a strip over the tokens, bars of the blocks.
+
+use std::fmt::Write;
+
+use agent::Block;
+use base64::Engine;
+use image::{ImageFormat, RgbImage};
+use serde::Serialize;
+
+/// One token of the prompt with what it contributed.
+#[derive(Clone, Debug, Serialize)]
+pub struct TokenScore {
+    /// The token's text; image tokens are `<|image_pad|>`.
+    pub text: String,
+    /// Its block.
+    pub block: Block,
+    /// Its attribution score, in nats of the call's log-probability.
+    pub score: f32,
+}
+
+/// Everything that the picture shows, and the JSON file holds.
+#[derive(Clone, Debug, Serialize)]
+pub struct AttributionMap {
+    /// The attributed call, as text.
+    pub call: String,
+    /// Shares of P, R, I, T.
+    pub shares: Vec<f64>,
+    /// |completeness gap| / |F(input) − F(baseline)|; absent for occlusion.
+    pub relative_gap: Option<f64>,
+    /// The call's log-probability.
+    pub log_prob: f64,
+    /// Every token of the prompt in order; empty for occlusion, which knows blocks alone.
+    pub tokens: Vec<TokenScore>,
+}
+
+const WIDTH: f64 = 720.0;
+const MARGIN: f64 = 16.0;
+const LINE: f64 = 18.0;
+/// Width of a character of the monospaced font at 11 px.
+const CHARACTER: f64 = 6.7;
+
+impl AttributionMap {
+    /// The picture as SVG: `image` is what the model saw, `grid` its merged tokens down and across.
+    ///
+    /// # Errors
+    /// When the image cannot be encoded.
+    pub fn to_svg(&self, image: &RgbImage, grid: (usize, usize)) -> image::ImageResult<String> {
+        let mut png = std::io::Cursor::new(Vec::new());
+        image.write_to(&mut png, ImageFormat::Png)?;
+        let data = base64::engine::general_purpose::STANDARD.encode(png.into_inner());
+        let inner = WIDTH - 2.0 * MARGIN;
+        let height = inner * f64::from(image.height()) / f64::from(image.width());
+        let largest = |block_is: &dyn Fn(Block) -> bool| {
+            self.tokens
+                .iter()
+                .filter(|token| block_is(token.block))
+                .fold(1e-12f32, |most, token| most.max(token.score.abs()))
+        };
+        let mut body = String::new();
+        let mut y = MARGIN + LINE;
+        text(
+            &mut body,
+            MARGIN,
+            y,
+            13.0,
+            &format!("call: {}", self.call.replace('\n', " ")),
+        );
+        y += LINE;
+        let gap = match self.relative_gap {
+            Some(gap) => format!(", completeness gap {:.1} %", 100.0 * gap),
+            None => String::new(),
+        };
+        text(
+            &mut body,
+            MARGIN,
+            y,
+            11.0,
+            &format!("log-probability {:.2}{gap}", self.log_prob),
+        );
+        y += LINE / 2.0;
+
+        for (block, share) in Block::ALL.iter().zip(&self.shares) {
+            let (name, colour) = block_style(*block);
+            rect(
+                &mut body,
+                [MARGIN + 110.0, y, (inner - 170.0) * share, 12.0],
+                colour,
+                0.9,
+            );
+            text(&mut body, MARGIN, y + 10.0, 11.0, name);
+            text(
+                &mut body,
+                WIDTH - MARGIN - 50.0,
+                y + 10.0,
+                11.0,
+                &format!("{share:.3}"),
+            );
+            y += LINE;
+        }
+        y += 6.0;
+        let _ = write!(
+            body,
+            "<image x=\"{MARGIN}\" y=\"{y:.1}\" width=\"{inner}\" height=\"{height:.1}\" \
+             preserveAspectRatio=\"none\" style=\"image-rendering:pixelated\" \
+             href=\"data:image/png;base64,{data}\"/>"
+        );
+        let pads = self
+            .tokens
+            .iter()
+            .filter(|token| token.block == Block::I && token.text.contains("image_pad"));
+        let most = largest(&|block| block == Block::I);
+        let (rows, columns) = grid;
+        for (index, token) in pads.take(rows * columns).enumerate() {
+            let (row, column) = (index / columns, index % columns);
+            let cell = [inner / columns as f64, height / rows as f64];
+            let place = [
+                MARGIN + column as f64 * cell[0],
+                y + row as f64 * cell[1],
+                cell[0],
+                cell[1],
+            ];
+            heat(&mut body, place, token.score / most);
+        }
+        y += height + 10.0;
+        let most = largest(&|block| block != Block::I);
+        let mut x = MARGIN;
+        for token in self.tokens.iter().filter(|token| token.block != Block::I) {
+            let shown = token.text.replace('\n', "\u{21b5}");
+            let width = CHARACTER * shown.chars().count() as f64 + 6.0;
+            if x + width > WIDTH - MARGIN {
+                x = MARGIN;
+                y += LINE + 4.0;
+            }
+            heat(&mut body, [x, y, width, LINE], token.score / most);
+            rect(
+                &mut body,
+                [x, y + LINE, width, 2.0],
+                block_style(token.block).1,
+                1.0,
+            );
+            text(&mut body, x + 3.0, y + 13.0, 11.0, &shown);
+            x += width + 2.0;
+        }
+        y += LINE + 22.0;
+        text(
+            &mut body,
+            MARGIN,
+            y,
+            11.0,
+            "red speaks for the call, blue against it; the line under a token is its block's colour",
+        );
+        let total = y + MARGIN;
+        Ok(format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{total:.0}\" \
+             viewBox=\"0 0 {WIDTH} {total:.0}\" font-family=\"DejaVu Sans Mono, monospace\">\
+             <rect width=\"100%\" height=\"100%\" fill=\"white\"/>{body}</svg>\n"
+        ))
+    }
+}
+
+/// Name and colour of a block (Okabe-Ito palette).
+fn block_style(block: Block) -> (&'static str, &'static str) {
+    match block {
+        Block::P => ("P context", "#999999"),
+        Block::R => ("R request", "#0072B2"),
+        Block::I => ("I image", "#009E73"),
+        Block::T => ("T tools", "#E69F00"),
+    }
+}
+
+/// A cell whose colour says the sign and whose opacity says the size of a score in [-1, 1].
+fn heat(body: &mut String, place: [f64; 4], score: f32) {
+    let colour = if score >= 0.0 { "#D55E00" } else { "#0072B2" };
+    rect(body, place, colour, 0.75 * f64::from(score.abs().min(1.0)));
+}
+
+fn rect(body: &mut String, [x, y, width, height]: [f64; 4], fill: &str, opacity: f64) {
+    let _ = write!(
+        body,
+        "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" \
+         fill=\"{fill}\" fill-opacity=\"{opacity:.3}\"/>"
+    );
+}
+
+fn text(body: &mut String, x: f64, y: f64, size: f64, content: &str) {
+    let escaped = content
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;");
+    let _ = write!(
+        body,
+        "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size}\" xml:space=\"preserve\">{escaped}</text>"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_picture_shows_every_token_and_escapes_text() {
+        let token = |text: &str, block, score| TokenScore {
+            text: text.into(),
+            block,
+            score,
+        };
+        let map = AttributionMap {
+            call: "focus(\"a\")".into(),
+            shares: vec![0.1, 0.4, 0.3, 0.2],
+            relative_gap: Some(0.02),
+            log_prob: -1.5,
+            tokens: vec![
+                token("<|im_start|>", Block::P, 0.1),
+                token("<|image_pad|>", Block::I, -0.5),
+                token("<|image_pad|>", Block::I, 0.25),
+                token("a & b", Block::R, 1.0),
+            ],
+        };
+        let svg = map.to_svg(&RgbImage::new(4, 2), (1, 2)).unwrap();
+        assert!(svg.contains("a &amp; b") && svg.contains("&lt;|im_start|&gt;"));
+        assert!(!svg.contains("image_pad"));
+        // Two cells of heat on the image, one for each other token.
+        assert_eq!(
+            svg.matches("#D55E00").count()
+                + svg
+                    .matches("fill=\"#0072B2\" fill-opacity=\"0.750\"")
+                    .count(),
+            4
+        );
+    }
+}
