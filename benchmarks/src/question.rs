@@ -68,7 +68,10 @@ impl FromStr for TestSet {
             .find(|set| set.name() == name)
             .ok_or_else(|| {
                 let known: Vec<_> = TestSet::ALL.iter().map(|set| set.name()).collect();
-                format!("unknown test set '{name}': expected one of {}", known.join(", "))
+                format!(
+                    "unknown test set '{name}': expected one of {}",
+                    known.join(", ")
+                )
             })
     }
 }

@@ -200,14 +200,24 @@ impl Selection {
             phrase: right.names[0].clone(),
             entries: vec![self.entries[index]],
             range: self.range,
-            wrong: self.wrong.iter().map(one).filter(|focus| *focus != right).collect(),
+            wrong: self
+                .wrong
+                .iter()
+                .map(one)
+                .filter(|focus| *focus != right)
+                .collect(),
             right,
         }
     }
 }
 
 /// Asks a question of the given kind about a selection.
-pub fn ask_about(selection: &Selection, kind: Kind, statement: bool, draw: &mut Generator) -> Asked {
+pub fn ask_about(
+    selection: &Selection,
+    kind: Kind,
+    statement: bool,
+    draw: &mut Generator,
+) -> Asked {
     let Selection {
         mut phrase,
         mut entries,
@@ -248,7 +258,10 @@ pub fn ask_about(selection: &Selection, kind: Kind, statement: bool, draw: &mut 
         Kind::Value => (format!("value of {phrase}"), entries[0].1.to_string()),
         Kind::Largest => (format!("largest of {phrase}"), largest.1.to_string()),
         Kind::Smallest => (format!("smallest of {phrase}"), smallest.1.to_string()),
-        Kind::WhichLargest => (format!("which is largest of {phrase}"), label_text(largest.0)),
+        Kind::WhichLargest => (
+            format!("which is largest of {phrase}"),
+            label_text(largest.0),
+        ),
         Kind::WhichSmallest => (
             format!("which is smallest of {phrase}"),
             label_text(smallest.0),
@@ -257,7 +270,10 @@ pub fn ask_about(selection: &Selection, kind: Kind, statement: bool, draw: &mut 
             let third = (highest - lowest) / 3;
             let bound = lowest + third + draw.below(third as usize + 1) as u8;
             let count = entries.iter().filter(|entry| entry.1 > bound).count();
-            (format!("count above {bound} of {phrase}"), count.to_string())
+            (
+                format!("count above {bound} of {phrase}"),
+                count.to_string(),
+            )
         }
     };
     let (text, answer) = if statement {
@@ -302,7 +318,12 @@ fn another(
     let others: Vec<&String> = options.iter().filter(|option| *option != truth).collect();
     match others.is_empty() {
         // All entries are equal: any other number of the range is wrong.
-        true => if truth == lowest.to_string() { highest } else { lowest }.to_string(),
+        true => if truth == lowest.to_string() {
+            highest
+        } else {
+            lowest
+        }
+        .to_string(),
         false => others[draw.below(others.len())].clone(),
     }
 }

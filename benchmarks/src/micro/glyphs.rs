@@ -43,7 +43,10 @@ mod tests {
         let all: Vec<_> = "0123456789aeioklmnprst".chars().map(glyph).collect();
         for (index, shape) in all.iter().enumerate() {
             assert!(shape.is_some());
-            assert!(!all[..index].contains(shape), "glyph {index} is a duplicate");
+            assert!(
+                !all[..index].contains(shape),
+                "glyph {index} is a duplicate"
+            );
         }
         assert_eq!(glyph('z'), None);
     }

@@ -87,13 +87,9 @@ pub fn draw_figure(
     let figure = loop {
         let figure = match set {
             TestSet::CharXiv => Figure::two_panels(draw),
-            TestSet::ChartQaHorizontal => {
-                Figure::bars(Orientation::Horizontal, difficulty, draw)
-            }
+            TestSet::ChartQaHorizontal => Figure::bars(Orientation::Horizontal, difficulty, draw),
             TestSet::ChartQaVertical => Figure::bars(Orientation::Vertical, difficulty, draw),
-            TestSet::Vwtq | TestSet::VwtqSyn | TestSet::VTabFact => {
-                Figure::table(difficulty, draw)
-            }
+            TestSet::Vwtq | TestSet::VwtqSyn | TestSet::VTabFact => Figure::table(difficulty, draw),
         };
         if Split::of(&figure) == split {
             break figure;
@@ -114,11 +110,19 @@ pub fn question(
     stream: &Stream,
     index: u64,
 ) -> MicroQuestion {
-    let stream = stream.purpose(set.name()).purpose(split.name()).index(index);
+    let stream = stream
+        .purpose(set.name())
+        .purpose(split.name())
+        .index(index);
     let mut draw = stream.generator();
     let (figure, style) = draw_figure(set, split, difficulty, &mut draw);
     let image = render(&figure, &style, &mut draw);
-    let asked = ask(&figure, difficulty.named, set == TestSet::VTabFact, &mut draw);
+    let asked = ask(
+        &figure,
+        difficulty.named,
+        set == TestSet::VTabFact,
+        &mut draw,
+    );
 
     let boxes = figure.boxes();
     let mut effects = vec![Effect::Mask];
@@ -128,10 +132,15 @@ pub fn question(
         _ => {}
     }
     draw.shuffle(&mut effects);
-    let present: Vec<String> = [&boxes.columns, &boxes.rows, &boxes.x_values, &boxes.y_values]
-        .into_iter()
-        .flat_map(|named| named.0.iter().map(|(name, _)| name.clone()))
-        .collect();
+    let present: Vec<String> = [
+        &boxes.columns,
+        &boxes.rows,
+        &boxes.x_values,
+        &boxes.y_values,
+    ]
+    .into_iter()
+    .flat_map(|named| named.0.iter().map(|(name, _)| name.clone()))
+    .collect();
     let examples: Vec<language::Example> = (0..1 + draw.below(2))
         .map(|_| language::Example::random(&present, Effect::Mask, &mut draw))
         .collect();

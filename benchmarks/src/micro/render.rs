@@ -3,7 +3,9 @@
 use image::{Rgb, RgbImage};
 use seeded_random::{Draw, Generator};
 
-use super::figure::{CELL, Content, Figure, GRID_COLUMNS, GRID_ROWS, Orientation, Panel, label_text};
+use super::figure::{
+    CELL, Content, Figure, GRID_COLUMNS, GRID_ROWS, Orientation, Panel, label_text,
+};
 use super::glyphs;
 
 /// How a figure is drawn.
@@ -38,9 +40,8 @@ impl Style {
 
     /// A random style: tints, inks, header fills, with or without lines.
     pub fn varied(noise: f64, draw: &mut Generator) -> Self {
-        let mut shade = |from: usize, to: usize| {
-            Rgb([0; 3].map(|_: u8| (from + draw.below(to - from)) as u8))
-        };
+        let mut shade =
+            |from: usize, to: usize| Rgb([0; 3].map(|_: u8| (from + draw.below(to - from)) as u8));
         let (background, ink, bar) = (shade(225, 256), shade(0, 90), shade(40, 190));
         let (header, grid) = (shade(170, 225), shade(150, 215));
         Style {
@@ -76,7 +77,13 @@ pub fn render(figure: &Figure, style: &Style, draw: &mut Generator) -> RgbImage 
                     }
                 }
                 for (index, label) in table.columns.iter().enumerate() {
-                    write(&mut image, left + 1 + index, 0, &label_text(*label), style.ink);
+                    write(
+                        &mut image,
+                        left + 1 + index,
+                        0,
+                        &label_text(*label),
+                        style.ink,
+                    );
                 }
                 for (row, label) in table.rows.iter().enumerate() {
                     write(&mut image, *left, 1 + row, &label_text(*label), style.ink);

@@ -87,7 +87,10 @@ pub fn run_episodes<P: Policy>(
     let mut conversation_of = Vec::with_capacity(tasks.len());
     for (task, _) in tasks {
         let address: *const Task = *task;
-        let index = match conversations.iter().rposition(|(known, _)| *known == address) {
+        let index = match conversations
+            .iter()
+            .rposition(|(known, _)| *known == address)
+        {
             Some(index) => index,
             None => {
                 conversations.push((address, first_turn(task, options.prompt)));
