@@ -62,6 +62,18 @@ struct Group<'a> {
     branches: Vec<Branch<'a>>,
 }
 
+/// A first turn's prompt with the distinct calls that were sampled after it.
+struct CalledPrompt<'e> {
+    prompt: Arc<EncodedPrompt>,
+    calls: Vec<DistinctCall<'e>>,
+}
+
+/// One call, and the episodes that made it.
+struct DistinctCall<'e> {
+    token_ids: &'e [u32],
+    episodes: Vec<usize>,
+}
+
 /// The auxiliary terms of all episodes, and what their attribution gave.
 struct Terms {
     /// One a episode; `None` without a call.
@@ -255,11 +267,8 @@ impl<'a> Training<'a> {
     }
 
     /// First turns that call, grouped by prompt, with the distinct calls of each.
-    fn calls<'e>(
-        &mut self,
-        episodes: &'e [Episode],
-    ) -> Result<Vec<(Arc<EncodedPrompt>, Vec<(&'e [u32], Vec<usize>)>)>> {
-        let mut sites: Vec<(ConversationKey, Vec<(&[u32], Vec<usize>)>, &Turn)> = Vec::new();
+    fn calls<'e>(&mut self, episodes: &'e [Episode]) -> Result<Vec<CalledPrompt<'e>>> {
+        let mut sites: Vec<(ConversationKey, &Turn, Vec<DistinctCall>)> = Vec::new();
         for (index, episode) in episodes.iter().enumerate() {
             if !episode.outcome.called() {
                 continue;
@@ -269,26 +278,29 @@ impl<'a> Training<'a> {
             let site = match sites.iter().rposition(|(known, _, _)| *known == key) {
                 Some(site) => site,
                 None => {
-                    sites.push((key, Vec::new(), turn));
+                    sites.push((key, turn, Vec::new()));
                     sites.len() - 1
                 }
             };
-            let ids = turn.completion.token_ids.as_slice();
-            let calls = &mut sites[site].1;
-            match calls.iter_mut().find(|(known, _)| *known == ids) {
-                Some((_, members)) => members.push(index),
-                None => calls.push((ids, vec![index])),
+            let token_ids = turn.completion.token_ids.as_slice();
+            let calls = &mut sites[site].2;
+            match calls.iter_mut().find(|call| call.token_ids == token_ids) {
+                Some(call) => call.episodes.push(index),
+                None => calls.push(DistinctCall {
+                    token_ids,
+                    episodes: vec![index],
+                }),
             }
         }
         let conversations: Vec<_> = sites
             .iter()
-            .map(|(_, _, turn)| &turn.conversation)
+            .map(|(_, turn, _)| &turn.conversation)
             .collect();
         let prompts = self.policy.encode(&conversations)?;
         Ok(prompts
             .into_iter()
             .zip(sites)
-            .map(|(prompt, (_, calls, _))| (prompt, calls))
+            .map(|(prompt, (_, _, calls))| CalledPrompt { prompt, calls })
             .collect())
     }
 
@@ -299,22 +311,22 @@ impl<'a> Training<'a> {
         for batch in calls.chunks(32) {
             let trees: Vec<Tree> = batch
                 .iter()
-                .map(|(prompt, calls)| Tree {
-                    prompt: &prompt.prompt,
-                    branches: calls.iter().map(|(ids, _)| *ids).collect(),
+                .map(|site| Tree {
+                    prompt: &site.prompt.prompt,
+                    branches: site.calls.iter().map(|call| call.token_ids).collect(),
                 })
                 .collect();
             let packed = Packed::new(teacher, &trees)?;
             let embeddings = packed.embed(teacher)?;
             let scored = packed.log_probs(teacher, &embeddings, 1.0)?;
             let log_probs: Vec<f32> = scored.log_probs.to_vec1()?;
-            let members = batch.iter().flat_map(|(_, calls)| calls);
-            for ((_, members), range) in members.zip(&packed.branches) {
+            let distinct = batch.iter().flat_map(|site| &site.calls);
+            for (call, range) in distinct.zip(&packed.branches) {
                 let term = distill::term(
                     Some(&log_probs[range.clone()]),
                     self.profile.rewards.distill_weight,
                 );
-                for &episode in members {
+                for &episode in &call.episodes {
                     values[episode] = term;
                 }
             }
@@ -328,12 +340,13 @@ impl<'a> Training<'a> {
         let calls = self.calls(episodes)?;
         let sites: Vec<Site> = calls
             .iter()
-            .map(|(prompt, calls)| Site {
-                prompt,
-                calls: calls.iter().map(|(ids, _)| *ids).collect(),
-                content: calls
+            .map(|site| Site {
+                prompt: &site.prompt,
+                calls: site.calls.iter().map(|call| call.token_ids).collect(),
+                content: site
+                    .calls
                     .iter()
-                    .map(|(ids, _)| content_tokens(&self.policy, ids))
+                    .map(|call| content_tokens(&self.policy, call.token_ids))
                     .collect(),
             })
             .collect();
@@ -341,15 +354,15 @@ impl<'a> Training<'a> {
         let teacher = attribute(teacher, &sites, settings)?;
         let mut values = vec![None; episodes.len()];
         let (mut divergences, mut gaps) = (Vec::new(), Vec::new());
-        for (((_, calls), student), teacher) in calls.iter().zip(&student).zip(&teacher) {
-            for (((_, members), student), teacher) in calls.iter().zip(student).zip(teacher) {
+        for ((site, student), teacher) in calls.iter().zip(&student).zip(&teacher) {
+            for ((call, student), teacher) in site.calls.iter().zip(student).zip(teacher) {
                 let divergence = settings
                     .divergence
                     .between(&student.shares, &teacher.shares)?;
                 divergences.push(divergence);
                 gaps.extend(student.relative_gap);
                 gaps.extend(teacher.relative_gap);
-                for &episode in members {
+                for &episode in &call.episodes {
                     values[episode] = Some(-self.profile.rewards.iapo_weight * divergence as f32);
                 }
             }

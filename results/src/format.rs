@@ -137,7 +137,7 @@ fn terminal(table: &Table) -> String {
     }
     let measured = table.rows.len();
     let line = HorizontalLine::empty().horizontal('─');
-    let style = Style::empty().horizontals([(1, line.clone()), (1 + measured, line)]);
+    let style = Style::empty().horizontals([(1, line), (1 + measured, line)]);
     let mut drawn = builder.build();
     drawn
         .with(style)

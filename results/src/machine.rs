@@ -143,7 +143,7 @@ mod tests {
             assert!(machine.memory_bytes.unwrap() > 1 << 20);
             let before = peak_memory_bytes().unwrap();
             let held = vec![1u8; 32 << 20];
-            assert!(std::hint::black_box(&held).iter().any(|&byte| byte == 1));
+            assert!(std::hint::black_box(&held).contains(&1));
             assert!(peak_memory_bytes().unwrap() >= before);
         }
     }

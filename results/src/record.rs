@@ -221,8 +221,8 @@ impl Checked for Record {
             .values()
             .iter()
             .all(|share| (-1e-6..=1.0 + 1e-6).contains(share));
-        // NaN fails both comparisons.
-        if !possible || !((sum - 1.0).abs() < 1e-3) {
+        // A NaN share is not possible, so the sum is a number here.
+        if !possible || (sum - 1.0).abs() >= 1e-3 {
             return Some(format!(
                 "'attribution' must be four shares that sum to 1, found {:?}",
                 shares.values()

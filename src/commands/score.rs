@@ -81,10 +81,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         ("--rubric", args.rubric.is_some()),
         ("--cache", args.cache.is_some()),
     ];
-    if args.scorer != Rule::Judge {
-        if let Some((flag, _)) = judge_only.iter().find(|(_, given)| *given) {
-            bail!("{flag} is for --scorer judge");
-        }
+    if args.scorer != Rule::Judge
+        && let Some((flag, _)) = judge_only.iter().find(|(_, given)| *given)
+    {
+        bail!("{flag} is for --scorer judge");
     }
     let summary = match args.scorer {
         Rule::Official => score_file(args.set, &Scorer::Official, &args.predictions, &args.out)?,

@@ -121,7 +121,7 @@ impl Data {
                 |wanted: &str| find(&key, &|key| key == wanted).and_then(|case| options(case));
             let whole = |options: &LossOptions| self.run(0..rows, options, None);
             let ours = match kind {
-                "logps" => to_f64(&self.from_logits()?.1)?,
+                "logps" => to_f64(&self.logits_and_log_probs()?.1)?,
                 "ratio" | "k3_kl" | "per_token_loss" => {
                     let case = find(&key, &|key| key.contains(".token.") && key.ends_with(of))?;
                     let run = whole(&options(case)?)?.0;
@@ -208,7 +208,7 @@ impl Data {
 
     /// The logits as a variable, and the log-probabilities of the ids from them. With the identity
     /// as head, hidden states are logits.
-    fn from_logits(&self) -> Result<(Var, Tensor)> {
+    fn logits_and_log_probs(&self) -> Result<(Var, Tensor)> {
         let logits = Var::from_tensor(&self.tensors.get("in.logits")?.flatten_to(1)?)?;
         let head = Tensor::eye(logits.dim(1)?, DType::F32, &Device::Cpu)?;
         let ids = self.tensors.ids("in.ids")?;
@@ -218,7 +218,7 @@ impl Data {
 
     /// The gradient of the loss with respect to the logits.
     fn logits_gradient(&self, options: &LossOptions) -> Result<Vec<f64>> {
-        let (logits, log_probs) = self.from_logits()?;
+        let (logits, log_probs) = self.logits_and_log_probs()?;
         let inputs = LossInputs {
             log_probs: &log_probs,
             old: Some(&self.old),

@@ -104,7 +104,8 @@ fn every_code_point_is_treated_as_in_cpython() {
         &fs::read_to_string(root().join("golden/scorers/digests.json")).expect("digests"),
     )
     .expect("JSON");
-    let rule: [(&str, fn(char) -> String); 4] = [
+    type Treatment = fn(char) -> String;
+    let rule: [(&str, Treatment); 4] = [
         ("lower", |c| python::lower(&c.to_string())),
         ("space", |c| u8::from(python::is_space(c)).to_string()),
         ("word", |c| u8::from(python::is_word(c)).to_string()),

@@ -1,6 +1,6 @@
 //! Downloads of the six sets into a folder that [`super::load`] reads (feature `hub`).
 //!
-//! **This has been compiled and never run**: no hub could be reached where it was written. The
+//! **This has never been run**: no hub could be reached where it was written. The
 //! names come from the public code of the data sets' authors; which files a revision holds is
 //! asked of the hub, and a file that is not there is an error that names it.
 //!

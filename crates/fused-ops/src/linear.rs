@@ -260,11 +260,11 @@ pub(crate) fn project(x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor
 /// candle's own matmul always computes both gradients; this one asks who needs them.
 struct Project;
 
-/// (batch, m, n, k) and the transposed layout of the weight.
-fn product(
-    x: &Layout,
-    weight: &Layout,
-) -> candle_core::Result<((usize, usize, usize, usize), Layout, Shape)> {
+/// (batch, m, n, k) as candle's matrix product takes them.
+type Sizes = (usize, usize, usize, usize);
+
+/// The sizes of the product, the transposed layout of the weight and the result's shape.
+fn product(x: &Layout, weight: &Layout) -> candle_core::Result<(Sizes, Layout, Shape)> {
     let (tokens, inputs) = x.shape().dims2()?;
     let (outputs, _) = weight.shape().dims2()?;
     Ok((

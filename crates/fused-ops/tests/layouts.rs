@@ -1,5 +1,8 @@
 //! Attention layouts: what they refuse, and the mask that they stand for.
 
+// A list of one range is meant.
+#![allow(clippy::single_range_in_vec_init)]
+
 mod common;
 
 use candle_core::{DType, Device};

@@ -223,7 +223,7 @@ impl ImageProcessor {
         )?;
         if settings.do_resize {
             Ok(target)
-        } else if height % factor == 0 && width % factor == 0 {
+        } else if height.is_multiple_of(factor) && width.is_multiple_of(factor) {
             Ok((height, width))
         } else {
             Err(ProcessorError::Unaligned {

@@ -169,10 +169,11 @@ fn common(first: &SetOutcomes, second: &SetOutcomes) -> Option<Pair> {
     };
     let mut kept = Vec::new();
     for (a, id) in first.questions.iter().enumerate() {
-        if let Ok(b) = second.questions.binary_search(id) {
-            if judged(first, a) && judged(second, b) {
-                kept.push((a, b));
-            }
+        if let Ok(b) = second.questions.binary_search(id)
+            && judged(first, a)
+            && judged(second, b)
+        {
+            kept.push((a, b));
         }
     }
     // Figures are numbered anew, by the first arm's numbers, so that both draw the same.

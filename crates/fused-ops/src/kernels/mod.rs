@@ -1,6 +1,9 @@
 //! Kernels over plain memory. They know nothing of tensors and check nothing: every caller in
 //! this crate passes lengths that it has checked.
 
+// Inner loops run over several arrays in lockstep, and a kernel takes its whole shape as numbers.
+#![allow(clippy::needless_range_loop, clippy::too_many_arguments)]
+
 pub(crate) mod attention;
 pub(crate) mod elementwise;
 pub(crate) mod gemm;
