@@ -340,7 +340,7 @@ fn apply_change(table: &mut toml::Table, change: &str) -> std::result::Result<()
             .ok_or_else(|| format!("--set {key}: there is no section '{part}'"))?;
     }
     let value = place.get_mut(last).ok_or_else(|| {
-        format!("--set {key}: unknown key; `iapo replicate --help` names the profiles to read")
+        format!("--set {key}: unknown key; `replicate/profiles/micro.toml` has them all")
     })?;
     // An integer given for a fraction is meant as one.
     *value = match (&*value, parsed["value"].clone()) {
