@@ -1,22 +1,26 @@
-//! Gate 3: does the penalty see wrong calls?
+//! The three gates that a world and its base must pass before arms are compared.
 //!
-//! For fresh samples of a policy, the area under the ROC curve of the divergence as a detector of
+//! 1. A right tool call helps by ten points, a wrong one hurts by ten. 2. GRPO alone improves the
+//! student by more than the interval, and its calls do not die out. 3. The penalty sees wrong calls:
+//! for fresh samples of a policy, the area under the ROC curve of the divergence as a detector of
 //! calls that are not right, counted over pairs of calls of one prompt, because that is what group
 //! advantages compare: 0.5 sees nothing, 1 everything. The standard error is a bootstrap's over
 //! prompts.
 
 use agent::{Episode, run_episodes};
+use attribution::{Aggregation, Divergence};
 use baselines::trm::call_is_right;
 use benchmarks::micro::MicroQuestion;
 use qwen2_5_vl::Model;
+use results::Validation;
 use seeded_random::{Draw, Stream};
 use serde::Serialize;
 
 use crate::Result;
 use crate::alignment::{Site, attribute};
-use crate::evaluation::episode_options;
+use crate::evaluation::{BaseCard, episode_options};
 use crate::policy::LocalPolicy;
-use crate::profile;
+use crate::profile::{self, Baseline, Method, Tokens};
 use crate::training::content_tokens;
 
 /// How well a score tells wrong calls from right ones.
@@ -39,6 +43,7 @@ pub struct SampledCalls {
 }
 
 /// The distinct calls of one prompt.
+#[derive(Clone)]
 pub struct PromptCalls {
     /// A first turn to take the prompt from.
     pub episode: Episode,
@@ -210,5 +215,141 @@ pub fn detection(sampled: &SampledCalls, scores: &[Vec<f64>]) -> Detection {
         standard_error: variance.sqrt(),
         prompts: counted.len(),
         pairs: counted.iter().map(|one| one.1).sum(),
+    }
+}
+
+/// What a world and its base must show before arms are compared, measured after a replication.
+#[derive(Clone, Debug, Serialize)]
+pub struct Gates {
+    /// Gate 1: the base student with no tool, the right one, a wrong one, and its own.
+    pub base: BaseCard,
+    /// Gate 2: greedy validation of GRPO's students after their last update, one a seed.
+    pub trained: Vec<Validation>,
+    /// Gate 3: how well scores tell wrong calls from right ones, on fresh samples of the cold start.
+    pub detection: Vec<(String, Detection)>,
+}
+
+/// Prompts at most on which integrated gradients are measured: they cost the most.
+const INTEGRATED_PROMPTS: usize = 24;
+
+/// The forms of the penalty that gate 3 measures: the profile's, and the paper's as far as known.
+fn forms(profile: &profile::Profile) -> [(&'static str, profile::Attribution); 3] {
+    let nodes = profile.attribution.nodes;
+    let form = |method, baseline, masses, tokens, divergence| profile::Attribution {
+        method,
+        baseline,
+        nodes,
+        masses,
+        tokens,
+        divergence,
+    };
+    [
+        ("the profile's penalty", profile.attribution.clone()),
+        (
+            "integrated gradients, zero baseline, absolute sums, KL (the paper's form)",
+            form(
+                Method::IntegratedGradients,
+                Baseline::Zero,
+                Aggregation::Absolute,
+                Tokens::All,
+                Divergence::Kl,
+            ),
+        ),
+        (
+            "integrated gradients, block-mean baseline, signed sums, content tokens, KL",
+            form(
+                Method::IntegratedGradients,
+                Baseline::BlockMean,
+                Aggregation::Signed,
+                Tokens::Content,
+                Divergence::Kl,
+            ),
+        ),
+    ]
+}
+
+/// Gate 3 for every form and for the control, minus the teacher's log-probability of the call.
+pub fn detections(
+    policy: &mut LocalPolicy,
+    teacher: &Model,
+    profile: &profile::Profile,
+    questions: &[MicroQuestion],
+) -> Result<Vec<(String, Detection)>> {
+    policy.temperature = profile.grpo.temperature;
+    let stream = Stream::new(profile.world.seed).purpose("gate 3");
+    let sampled = sample_calls(policy, questions, profile.grpo.samples, &stream)?;
+    let few = SampledCalls {
+        prompts: sampled
+            .prompts
+            .iter()
+            .take(INTEGRATED_PROMPTS)
+            .cloned()
+            .collect(),
+    };
+    let mut found = Vec::new();
+    for (name, settings) in forms(profile) {
+        let calls = match settings.method {
+            Method::Occlusion => &sampled,
+            Method::IntegratedGradients => &few,
+        };
+        let scores = divergences(policy, teacher, calls, &settings)?;
+        found.push((name.to_owned(), detection(calls, &scores)));
+    }
+    let control = profile::Attribution {
+        method: Method::Occlusion,
+        tokens: Tokens::All,
+        ..profile.attribution.clone()
+    };
+    let surprise = teacher_surprise(policy, teacher, &sampled, &control)?;
+    found.push((
+        "minus the teacher's log-probability (control)".to_owned(),
+        detection(&sampled, &surprise),
+    ));
+    policy.forget();
+    Ok(found)
+}
+
+impl Gates {
+    /// The gates as lines for people.
+    pub fn lines(&self) -> Vec<String> {
+        let base = &self.base;
+        let passed = |holds: bool| if holds { "passed" } else { "not passed" };
+        let first = base.right_call - base.no_tool >= 0.1 && base.no_tool - base.wrong_call >= 0.1;
+        let mut lines = vec![format!(
+            "gate 1, tools matter ({}): {:.1} % right without a tool, {:.1} % after the right mask, \
+             {:.1} % after a wrong one (n = {}); its own calls: {:.1} %",
+            passed(first),
+            100.0 * base.no_tool,
+            100.0 * base.right_call,
+            100.0 * base.wrong_call,
+            base.n,
+            100.0 * base.own_choice,
+        )];
+        if !self.trained.is_empty() {
+            let n = self.trained.len() as f64;
+            let mean = self.trained.iter().map(|v| v.accuracy).sum::<f64>() / n;
+            let calls = self.trained.iter().map(|v| v.tool_call_rate).sum::<f64>() / n;
+            // Both are shares of the same questions; the base is one policy, the mean is of several.
+            let half = |share: f64| 1.96 * (share * (1.0 - share) / base.n.max(1) as f64).sqrt();
+            let margin = half(mean).hypot(half(base.own_choice));
+            lines.push(format!(
+                "gate 2, GRPO learns ({}): greedy validation {:.1} % before, {:.1} % after on average \
+                 over {} seeds (difference {:+.1}, unpaired 95 % margin {:.1}), call rate {:.2}",
+                passed(mean - base.own_choice > margin && calls > 0.5),
+                100.0 * base.own_choice,
+                100.0 * mean,
+                self.trained.len(),
+                100.0 * (mean - base.own_choice),
+                100.0 * margin,
+                calls,
+            ));
+        }
+        for (name, found) in &self.detection {
+            lines.push(format!(
+                "gate 3, AUC within prompts {:.2} (standard error {:.2}, {} prompts, {} pairs): {name}",
+                found.auc, found.standard_error, found.prompts, found.pairs
+            ));
+        }
+        lines
     }
 }

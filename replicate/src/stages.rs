@@ -19,7 +19,8 @@ use results::{
 use seeded_random::Stream;
 
 use crate::alignment::{Site, attribute};
-use crate::evaluation::{greedy_episodes, questions, validate, validation_questions};
+use crate::evaluation::{base_card, greedy_episodes, questions, validate, validation_questions};
+use crate::gates::{Gates, detections};
 use crate::policy::LocalPolicy;
 use crate::profile::{Arm, Profile};
 use crate::training::{Training, content_tokens};
@@ -209,6 +210,41 @@ impl<'a> Replication<'a> {
             }
         }
         Ok(hashes)
+    }
+
+    /// The gates, measured on the validation questions after [`Replication::run`]; kept in
+    /// `<out>/gates.json`.
+    pub fn gates(&self) -> Result<Gates> {
+        let held_out =
+            validation_questions(&self.profile.world, self.profile.evaluation.validation);
+        let load =
+            |dir: &Path| LocalPolicy::load(dir, &Device::Cpu, self.profile.grpo.max_new_tokens);
+        let base = base_card(&mut load(&self.student)?, &held_out)?;
+        let mut trained = Vec::new();
+        if self.profile.arms.contains(&Arm::VtoolR1) {
+            for seed in 0..self.profile.seeds {
+                let metrics = self
+                    .folder(Arm::VtoolR1.name(), seed)
+                    .join(results::METRICS);
+                let lines: Vec<UpdateMetrics> = results::read_lines(&metrics)?;
+                trained.extend(lines.iter().rev().find_map(|line| line.validation));
+            }
+        }
+        let cold = self.out.join("cold-start/seed-0/checkpoint");
+        let teacher = load(&self.folder(results::Arm::TEACHER, 0).join("checkpoint"))?;
+        let detection = detections(
+            &mut load(&cold)?,
+            &teacher.model.detached()?,
+            self.profile,
+            &held_out,
+        )?;
+        let gates = Gates {
+            base,
+            trained,
+            detection,
+        };
+        results::write_json(&self.out.join("gates.json"), &gates)?;
+        Ok(gates)
     }
 
     /// The folder of one run.

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use tabled::builder::Builder;
-use tabled::settings::object::{Columns, Rows};
+use tabled::settings::formatting::AlignmentStrategy;
+use tabled::settings::object::Columns;
 use tabled::settings::style::HorizontalLine;
 use tabled::settings::{Alignment, Padding, Style};
 
@@ -142,8 +143,8 @@ fn terminal(table: &Table) -> String {
     drawn
         .with(style)
         .with(Padding::new(0, 2, 0, 0))
+        .with(AlignmentStrategy::PerLine)
         .modify(Columns::new(1..), Alignment::right())
-        .modify(Rows::first(), Alignment::center())
         .modify(Columns::first(), Alignment::left());
     let mut text = format!("{}\n\n", table.title);
     for line in drawn.to_string().lines() {

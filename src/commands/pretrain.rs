@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use replicate::pretrain::{pretrain, recipe::Recipe};
+use replicate::profile::Profile;
 use replicate::progress::Progress;
 
 /// Makes the base checkpoints of the micro profile from nothing; goes on where it was stopped.
@@ -33,9 +34,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         bail!("{}: is a file; --out names a folder", args.out.display());
     }
     let mut progress = Progress::new();
-    pretrain(&recipe, &args.out, &mut |stage, step, steps, figures| {
-        progress.report(stage, step, steps, figures);
-    })?;
+    let world = Profile::load("micro", &[])?.world;
+    pretrain(
+        &recipe,
+        &world,
+        &args.out,
+        &mut |stage, step, steps, figures| {
+            progress.report(stage, step, steps, figures);
+        },
+    )?;
     println!("student and teacher are in {}", args.out.display());
     Ok(ExitCode::SUCCESS)
 }

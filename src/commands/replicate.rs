@@ -72,6 +72,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let table = Table::new(&runs, &Paper::committed()?, &options);
     println!("{}", table.render(Format::Terminal));
     write_report(&out, &runs, &table, &deviations(&profile))?;
+    for line in replication.gates()?.lines() {
+        println!("{line}");
+    }
     for (folder, hashes) in &hashes {
         println!("{} {}", hashes.records, folder.display());
     }

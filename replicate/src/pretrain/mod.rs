@@ -6,6 +6,7 @@
 //! 3. The student continues on demonstrations of which some are wrong, so that its first calls have
 //!    systematic errors; the teacher, of the same lineage, on right ones.
 
+mod card;
 pub mod material;
 pub mod recipe;
 pub mod vision;
@@ -22,6 +23,7 @@ use seeded_random::{Draw, Stream};
 
 use crate::packing::{Packed, Tree};
 use crate::policy::{EncodedPrompt, LocalPolicy};
+use crate::profile::World;
 use crate::state::{Trainer, adamw};
 use crate::{Error, Result, error};
 use recipe::{DemonstrationStage, Recipe};
@@ -29,9 +31,9 @@ use recipe::{DemonstrationStage, Recipe};
 /// What a stage says while it runs: stage, step, steps, and a line of figures.
 pub type Report<'a> = dyn FnMut(&str, usize, usize, &str) + 'a;
 
-/// Makes both checkpoints in `out/student` and `out/teacher`; states to resume from are kept in
-/// `out/states` until the end.
-pub fn pretrain(recipe: &Recipe, out: &Path, report: &mut Report<'_>) -> Result<()> {
+/// Makes both checkpoints in `out/student` and `out/teacher`, each with a model card of what it can
+/// do in `world`; states to resume from are kept in `out/states`.
+pub fn pretrain(recipe: &Recipe, world: &World, out: &Path, report: &mut Report<'_>) -> Result<()> {
     let states = out.join("states");
     std::fs::create_dir_all(&states).map_err(error::at(&states))?;
     belongs_to(&states, recipe)?;
@@ -59,6 +61,11 @@ pub fn pretrain(recipe: &Recipe, out: &Path, report: &mut Report<'_>) -> Result<
         let folder = out.join(name);
         copy.save(&folder)?;
         processor.save(&folder)?;
+        report(&format!("card of the {name}"), 0, 1, "");
+        let mut policy = LocalPolicy::new(copy, processor.clone(), 16);
+        let text = card::model_card(name, recipe, world, &mut policy, CARD_QUESTIONS)?;
+        results::write_atomically(&folder.join("README.md"), text.as_bytes())?;
+        report(&format!("card of the {name}"), 1, 1, "");
     }
     Ok(())
 }
@@ -83,6 +90,9 @@ fn belongs_to(states: &Path, recipe: &Recipe) -> Result<()> {
     }
     Ok(results::write_atomically(&path, recipe.hash().as_bytes())?)
 }
+
+/// Validation questions of each set that a model card rests on.
+const CARD_QUESTIONS: usize = 200;
 
 /// Runs one stage: resumes, steps, reports, saves.
 #[allow(clippy::too_many_arguments)]
