@@ -231,8 +231,6 @@ pub struct Evaluation {
     pub validation: usize,
     /// Calls of each set whose attribution is recorded.
     pub attributed: usize,
-    /// Resamples of the bootstrap.
-    pub resamples: usize,
 }
 
 impl Profile {

@@ -291,11 +291,14 @@ impl<'a> Replication<'a> {
         };
         let states = folder.join("state");
         let first = training.trainer.resume(&states)?;
-        let (mut metrics, kept) =
-            Appender::open::<UpdateMetrics>(&folder.join(results::METRICS), earlier.len() + first)?;
-        // A resumed stage has its lines already; a fresh one takes over those of the cold start.
-        for line in earlier.iter().skip(kept.len()) {
-            metrics.append(line)?;
+        // Lines beyond the saved state are cut; a fresh stage begins with those of the cold start.
+        let keep = if first == 0 { 0 } else { earlier.len() + first };
+        let (mut metrics, _) =
+            Appender::open::<UpdateMetrics>(&folder.join(results::METRICS), keep)?;
+        if first == 0 {
+            for line in &earlier {
+                metrics.append(line)?;
+            }
         }
         let held_out =
             validation_questions(&self.profile.world, self.profile.evaluation.validation);

@@ -67,9 +67,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     progress.finish();
 
     let runs = Runs::load(std::slice::from_ref(&out))?;
-    let mut options = TableOptions::default();
-    options.bootstrap.resamples = profile.evaluation.resamples;
-    let table = Table::new(&runs, &Paper::committed()?, &options);
+    let table = Table::new(&runs, &Paper::committed()?, &TableOptions::default());
     println!("{}", table.render(Format::Terminal));
     write_report(&out, &runs, &table, &deviations(&profile))?;
     for line in replication.gates()?.lines() {
