@@ -7,6 +7,8 @@
 //! advantages compare: 0.5 sees nothing, 1 everything. The standard error is a bootstrap's over
 //! prompts.
 
+use std::sync::Arc;
+
 use agent::{Episode, run_episodes};
 use attribution::{Aggregation, Divergence};
 use baselines::trm::call_is_right;
@@ -19,7 +21,7 @@ use serde::Serialize;
 use crate::Result;
 use crate::alignment::{Site, attribute};
 use crate::evaluation::{BaseCard, episode_options};
-use crate::policy::LocalPolicy;
+use crate::policy::{EncodedPrompt, LocalPolicy};
 use crate::profile::{self, Baseline, Method, Tokens};
 use crate::training::content_tokens;
 
@@ -93,20 +95,21 @@ pub fn sample_calls(
     Ok(SampledCalls { prompts })
 }
 
-/// The divergence of student from teacher of every sampled call, under attribution settings.
-pub fn divergences(
-    policy: &mut LocalPolicy,
-    teacher: &Model,
-    sampled: &SampledCalls,
-    settings: &profile::Attribution,
-) -> Result<Vec<Vec<f64>>> {
+fn encode(policy: &mut LocalPolicy, sampled: &SampledCalls) -> Result<Vec<Arc<EncodedPrompt>>> {
     let conversations: Vec<_> = sampled
         .prompts
         .iter()
         .map(|prompt| &prompt.episode.turns[0].conversation)
         .collect();
-    let encoded = policy.encode(&conversations)?;
-    let sites: Vec<Site> = encoded
+    policy.encode(&conversations)
+}
+
+fn sites<'a>(
+    policy: &LocalPolicy,
+    encoded: &'a [Arc<EncodedPrompt>],
+    sampled: &'a SampledCalls,
+) -> Vec<Site<'a>> {
+    encoded
         .iter()
         .zip(&sampled.prompts)
         .map(|(prompt, calls)| Site {
@@ -118,7 +121,18 @@ pub fn divergences(
                 .map(|ids| content_tokens(policy, ids))
                 .collect(),
         })
-        .collect();
+        .collect()
+}
+
+/// The divergence of student from teacher of every sampled call, under attribution settings.
+pub fn divergences(
+    policy: &mut LocalPolicy,
+    teacher: &Model,
+    sampled: &SampledCalls,
+    settings: &profile::Attribution,
+) -> Result<Vec<Vec<f64>>> {
+    let encoded = encode(policy, sampled)?;
+    let sites = sites(policy, &encoded, sampled);
     let student = attribute(&policy.model.detached()?, &sites, settings)?;
     let teacher = attribute(teacher, &sites, settings)?;
     student
@@ -134,32 +148,16 @@ pub fn divergences(
         .collect()
 }
 
-/// Minus the teacher's log-probability of every sampled call's attributed tokens: the control.
+/// Minus the teacher's log-probability of every sampled call: the control. `settings` say which
+/// tokens count.
 pub fn teacher_surprise(
     policy: &mut LocalPolicy,
     teacher: &Model,
     sampled: &SampledCalls,
     settings: &profile::Attribution,
 ) -> Result<Vec<Vec<f64>>> {
-    let conversations: Vec<_> = sampled
-        .prompts
-        .iter()
-        .map(|prompt| &prompt.episode.turns[0].conversation)
-        .collect();
-    let encoded = policy.encode(&conversations)?;
-    let sites: Vec<Site> = encoded
-        .iter()
-        .zip(&sampled.prompts)
-        .map(|(prompt, calls)| Site {
-            prompt,
-            calls: calls.calls.iter().map(Vec::as_slice).collect(),
-            content: calls
-                .calls
-                .iter()
-                .map(|ids| vec![true; ids.len()])
-                .collect(),
-        })
-        .collect();
+    let encoded = encode(policy, sampled)?;
+    let sites = sites(policy, &encoded, sampled);
     let found = attribute(teacher, &sites, settings)?;
     Ok(found
         .iter()
