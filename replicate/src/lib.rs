@@ -11,6 +11,7 @@ pub mod policy;
 pub mod pretrain;
 pub mod profile;
 pub mod progress;
+pub mod provenance;
 pub mod stages;
 mod state;
 pub mod training;

@@ -24,7 +24,7 @@ use crate::gates::{Gates, detections};
 use crate::policy::LocalPolicy;
 use crate::profile::{Arm, Profile};
 use crate::training::{Training, content_tokens};
-use crate::{Error, Result, error};
+use crate::{Error, Result, error, provenance};
 
 /// What a stage says while it runs: stage, step, steps, and a line of figures.
 pub type Report<'a> = dyn FnMut(&str, usize, usize, &str) + 'a;
@@ -415,11 +415,8 @@ impl<'a> Replication<'a> {
         manifest
             .seconds
             .insert("evaluation".into(), started.elapsed().as_secs_f64());
-        manifest.commit = option_env!("IAPO_COMMIT").map(str::to_owned);
-        manifest.versions = BTreeMap::from([
-            ("iapo".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-            ("candle".to_owned(), "0.11.1".to_owned()),
-        ]);
+        manifest.commit = provenance::commit();
+        manifest.versions = provenance::versions();
         manifest.peak_memory_bytes = results::peak_memory_bytes();
         results::write_json(&folder.join(results::MANIFEST), &manifest)?;
         let hashes = run_hashes(&folder)?;

@@ -154,7 +154,8 @@ fn times(runs: &Runs) -> String {
             let sum: f64 = manifests
                 .iter()
                 .filter_map(|manifest| manifest.seconds.get(*part))
-                .sum();
+                // An empty sum of floats is -0.
+                .fold(0.0, |sum, one| sum + one);
             let _ = write!(text, " {:.1} |", sum / seeds);
         }
         let peak = manifests

@@ -17,6 +17,7 @@ use candle_core::Device;
 use replicate::policy::LocalPolicy;
 use replicate::profile::{Profile, World};
 use replicate::progress::Progress;
+use replicate::provenance;
 use results::{
     Appender, Arm, Format, MANIFEST, Manifest, Paper, RECORDS, Record, Runs, Table, TableOptions,
     peak_memory_bytes, read_json, read_lines, run_folder, write_json, write_lines,
@@ -340,6 +341,8 @@ impl<'a> Evaluation<'a> {
             resolved,
         };
         let mut manifest = Manifest::new(arm.clone(), 0, profile);
+        manifest.commit = provenance::commit();
+        manifest.versions = provenance::versions();
         let mut known = Vec::new();
         if folder.join(MANIFEST).is_file() {
             let before: Manifest = read_json(&folder.join(MANIFEST))?;

@@ -59,6 +59,21 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .out
         .unwrap_or_else(|| Path::new("runs").join(&profile.name));
     let replication = Replication::open(&profile, &args.checkpoints, &out, args.resume)?;
+    let schedule = &profile.schedule;
+    let arms = profile.arms.len();
+    let seeds = profile.seeds as usize;
+    eprintln!(
+        "profile {}: {} updates (teacher {}, then {seeds} seeds of a cold start of {} and {arms} arms \
+         of {}), {} evaluations of {} questions, in {}; a stop is taken up with --resume",
+        profile.name,
+        schedule.teacher + seeds * (schedule.cold_start + arms * schedule.arm),
+        schedule.teacher,
+        schedule.cold_start,
+        schedule.arm,
+        2 + seeds * arms,
+        6 * profile.evaluation.questions,
+        out.display()
+    );
     let started = Instant::now();
     let mut progress = Progress::new();
     let hashes = replication.run(&mut |stage, step, steps, figures| {
