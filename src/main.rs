@@ -12,6 +12,12 @@ use clap::Parser;
 static ALLOCATOR: fused_ops::allocator::CachingAllocator = fused_ops::allocator::CachingAllocator;
 
 fn main() -> ExitCode {
+    // candle's element-wise operators spin in a pool of their own, which takes the processor from
+    // the one that runs everything else here; alone they are as fast and change no bit.
+    if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
+        // SAFETY: no other thread has been started.
+        unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
+    }
     match commands::Cli::parse().run() {
         Ok(code) => code,
         Err(error) => {

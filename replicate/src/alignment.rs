@@ -12,6 +12,7 @@
 use agent::Block;
 use attribution::{Blocks, Distribution, Quadrature, integrated_gradients};
 use candle_core::Tensor;
+use fused_ops::side_by_side;
 use qwen2_5_vl::Model;
 
 use crate::Result;
@@ -21,6 +22,9 @@ use crate::profile::{self, Baseline, Method, Tokens};
 
 /// Smoothing of block distributions; a divergence with an empty block stays finite.
 const SMOOTHING: f64 = 1e-3;
+
+/// Prompts whose blocks are occluded in one pass: some thousand tokens.
+const OCCLUDED_PROMPTS: usize = 4;
 
 /// A prompt with the distinct tool calls that were made on it.
 pub struct Site<'a> {
@@ -52,20 +56,24 @@ pub fn attribute(
     sites: &[Site<'_>],
     settings: &profile::Attribution,
 ) -> Result<Vec<Vec<CallAttribution>>> {
+    let device = model.device();
     match settings.method {
-        Method::Occlusion => sites
-            .chunks(8)
-            .map(|sites| occlude(model, sites, settings))
-            .collect::<Result<Vec<_>>>()
-            .map(|chunks| chunks.into_iter().flatten().collect()),
-        Method::IntegratedGradients => sites
-            .iter()
-            .map(|site| {
-                (0..site.calls.len())
-                    .map(|call| integrate(model, site, call, settings))
-                    .collect()
-            })
-            .collect(),
+        Method::Occlusion => {
+            let batches: Vec<&[Site]> = sites.chunks(OCCLUDED_PROMPTS).collect();
+            let found = side_by_side(device, batches.len(), |index| {
+                occlude(model, batches[index], settings)
+            });
+            let found = found.into_iter().collect::<Result<Vec<_>>>()?;
+            Ok(found.into_iter().flatten().collect())
+        }
+        Method::IntegratedGradients => side_by_side(device, sites.len(), |index| {
+            let site = &sites[index];
+            (0..site.calls.len())
+                .map(|call| integrate(model, site, call, settings))
+                .collect()
+        })
+        .into_iter()
+        .collect(),
     }
 }
 

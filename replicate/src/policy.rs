@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use agent::{Block, Completion, Conversation, Part, Policy, Request};
 use candle_core::{DType, Device, Tensor};
+use fused_ops::side_by_side;
 use qwen2_5_vl::{ChatMessage, ChatPart, GenerationOptions, Grid, Model, Processor, Prompt};
 
 use crate::{Error, Result};
@@ -73,13 +74,24 @@ impl LocalPolicy {
             }
         }
         // Bounded batches keep the vision tower's memory bounded.
-        for batch in fresh.chunks(64) {
-            self.encode_batch(batch)?;
+        let device = self.model.device();
+        let size = if device.is_cpu() { 16 } else { 64 };
+        let batches: Vec<_> = fresh.chunks(size).collect();
+        let encoded = side_by_side(device, batches.len(), |index| {
+            self.encode_batch(batches[index])
+        });
+        for (batch, encoded) in batches.into_iter().zip(encoded) {
+            let keys = batch.iter().map(|(key, _)| *key);
+            self.encoded
+                .extend(keys.zip(encoded?.into_iter().map(Arc::new)));
         }
         Ok(keys.iter().map(|key| self.encoded[key].clone()).collect())
     }
 
-    fn encode_batch(&mut self, batch: &[(ConversationKey, &Conversation)]) -> Result<()> {
+    fn encode_batch(
+        &self,
+        batch: &[(ConversationKey, &Conversation)],
+    ) -> Result<Vec<EncodedPrompt>> {
         let mut prompts = Vec::with_capacity(batch.len());
         let (mut pixels, mut grids) = (Vec::new(), Vec::new());
         for (_, conversation) in batch {
@@ -90,26 +102,24 @@ impl LocalPolicy {
             grids.extend_from_slice(&own);
             prompts.push(encoded);
         }
-        let features = match pixels.len() {
-            0 => None,
-            _ => Some(
-                self.model
-                    .encode_images(&Tensor::cat(&pixels, 0)?, &grids)?
-                    .detach(),
-            ),
-        };
+        if pixels.is_empty() {
+            return Ok(prompts);
+        }
+        let features = self
+            .model
+            .encode_images(&Tensor::cat(&pixels, 0)?, &grids)?
+            .detach();
         let merge = self.model.config().vision.spatial_merge_size;
         let mut offset = 0;
-        for ((key, _), mut encoded) in batch.iter().zip(prompts) {
+        for encoded in &mut prompts {
             let own = encoded.prompt.grids.iter().map(|grid| grid.tokens(merge));
             let tokens: usize = own.sum();
-            if let (Some(features), true) = (&features, tokens > 0) {
+            if tokens > 0 {
                 encoded.prompt.image_features = Some(features.narrow(0, offset, tokens)?);
             }
             offset += tokens;
-            self.encoded.insert(*key, Arc::new(encoded));
         }
-        Ok(())
+        Ok(prompts)
     }
 }
 

@@ -8,6 +8,7 @@
 //! are used, so a first ratio other than 1 shows that sampler and trainer disagree.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,6 +16,7 @@ use agent::{Episode, Turn, run_episodes};
 use baselines::{distill, group_rewards, torl, trm, vtool_r1};
 use benchmarks::micro::{MicroQuestion, Split, TRAINED, is_right, question};
 use candle_core::DType;
+use fused_ops::side_by_side;
 use grpo::{
     Aggregation, Clip, Decay, Gradients, KlEstimator, KlPenalty, LossInputs, LossOptions,
     RatioLevel, ScaleByStd, Schedule, Totals, advantages, clip_grad_norm, zero_variance_share,
@@ -31,8 +33,12 @@ use crate::policy::{ConversationKey, EncodedPrompt, LocalPolicy, conversation_ke
 use crate::profile::{Arm, Profile};
 use crate::state::{Trainer, adamw};
 
-/// Tokens of a micro-batch, at most, where a single tree is not larger.
-const MICRO_BATCH_TOKENS: usize = 8192;
+/// Tokens of a micro-batch, at most, where a single tree is not larger. Micro-batches run side by
+/// side, each on one thread: small enough for several threads, large enough for matrix products.
+const MICRO_BATCH_TOKENS: usize = 2048;
+
+/// Prompts whose calls a teacher scores in one pass.
+const SCORED_PROMPTS: usize = 8;
 
 /// A policy in training.
 pub struct Training<'a> {
@@ -308,8 +314,9 @@ impl<'a> Training<'a> {
         let teacher = self.teacher()?;
         let calls = self.calls(episodes)?;
         let mut values = vec![None; episodes.len()];
-        for batch in calls.chunks(32) {
-            let trees: Vec<Tree> = batch
+        let batches: Vec<&[CalledPrompt]> = calls.chunks(SCORED_PROMPTS).collect();
+        let scored = side_by_side(teacher.device(), batches.len(), |index| -> Result<_> {
+            let trees: Vec<Tree> = batches[index]
                 .iter()
                 .map(|site| Tree {
                     prompt: &site.prompt.prompt,
@@ -319,13 +326,14 @@ impl<'a> Training<'a> {
             let packed = Packed::new(teacher, &trees)?;
             let embeddings = packed.embed(teacher)?;
             let scored = packed.log_probs(teacher, &embeddings, 1.0)?;
-            let log_probs: Vec<f32> = scored.log_probs.to_vec1()?;
+            Ok((packed.branches, scored.log_probs.to_vec1::<f32>()?))
+        });
+        for (batch, scored) in batches.iter().zip(scored) {
+            let (branches, log_probs): (Vec<Range<usize>>, Vec<f32>) = scored?;
             let distinct = batch.iter().flat_map(|site| &site.calls);
-            for (call, range) in distinct.zip(&packed.branches) {
-                let term = distill::term(
-                    Some(&log_probs[range.clone()]),
-                    self.profile.rewards.distill_weight,
-                );
+            for (call, range) in distinct.zip(branches) {
+                let term =
+                    distill::term(Some(&log_probs[range]), self.profile.rewards.distill_weight);
                 for &episode in &call.episodes {
                     values[episode] = term;
                 }
@@ -411,62 +419,20 @@ impl<'a> Training<'a> {
             }),
             aggregation: Aggregation::TokenMean,
         };
+        let batches = micro_batches(&groups);
+        let device = self.policy.model.device();
+        let parts = side_by_side(device, batches.len(), |index| {
+            self.micro_batch(batches[index], advantages, totals, &options)
+        });
+        // Summed in the order of the batches, whichever came first.
         let mut gradients = Gradients::new();
         let mut metrics: Option<grpo::Metrics> = None;
-        for batch in micro_batches(&groups) {
-            let trees: Vec<Tree> = batch
-                .iter()
-                .map(|group| Tree {
-                    prompt: &group.prompt.prompt,
-                    branches: group
-                        .branches
-                        .iter()
-                        .map(|branch| branch.token_ids)
-                        .collect(),
-                })
-                .collect();
-            let packed = Packed::new(&self.policy.model, &trees)?;
-            let embeddings = packed.embed(&self.policy.model)?;
-            let scored = packed.log_probs(&self.policy.model, &embeddings, settings.temperature)?;
-            let reference = packed
-                .log_probs(
-                    &self.reference,
-                    &packed.embed(&self.reference)?,
-                    settings.temperature,
-                )?
-                .log_probs
-                .to_vec1::<f32>()?;
-            let entropy = scored.entropy.to_vec1::<f32>()?;
-            let branches = || batch.iter().flat_map(|group| &group.branches);
-            let old: Vec<f32> = branches().flat_map(|b| b.log_probs.to_vec()).collect();
-            // Sequences are renumbered within the batch; both turns of an episode are one sequence.
-            let mut known: BTreeMap<usize, usize> = BTreeMap::new();
-            let mut own_advantages = Vec::new();
-            let mut sequence = Vec::with_capacity(old.len());
-            for branch in branches() {
-                let number = *known.entry(branch.episode).or_insert_with(|| {
-                    own_advantages.push(advantages[branch.episode]);
-                    own_advantages.len() - 1
-                });
-                sequence.extend(std::iter::repeat_n(number, branch.token_ids.len()));
-            }
-            let output = grpo::loss(
-                &LossInputs {
-                    log_probs: &scored.log_probs,
-                    old: Some(&old),
-                    reference: Some(&reference),
-                    entropy: Some(&entropy),
-                    sequence: &sequence,
-                    advantages: &own_advantages,
-                    mask: None,
-                    totals: Some(totals),
-                },
-                &options,
-            )?;
-            gradients.accumulate(&self.trainer.parameters, &output.loss.backward()?)?;
+        for part in parts {
+            let (own, measured) = part?;
+            gradients.merge(own)?;
             metrics = Some(match metrics {
-                Some(metrics) => metrics.merge(&output.metrics),
-                None => output.metrics,
+                Some(metrics) => metrics.merge(&measured),
+                None => measured,
             });
         }
         let norm = clip_grad_norm(&mut gradients, Some(settings.max_grad_norm))?;
@@ -480,6 +446,69 @@ impl<'a> Training<'a> {
             problem: "an update without a sampled token: grpo.prompts is 0?".into(),
         })?;
         Ok((metrics, norm))
+    }
+
+    /// Gradients and measurements of a part of the batch, whose whole has `totals`.
+    fn micro_batch(
+        &self,
+        batch: &[Group<'_>],
+        advantages: &[f32],
+        totals: Totals,
+        options: &LossOptions,
+    ) -> Result<(Gradients, grpo::Metrics)> {
+        let temperature = self.profile.grpo.temperature;
+        let trees: Vec<Tree> = batch
+            .iter()
+            .map(|group| Tree {
+                prompt: &group.prompt.prompt,
+                branches: group
+                    .branches
+                    .iter()
+                    .map(|branch| branch.token_ids)
+                    .collect(),
+            })
+            .collect();
+        let packed = Packed::new(&self.policy.model, &trees)?;
+        let reference = packed
+            .log_probs(
+                &self.reference,
+                &packed.embed(&self.reference)?,
+                temperature,
+            )?
+            .log_probs
+            .to_vec1::<f32>()?;
+        let embeddings = packed.embed(&self.policy.model)?;
+        let scored = packed.log_probs(&self.policy.model, &embeddings, temperature)?;
+        let entropy = scored.entropy.to_vec1::<f32>()?;
+        let branches = || batch.iter().flat_map(|group| &group.branches);
+        let old: Vec<f32> = branches().flat_map(|b| b.log_probs.to_vec()).collect();
+        // Sequences are renumbered within the batch; both turns of an episode are one sequence.
+        let mut known: BTreeMap<usize, usize> = BTreeMap::new();
+        let mut own_advantages = Vec::new();
+        let mut sequence = Vec::with_capacity(old.len());
+        for branch in branches() {
+            let number = *known.entry(branch.episode).or_insert_with(|| {
+                own_advantages.push(advantages[branch.episode]);
+                own_advantages.len() - 1
+            });
+            sequence.extend(std::iter::repeat_n(number, branch.token_ids.len()));
+        }
+        let output = grpo::loss(
+            &LossInputs {
+                log_probs: &scored.log_probs,
+                old: Some(&old),
+                reference: Some(&reference),
+                entropy: Some(&entropy),
+                sequence: &sequence,
+                advantages: &own_advantages,
+                mask: None,
+                totals: Some(totals),
+            },
+            options,
+        )?;
+        let mut gradients = Gradients::new();
+        gradients.accumulate(&self.trainer.parameters, &output.loss.backward()?)?;
+        Ok((gradients, output.metrics))
     }
 
     /// All turns by the prompt they continue.

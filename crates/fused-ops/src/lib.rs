@@ -22,6 +22,7 @@ mod log_probs;
 mod norm;
 mod rotary;
 mod swiglu;
+mod threads;
 mod values;
 
 pub use attention::attention;
@@ -34,3 +35,4 @@ pub use log_probs::{TokenLogProbs, token_log_probs};
 pub use norm::rms_norm;
 pub use rotary::rotary;
 pub use swiglu::swiglu;
+pub use threads::side_by_side;

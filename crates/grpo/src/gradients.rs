@@ -64,6 +64,21 @@ impl Gradients {
         Ok(())
     }
 
+    /// Adds the gradients of another part of the batch.
+    ///
+    /// # Errors
+    /// Gradients of one name with different shapes.
+    pub fn merge(&mut self, other: Self) -> Result<()> {
+        for (name, gradient) in other.tensors {
+            let sum = match self.tensors.get(&name) {
+                Some(sum) => (sum + &gradient)?,
+                None => gradient,
+            };
+            self.tensors.insert(name, sum);
+        }
+        Ok(())
+    }
+
     /// The gradient of a parameter, contiguous.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.tensors.get(name)

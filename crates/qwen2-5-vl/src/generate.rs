@@ -11,7 +11,7 @@
 use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
-use fused_ops::{AttentionLayout, QueryBlock};
+use fused_ops::{AttentionLayout, QueryBlock, side_by_side};
 use rayon::prelude::*;
 
 use crate::config::TextConfig;
@@ -150,12 +150,33 @@ impl Model {
             }
             return Ok(results);
         }
-        let finished =
-            Generation::new(self.detached()?, prompts, samples, options)?.run(options)?;
-        for running in finished {
-            results[running.prompt].push(running.sampled);
+        let share = prompts.len().div_ceil(self.shares());
+        let shares: Vec<_> = prompts.chunks(share).zip(samples.chunks(share)).collect();
+        let finished = side_by_side(self.device(), shares.len(), |index| {
+            let (prompts, samples) = shares[index];
+            Generation::new(self.detached()?, prompts, samples, options)?.run(options)
+        });
+        for (results, finished) in results.chunks_mut(share).zip(finished) {
+            for running in finished? {
+                results[running.prompt].push(running.sampled);
+            }
         }
         Ok(results)
+    }
+
+    /// Into how many batches prompts are shared out. A small model's steps are too short to split
+    /// each over the threads; a large one's weights should pass through the caches once.
+    fn shares(&self) -> usize {
+        const SMALL: usize = 4_000_000;
+        let parameters: usize = self
+            .parameters()
+            .iter()
+            .map(|(_, variable)| variable.elem_count())
+            .sum();
+        match self.device() {
+            Device::Cpu if parameters <= SMALL => rayon::current_num_threads(),
+            _ => 1,
+        }
     }
 }
 

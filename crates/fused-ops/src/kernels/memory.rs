@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use crate::threads::splits_work;
+
 /// Memory for `len` values that a kernel is about to fill.
 pub(crate) struct Buffer {
     values: Vec<f32>,
@@ -89,9 +91,9 @@ impl Pointer {
     }
 }
 
-/// Runs `task(0..tasks)` on the thread pool.
+/// Runs `task(0..tasks)` on the thread pool, or on this thread where that is what it is for.
 pub(crate) fn parallel(tasks: usize, task: impl Fn(usize) + Sync + Send) {
-    if tasks <= 1 || rayon::current_num_threads() == 1 {
+    if tasks <= 1 || !splits_work() {
         (0..tasks).for_each(task);
     } else {
         (0..tasks).into_par_iter().for_each(task);
