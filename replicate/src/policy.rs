@@ -78,7 +78,8 @@ impl LocalPolicy {
         let size = if device.is_cpu() { 16 } else { 64 };
         let batches: Vec<_> = fresh.chunks(size).collect();
         let encoded = side_by_side(device, batches.len(), |index| {
-            self.encode_batch(batches[index])
+            let batch: Vec<_> = batches[index].iter().map(|(_, own)| *own).collect();
+            encode_batch(&self.model, &self.processor, &batch)
         });
         for (batch, encoded) in batches.into_iter().zip(encoded) {
             let keys = batch.iter().map(|(key, _)| *key);
@@ -86,40 +87,6 @@ impl LocalPolicy {
                 .extend(keys.zip(encoded?.into_iter().map(Arc::new)));
         }
         Ok(keys.iter().map(|key| self.encoded[key].clone()).collect())
-    }
-
-    fn encode_batch(
-        &self,
-        batch: &[(ConversationKey, &Conversation)],
-    ) -> Result<Vec<EncodedPrompt>> {
-        let mut prompts = Vec::with_capacity(batch.len());
-        let (mut pixels, mut grids) = (Vec::new(), Vec::new());
-        for (_, conversation) in batch {
-            let (encoded, values, own) = tokenize(&self.processor, conversation)?;
-            if let Some(values) = values {
-                pixels.push(values.to_device(self.model.device())?);
-            }
-            grids.extend_from_slice(&own);
-            prompts.push(encoded);
-        }
-        if pixels.is_empty() {
-            return Ok(prompts);
-        }
-        let features = self
-            .model
-            .encode_images(&Tensor::cat(&pixels, 0)?, &grids)?
-            .detach();
-        let merge = self.model.config().vision.spatial_merge_size;
-        let mut offset = 0;
-        for encoded in &mut prompts {
-            let own = encoded.prompt.grids.iter().map(|grid| grid.tokens(merge));
-            let tokens: usize = own.sum();
-            if tokens > 0 {
-                encoded.prompt.image_features = Some(features.narrow(0, offset, tokens)?);
-            }
-            offset += tokens;
-        }
-        Ok(prompts)
     }
 }
 
@@ -203,6 +170,41 @@ pub fn tokenize(
     };
     let tokenized = EncodedPrompt { prompt, blocks };
     Ok((tokenized, encoded.pixel_values, encoded.grids))
+}
+
+/// Conversations as prompts; their images go through the vision tower together, without gradients.
+pub fn encode_batch(
+    model: &Model,
+    processor: &Processor,
+    conversations: &[&Conversation],
+) -> Result<Vec<EncodedPrompt>> {
+    let mut prompts = Vec::with_capacity(conversations.len());
+    let (mut pixels, mut grids) = (Vec::new(), Vec::new());
+    for conversation in conversations {
+        let (encoded, values, own) = tokenize(processor, conversation)?;
+        if let Some(values) = values {
+            pixels.push(values.to_device(model.device())?);
+        }
+        grids.extend_from_slice(&own);
+        prompts.push(encoded);
+    }
+    if pixels.is_empty() {
+        return Ok(prompts);
+    }
+    let features = model
+        .encode_images(&Tensor::cat(&pixels, 0)?, &grids)?
+        .detach();
+    let merge = model.config().vision.spatial_merge_size;
+    let mut offset = 0;
+    for encoded in &mut prompts {
+        let own = encoded.prompt.grids.iter().map(|grid| grid.tokens(merge));
+        let tokens: usize = own.sum();
+        if tokens > 0 {
+            encoded.prompt.image_features = Some(features.narrow(0, offset, tokens)?);
+        }
+        offset += tokens;
+    }
+    Ok(prompts)
 }
 
 /// The agent's conversation in the processor's terms, and its images in order.

@@ -99,6 +99,7 @@ pub fn reading(
     let set = TRAINED[draw.below(TRAINED.len())];
     let (figure, style) = draw_figure(set, Split::Train, difficulty, draw);
     let image = render(&figure, &style, draw);
+    let tables = matches!(set, TestSet::Vwtq | TestSet::VwtqSyn | TestSet::VTabFact);
     let lookup_only = step < stage.lookup_only;
     let shown = (draw.unit() < stage.focused).then(|| select(&figure, difficulty.named, draw));
     let image = match &shown {
@@ -118,7 +119,7 @@ pub fn reading(
             true => Kind::Value,
             false => Kind::ALL[draw.below(Kind::ALL.len())],
         };
-        let statement = set == TestSet::VTabFact && !lookup_only && draw.below(4) > 0;
+        let statement = tables && !lookup_only && draw.unit() < stage.statements;
         let asked = ask_about(&selection, kind, statement, draw);
         let task = agent::Task {
             image: image.clone(),

@@ -17,12 +17,13 @@ use std::sync::Arc;
 use agent::Conversation;
 use benchmarks::micro::language::processor_files;
 use candle_core::{DType, Device, Tensor, Var};
+use fused_ops::side_by_side;
 use grpo::{Decay, Gradients, Schedule, clip_grad_norm};
-use qwen2_5_vl::{Grid, Model, Part, Processor, Prompt};
+use qwen2_5_vl::{Model, Part, Processor, Prompt};
 use seeded_random::{Draw, Stream};
 
 use crate::packing::{Packed, Tree};
-use crate::policy::{EncodedPrompt, LocalPolicy};
+use crate::policy::{EncodedPrompt, LocalPolicy, encode_batch, tokenize};
 use crate::profile::World;
 use crate::state::{Trainer, adamw};
 use crate::{Error, Result, error};
@@ -94,43 +95,85 @@ fn belongs_to(states: &Path, recipe: &Recipe) -> Result<()> {
 /// Validation questions of each set that a model card rests on.
 const CARD_QUESTIONS: usize = 200;
 
-/// Runs one stage: resumes, steps, reports, saves.
-#[allow(clippy::too_many_arguments)]
-fn run_stage(
-    name: &str,
+/// A step's batch is cut into parts of equal weight that run side by side, each on one thread.
+const PARTS: usize = 4;
+
+/// The loss of one part of a step's batch, with figures to report.
+struct PartLoss {
+    loss: Tensor,
+    figures: Vec<(&'static str, f32)>,
+}
+
+/// The items of a part of a batch.
+fn items(part: usize, batch: usize) -> std::ops::Range<usize> {
+    part * batch / PARTS..(part + 1) * batch / PARTS
+}
+
+/// A stage of the curriculum.
+struct Stage<'a> {
+    name: &'a str,
     parameters: Vec<(String, Var)>,
     steps: usize,
-    peak: f64,
+    learning_rate: f64,
     save_every: usize,
-    states: &Path,
-    report: &mut Report<'_>,
-    mut batch_loss: impl FnMut(usize) -> Result<(Tensor, String)>,
-) -> Result<()> {
-    let schedule = Schedule {
-        peak,
-        warmup: (steps / 20).max(1),
-        decay: Decay::Cosine {
-            updates: steps,
-            final_fraction: 0.1,
-        },
-    };
-    let folder = states.join(name);
-    let mut trainer = Trainer::new(parameters, adamw(0.01))?;
-    let first = trainer.resume(&folder)?;
-    for step in first..steps {
-        let (loss, figures) = batch_loss(step)?;
-        let mut gradients = Gradients::new();
-        gradients.accumulate(&trainer.parameters, &loss.backward()?)?;
-        clip_grad_norm(&mut gradients, Some(1.0))?;
-        trainer
-            .optimizer
-            .step(&trainer.parameters, &gradients, schedule.rate(step))?;
-        report(name, step + 1, steps, &figures);
-        if (step + 1) % save_every == 0 || step + 1 == steps {
-            trainer.save(&folder, step + 1)?;
+    states: &'a Path,
+}
+
+impl Stage<'_> {
+    /// Resumes, steps, reports, saves. The loss of a step is the mean of its parts' losses.
+    fn run(
+        self,
+        report: &mut Report<'_>,
+        part_loss: impl Fn(usize, usize) -> Result<PartLoss> + Sync + Send,
+    ) -> Result<()> {
+        let steps = self.steps;
+        let schedule = Schedule {
+            peak: self.learning_rate,
+            warmup: (steps / 20).max(1),
+            decay: Decay::Cosine {
+                updates: steps,
+                final_fraction: 0.1,
+            },
+        };
+        let folder = self.states.join(self.name);
+        let mut trainer = Trainer::new(self.parameters, adamw(0.01))?;
+        let first = trainer.resume(&folder)?;
+        for step in first..steps {
+            let parameters = &trainer.parameters;
+            let parts = side_by_side(&Device::Cpu, PARTS, |part| -> Result<_> {
+                let PartLoss { loss, figures } = part_loss(step, part)?;
+                let loss = (loss / PARTS as f64)?;
+                let mut gradients = Gradients::new();
+                gradients.accumulate(parameters, &loss.backward()?)?;
+                Ok((gradients, figures))
+            });
+            let mut gradients = Gradients::new();
+            let mut sums: Vec<(&str, f32)> = Vec::new();
+            for part in parts {
+                let (own, figures) = part?;
+                gradients.merge(own)?;
+                for (index, (name, figure)) in figures.into_iter().enumerate() {
+                    match sums.get_mut(index) {
+                        Some((_, sum)) => *sum += figure,
+                        None => sums.push((name, figure)),
+                    }
+                }
+            }
+            clip_grad_norm(&mut gradients, Some(1.0))?;
+            trainer
+                .optimizer
+                .step(&trainer.parameters, &gradients, schedule.rate(step))?;
+            let figures: Vec<String> = sums
+                .iter()
+                .map(|(name, sum)| format!("{name} {:.3}", sum / PARTS as f32))
+                .collect();
+            report(self.name, step + 1, steps, &figures.join(", "));
+            if (step + 1) % self.save_every == 0 || step + 1 == steps {
+                trainer.save(&folder, step + 1)?;
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 fn train_vision(
@@ -169,35 +212,36 @@ fn train_vision(
     }
     let stage = &recipe.vision;
     let stream = stream.purpose("vision");
-    run_stage(
-        "vision",
+    Stage {
+        name: "vision",
         parameters,
-        stage.steps,
-        stage.learning_rate,
-        recipe.save_every,
+        steps: stage.steps,
+        learning_rate: stage.learning_rate,
+        save_every: recipe.save_every,
         states,
-        report,
-        |step| {
-            let mut draw = stream.index(step as u64).generator();
-            let pictures: Vec<material::Picture> = (0..stage.figures)
-                .map(|_| material::picture(&recipe.difficulty, stage.focused, &mut draw))
-                .collect();
-            let images: Vec<&image::RgbImage> = pictures.iter().map(|p| p.image.as_ref()).collect();
-            let truth: Vec<_> = pictures.iter().flat_map(|p| p.cells.clone()).collect();
-            let (pixels, grids) = processor.image_processor().process(&images)?;
-            let features = model.encode_images(&pixels, &grids)?;
-            let dense = vision::dense_loss(model, &heads, &features, &truth)?;
-            let figures = format!(
-                "loss {:.3}, probability of own word {:.3}, row {:.3}, column {:.3}, bar {:.3}",
-                dense.loss.to_scalar::<f32>()?,
-                dense.mean_probability[0],
-                dense.mean_probability[1],
-                dense.mean_probability[2],
-                dense.mean_probability[3],
-            );
-            Ok((dense.loss, figures))
-        },
-    )
+    }
+    .run(report, |step, part| {
+        let mut draw = stream.index(step as u64).index(part as u64).generator();
+        let pictures: Vec<material::Picture> = items(part, stage.figures)
+            .map(|_| material::picture(&recipe.difficulty, stage.focused, &mut draw))
+            .collect();
+        let images: Vec<&image::RgbImage> = pictures.iter().map(|p| p.image.as_ref()).collect();
+        let truth: Vec<_> = pictures.iter().flat_map(|p| p.cells.clone()).collect();
+        let (pixels, grids) = processor.image_processor().process(&images)?;
+        let features = model.encode_images(&pixels, &grids)?;
+        let dense = vision::dense_loss(model, &heads, &features, &truth)?;
+        let [own, row, column, bar] = dense.mean_probability;
+        Ok(PartLoss {
+            figures: vec![
+                ("loss", dense.loss.to_scalar()?),
+                ("probability of own word", own),
+                ("row", row),
+                ("column", column),
+                ("bar", bar),
+            ],
+            loss: dense.loss,
+        })
+    })
 }
 
 /// One image's questions as a tree: what they share is the prompt, the rest are its branches.
@@ -220,42 +264,44 @@ fn train_reading(
     let stage = &recipe.reading;
     let stream = stream.purpose("reading");
     let shared = &model;
-    run_stage(
-        "reading",
-        shared.trainable(),
-        stage.steps,
-        stage.learning_rate,
-        recipe.save_every,
+    Stage {
+        name: "reading",
+        parameters: shared.trainable(),
+        steps: stage.steps,
+        learning_rate: stage.learning_rate,
+        save_every: recipe.save_every,
         states,
-        report,
-        |step| {
-            let mut draw = stream.index(step as u64).generator();
-            let packs = (0..stage.figures)
-                .map(|_| {
-                    let material = material::reading(&recipe.difficulty, stage, step, &mut draw);
-                    pack_questions(shared, processor, &material)
-                })
-                .collect::<Result<Vec<_>>>()?;
-            let trees: Vec<Tree> = packs
-                .iter()
-                .map(|pack| Tree {
-                    prompt: &pack.prompt,
-                    branches: pack.branches.iter().map(Vec::as_slice).collect(),
-                })
-                .collect();
-            let answers: Vec<usize> = packs.iter().flat_map(|pack| pack.answers.clone()).collect();
-            supervised_loss(shared, &trees, &answers)
-        },
-    )?;
+    }
+    .run(report, |step, part| {
+        let mut draw = stream.index(step as u64).index(part as u64).generator();
+        let materials: Vec<material::Reading> = items(part, stage.figures)
+            .map(|_| material::reading(&recipe.difficulty, stage, step, &mut draw))
+            .collect();
+        let firsts: Vec<&Conversation> = materials
+            .iter()
+            .map(|material| &material.conversations[0])
+            .collect();
+        let firsts = encode_batch(shared, processor, &firsts)?;
+        let packs = materials
+            .iter()
+            .zip(firsts)
+            .map(|(material, first)| pack_questions(processor, material, first))
+            .collect::<Result<Vec<_>>>()?;
+        let trees: Vec<Tree> = packs
+            .iter()
+            .map(|pack| Tree {
+                prompt: &pack.prompt,
+                branches: pack.branches.iter().map(Vec::as_slice).collect(),
+            })
+            .collect();
+        let answers: Vec<usize> = packs.iter().flat_map(|pack| pack.answers.clone()).collect();
+        supervised_loss(shared, &trees, &answers)
+    })?;
     Ok(model)
 }
 
 /// Mean cross-entropy over the last tokens of every branch.
-fn supervised_loss(
-    model: &Model,
-    trees: &[Tree<'_>],
-    answers: &[usize],
-) -> Result<(Tensor, String)> {
+fn supervised_loss(model: &Model, trees: &[Tree<'_>], answers: &[usize]) -> Result<PartLoss> {
     let packed = Packed::new(model, trees)?;
     let embeddings = packed.embed(model)?;
     let scored = packed.log_probs(model, &embeddings, 1.0)?;
@@ -266,55 +312,35 @@ fn supervised_loss(
     let wanted = Tensor::new(wanted, embeddings.device())?;
     let chosen = scored.log_probs.index_select(&wanted, 0)?;
     let loss = chosen.mean_all()?.neg()?;
-    let figures = format!("loss {:.4}", loss.to_scalar::<f32>()?);
-    Ok((loss, figures))
+    let figures = vec![("loss", loss.to_scalar()?)];
+    Ok(PartLoss { loss, figures })
 }
 
+/// `first` is the encoded first conversation of `material`, with the image's features.
 fn pack_questions(
-    model: &Model,
-    processor: &Arc<Processor>,
+    processor: &Processor,
     material: &material::Reading,
+    first: EncodedPrompt,
 ) -> Result<PackedQuestions> {
-    let mut pack: Option<PackedQuestions> = None;
     let stop = processor.stop_ids()[0];
+    let shared = material::from_request(&first.blocks);
+    let (mut branches, mut answers) = (Vec::new(), Vec::new());
     for (conversation, answer) in material.conversations.iter().zip(&material.answers) {
-        let encoded = encode_one(model, processor, conversation, pack.is_none())?;
-        let shared = material::from_request(&encoded.blocks);
+        let (encoded, _, _) = tokenize(processor, conversation)?;
         let mut branch = encoded.prompt.input_ids[shared..].to_vec();
         let mut completion = processor.tokenizer().encode(answer)?;
         completion.push(stop);
         branch.extend_from_slice(&completion);
-        let pack = pack.get_or_insert_with(|| PackedQuestions {
-            prompt: Prompt {
-                input_ids: encoded.prompt.input_ids[..shared].to_vec(),
-                image_features: encoded.prompt.image_features.clone(),
-                grids: encoded.prompt.grids.clone(),
-            },
-            branches: Vec::new(),
-            answers: Vec::new(),
-        });
-        pack.branches.push(branch);
-        pack.answers.push(completion.len());
+        branches.push(branch);
+        answers.push(completion.len());
     }
-    pack.ok_or_else(|| Error::Profile {
-        origin: "pretrain".into(),
-        problem: "reading.questions is 0: expected at least 1".into(),
+    let mut prompt = first.prompt;
+    prompt.input_ids.truncate(shared);
+    Ok(PackedQuestions {
+        prompt,
+        branches,
+        answers,
     })
-}
-
-/// One conversation as tokens and blocks; features only when they are asked for.
-fn encode_one(
-    model: &Model,
-    processor: &Arc<Processor>,
-    conversation: &Conversation,
-    with_features: bool,
-) -> Result<EncodedPrompt> {
-    let (mut encoded, pixels, grids): (EncodedPrompt, Option<Tensor>, Vec<Grid>) =
-        crate::policy::tokenize(processor, conversation)?;
-    if let (true, Some(pixels)) = (with_features, pixels) {
-        encoded.prompt.image_features = Some(model.encode_images(&pixels, &grids)?.detach());
-    }
-    Ok(encoded)
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -329,48 +355,45 @@ fn train_demonstrations(
     report: &mut Report<'_>,
 ) -> Result<Model> {
     model.freeze(&[Part::Vision, Part::Merger])?;
-    let parameters = model.trainable();
     let stream = stream.purpose("demonstrations").purpose(name);
     let stop = processor.stop_ids()[0];
-    let mut policy = LocalPolicy::new(model, processor.clone(), 16);
-    run_stage(
+    let shared = &model;
+    Stage {
         name,
-        parameters,
-        stage.steps,
-        stage.learning_rate,
-        recipe.save_every,
+        parameters: shared.trainable(),
+        steps: stage.steps,
+        learning_rate: stage.learning_rate,
+        save_every: recipe.save_every,
         states,
-        report,
-        |step| {
-            let turns: Vec<material::Demonstration> = (0..stage.episodes)
-                .flat_map(|episode| {
-                    let stream = stream.index(step as u64).index(episode as u64);
-                    material::demonstration(&recipe.difficulty, stage, &stream)
-                })
-                .collect();
-            let conversations: Vec<&Conversation> =
-                turns.iter().map(|turn| &turn.conversation).collect();
-            let prompts = policy.encode(&conversations)?;
-            policy.forget();
-            let completions = turns
-                .iter()
-                .map(|turn| {
-                    let mut ids = processor.tokenizer().encode(&turn.completion)?;
-                    ids.push(stop);
-                    Ok(ids)
-                })
-                .collect::<Result<Vec<_>>>()?;
-            let trees: Vec<Tree> = prompts
-                .iter()
-                .zip(&completions)
-                .map(|(prompt, completion)| Tree {
-                    prompt: &prompt.prompt,
-                    branches: vec![completion],
-                })
-                .collect();
-            let lengths: Vec<usize> = completions.iter().map(Vec::len).collect();
-            supervised_loss(&policy.model, &trees, &lengths)
-        },
-    )?;
-    Ok(policy.model)
+    }
+    .run(report, |step, part| {
+        let turns: Vec<material::Demonstration> = items(part, stage.episodes)
+            .flat_map(|episode| {
+                let stream = stream.index(step as u64).index(episode as u64);
+                material::demonstration(&recipe.difficulty, stage, &stream)
+            })
+            .collect();
+        let conversations: Vec<&Conversation> =
+            turns.iter().map(|turn| &turn.conversation).collect();
+        let prompts = encode_batch(shared, processor, &conversations)?;
+        let completions = turns
+            .iter()
+            .map(|turn| {
+                let mut ids = processor.tokenizer().encode(&turn.completion)?;
+                ids.push(stop);
+                Ok(ids)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let trees: Vec<Tree> = prompts
+            .iter()
+            .zip(&completions)
+            .map(|(prompt, completion)| Tree {
+                prompt: &prompt.prompt,
+                branches: vec![completion],
+            })
+            .collect();
+        let lengths: Vec<usize> = completions.iter().map(Vec::len).collect();
+        supervised_loss(shared, &trees, &lengths)
+    })?;
+    Ok(model)
 }

@@ -93,6 +93,8 @@ pub struct ReadingStage {
     pub focused: f64,
     /// Steps at the beginning that only look values up.
     pub lookup_only: usize,
+    /// Share of the questions about tables that are statements to be judged, after those steps.
+    pub statements: f64,
 }
 
 /// Settings of stage 3.
@@ -120,11 +122,35 @@ impl Recipe {
     }
 
     /// Reads a recipe.
+    ///
+    /// # Errors
+    /// Text that is not a recipe, and batches smaller than the parts they are cut into.
     pub fn parse(text: &str) -> Result<Self> {
-        toml::from_str(text).map_err(|error| Error::Profile {
+        let problem = |problem: String| Error::Profile {
             origin: "pretrain".into(),
-            problem: error.to_string(),
-        })
+            problem,
+        };
+        let recipe: Recipe = toml::from_str(text).map_err(|error| problem(error.to_string()))?;
+        let sizes = [
+            ("vision.figures", recipe.vision.figures),
+            ("reading.figures", recipe.reading.figures),
+            ("student.episodes", recipe.student.episodes),
+            ("teacher.episodes", recipe.teacher.episodes),
+        ];
+        for (key, size) in sizes {
+            if size < super::PARTS {
+                return Err(problem(format!(
+                    "{key} is {size}: expected at least {}",
+                    super::PARTS
+                )));
+            }
+        }
+        if recipe.reading.questions == 0 {
+            return Err(problem(
+                "reading.questions is 0: expected at least 1".into(),
+            ));
+        }
+        Ok(recipe)
     }
 
     /// Hash of the recipe: a saved state belongs to one.
