@@ -11,7 +11,7 @@
 
 use agent::Block;
 use attribution::{Blocks, Distribution, Quadrature, integrated_gradients};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use fused_ops::side_by_side;
 use qwen2_5_vl::Model;
 
@@ -97,7 +97,7 @@ fn occlude(
     let packed = Packed::new(model, &trees)?;
     let embeddings = packed.embed(model)?;
     let (_, hidden) = embeddings.dims2()?;
-    let mut values: Vec<f32> = embeddings.flatten_all()?.to_vec1()?;
+    let mut values: Vec<f32> = embeddings.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
     for (site, trees) in sites.iter().zip(packed.prompts.chunks(variants)) {
         for (block, tree) in Block::ALL.iter().zip(&trees[1..]) {
             let rows: Vec<usize> = site
@@ -111,7 +111,8 @@ fn occlude(
             replace_rows(&mut values, &rows, hidden, settings.baseline);
         }
     }
-    let embeddings = Tensor::from_vec(values, embeddings.shape(), embeddings.device())?;
+    let embeddings = Tensor::from_vec(values, embeddings.shape(), embeddings.device())?
+        .to_dtype(embeddings.dtype())?;
     let scored = packed.log_probs(model, &embeddings, 1.0)?;
     let log_probs: Vec<f32> = scored.log_probs.to_vec1()?;
 

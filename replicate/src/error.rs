@@ -30,6 +30,14 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// A device that cannot be used.
+    #[error("device {device}: {problem}")]
+    Device {
+        /// Its name.
+        device: String,
+        /// What is wrong and what to type.
+        problem: String,
+    },
     /// The model.
     #[error(transparent)]
     Model(#[from] qwen2_5_vl::Error),

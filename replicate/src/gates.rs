@@ -36,6 +36,9 @@ pub struct Detection {
     pub prompts: usize,
     /// Pairs of a wrong and a right call.
     pub pairs: usize,
+    /// Mean over prompts of the standard deviation of the score within a prompt: what a weight is
+    /// multiplied with before it meets the outcome.
+    pub spread: f64,
 }
 
 /// Sampled calls with whether they are right, by prompt.
@@ -213,7 +216,20 @@ pub fn detection(sampled: &SampledCalls, scores: &[Vec<f64>]) -> Detection {
         standard_error: variance.sqrt(),
         prompts: counted.len(),
         pairs: counted.iter().map(|one| one.1).sum(),
+        spread: spread(scores),
     }
+}
+
+/// Mean over prompts of the standard deviation of the scores of a prompt.
+fn spread(scores: &[Vec<f64>]) -> f64 {
+    let deviation = |scores: &Vec<f64>| {
+        let n = scores.len() as f64;
+        let mean = scores.iter().sum::<f64>() / n;
+        let squares: f64 = scores.iter().map(|score| (score - mean).powi(2)).sum();
+        (squares / (n - 1.0)).sqrt()
+    };
+    // A prompt that is kept has a right and a wrong call, so two scores at least.
+    scores.iter().map(deviation).sum::<f64>() / scores.len().max(1) as f64
 }
 
 /// What a world and its base must show before arms are compared, measured after a replication.
@@ -344,8 +360,9 @@ impl Gates {
         }
         for (name, found) in &self.detection {
             lines.push(format!(
-                "gate 3, AUC within prompts {:.2} (standard error {:.2}, {} prompts, {} pairs): {name}",
-                found.auc, found.standard_error, found.prompts, found.pairs
+                "gate 3, AUC within prompts {:.2} (standard error {:.2}, {} prompts, {} pairs, spread \
+                 within prompts {:.3}): {name}",
+                found.auc, found.standard_error, found.prompts, found.pairs, found.spread
             ));
         }
         lines

@@ -2,6 +2,7 @@
 
 pub mod alignment;
 pub mod attribution_map;
+pub mod compute;
 pub mod deviations;
 mod error;
 pub mod evaluation;

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use agent::{Block, Completion, Conversation, Part, Policy, Request};
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use fused_ops::side_by_side;
 use qwen2_5_vl::{ChatMessage, ChatPart, GenerationOptions, Grid, Model, Processor, Prompt};
 
+use crate::compute::Compute;
 use crate::{Error, Result};
 
 /// A conversation as tokens, with the block of each.
@@ -38,9 +39,9 @@ pub struct LocalPolicy {
 
 impl LocalPolicy {
     /// Loads a checkpoint's folder.
-    pub fn load(dir: &Path, device: &Device, max_new_tokens: usize) -> Result<Self> {
+    pub fn load(dir: &Path, compute: &Compute, max_new_tokens: usize) -> Result<Self> {
         let processor = Processor::load(dir)?;
-        let model = Model::load(dir, device, DType::F32)?;
+        let model = Model::load(dir, &compute.device, compute.dtype)?;
         Ok(Self::new(model, Arc::new(processor), max_new_tokens))
     }
 

@@ -7,6 +7,7 @@ use baselines::WithoutCall;
 use benchmarks::micro::Difficulty;
 use serde::{Deserialize, Serialize};
 
+use crate::compute::WeightType;
 use crate::{Error, Result, error};
 
 /// The profiles that are built in, by name.
@@ -35,6 +36,8 @@ pub struct Profile {
     pub grpo: Grpo,
     /// What episodes are worth.
     pub rewards: Rewards,
+    /// How wide numbers are.
+    pub compute: Compute,
     /// The attribution that IAPO aligns.
     pub attribution: Attribution,
     /// How trained policies are evaluated.
@@ -171,6 +174,14 @@ pub struct Rewards {
     pub iapo_weight: f32,
     /// What an episode without a tool call gets as penalty, bonus or log-probability.
     pub without_call: WithoutCall,
+}
+
+/// How wide numbers are; which device they are on is the command's to say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Compute {
+    /// The type of weights and activations.
+    pub weights: WeightType,
 }
 
 /// How a tool call is attributed to the blocks of its prompt.

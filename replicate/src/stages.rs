@@ -11,7 +11,6 @@ use std::time::Instant;
 use agent::Episode;
 use benchmarks::TestSet;
 use benchmarks::micro::{MicroQuestion, Split, is_right};
-use candle_core::Device;
 use results::{
     Appender, BlockShares, Manifest, Record, RunHashes, UpdateMetrics, Verdict, run_folder,
     run_hashes, write_lines,
@@ -19,6 +18,7 @@ use results::{
 use seeded_random::Stream;
 
 use crate::alignment::{Site, attribute};
+use crate::compute::Compute;
 use crate::evaluation::{base_card, greedy_episodes, questions, validate, validation_questions};
 use crate::gates::{Gates, detections};
 use crate::policy::LocalPolicy;
@@ -38,6 +38,7 @@ pub struct Replication<'a> {
     out: PathBuf,
     student: PathBuf,
     teacher: PathBuf,
+    compute: Compute,
 }
 
 /// One trained or untrained policy to evaluate.
@@ -60,6 +61,7 @@ impl<'a> Replication<'a> {
         checkpoints: &Path,
         out: &Path,
         resume: bool,
+        compute: Compute,
     ) -> Result<Self> {
         let problem = |path: &Path, problem: String| Error::RunDirectory {
             path: path.to_owned(),
@@ -115,6 +117,7 @@ impl<'a> Replication<'a> {
             out: out.to_owned(),
             student,
             teacher,
+            compute,
         })
     }
 
@@ -217,9 +220,7 @@ impl<'a> Replication<'a> {
     pub fn gates(&self) -> Result<Gates> {
         let held_out =
             validation_questions(&self.profile.world, self.profile.evaluation.validation);
-        let load =
-            |dir: &Path| LocalPolicy::load(dir, &Device::Cpu, self.profile.grpo.max_new_tokens);
-        let base = base_card(&mut load(&self.student)?, &held_out)?;
+        let base = base_card(&mut self.policy(&self.student)?, &held_out)?;
         let mut trained = Vec::new();
         if self.profile.arms.contains(&Arm::VtoolR1) {
             for seed in 0..self.profile.seeds {
@@ -231,9 +232,9 @@ impl<'a> Replication<'a> {
             }
         }
         let cold = self.out.join("cold-start/seed-0/checkpoint");
-        let teacher = load(&self.folder(results::Arm::TEACHER, 0).join("checkpoint"))?;
+        let teacher = self.policy(&self.folder(results::Arm::TEACHER, 0).join("checkpoint"))?;
         let detection = detections(
-            &mut load(&cold)?,
+            &mut self.policy(&cold)?,
             &teacher.model.detached()?,
             self.profile,
             &held_out,
@@ -245,6 +246,11 @@ impl<'a> Replication<'a> {
         };
         results::write_json(&self.out.join("gates.json"), &gates)?;
         Ok(gates)
+    }
+
+    /// A checkpoint as a policy.
+    fn policy(&self, dir: &Path) -> Result<LocalPolicy> {
+        LocalPolicy::load(dir, &self.compute, self.profile.grpo.max_new_tokens)
     }
 
     /// The folder of one run.
@@ -264,9 +270,7 @@ impl<'a> Replication<'a> {
             return Ok(checkpoint);
         }
         std::fs::create_dir_all(folder).map_err(error::at(folder))?;
-        let grpo = &self.profile.grpo;
-        let load = |dir: &Path| LocalPolicy::load(dir, &Device::Cpu, grpo.max_new_tokens);
-        let teacher = plan.teacher.map(load).transpose()?;
+        let teacher = plan.teacher.map(|dir| self.policy(dir)).transpose()?;
         let teacher = match &teacher {
             Some(policy) => Some(policy.model.detached()?),
             None => None,
@@ -275,7 +279,7 @@ impl<'a> Replication<'a> {
             self.profile,
             plan.stage,
             plan.arm,
-            load(plan.from)?,
+            self.policy(plan.from)?,
             teacher.as_ref(),
             plan.learning_rate,
             // Arms of one seed see the same prompts in the same order.
@@ -343,11 +347,7 @@ impl<'a> Replication<'a> {
         }
         let started = Instant::now();
         let evaluation = &self.profile.evaluation;
-        let mut policy = LocalPolicy::load(
-            subject.checkpoint,
-            &Device::Cpu,
-            self.profile.grpo.max_new_tokens,
-        )?;
+        let mut policy = self.policy(subject.checkpoint)?;
         let checkpoint = weights_hash(subject.checkpoint)?;
         let asked = questions(
             &self.profile.world,

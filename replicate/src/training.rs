@@ -15,7 +15,6 @@ use std::time::Instant;
 use agent::{Episode, Turn, run_episodes};
 use baselines::{distill, group_rewards, torl, trm, vtool_r1};
 use benchmarks::micro::{MicroQuestion, Split, TRAINED, is_right, question};
-use candle_core::DType;
 use fused_ops::side_by_side;
 use grpo::{
     Aggregation, Clip, Decay, Gradients, KlEstimator, KlPenalty, LossInputs, LossOptions,
@@ -101,7 +100,7 @@ impl<'a> Training<'a> {
     ) -> Result<Self> {
         policy.model.freeze(&[Part::Vision, Part::Merger])?;
         policy.temperature = profile.grpo.temperature;
-        let reference = policy.model.copy(DType::F32)?.detached()?;
+        let reference = policy.model.copy(policy.model.dtype())?.detached()?;
         let trainer = Trainer::new(policy.model.trainable(), adamw(profile.grpo.weight_decay))?;
         Ok(Training {
             profile,

@@ -9,7 +9,7 @@ use agent::{
     ToolOutcome, run_episodes,
 };
 use anyhow::Context;
-use candle_core::Device;
+use replicate::compute::{Compute, DeviceName, WeightType};
 use replicate::policy::LocalPolicy;
 use visual_tools::{FigureBoxes, NamedBoxes, Style};
 
@@ -35,6 +35,12 @@ pub struct Args {
     /// Longest completion of a turn, tokens.
     #[arg(long, default_value_t = 512)]
     max_new_tokens: usize,
+    /// Where the model runs: `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    device: DeviceName,
+    /// The type of its weights: `f32`, `bf16` or `f16`.
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    weights: WeightType,
     /// Words for the first turn in place of the model's own, to see what a tool call leads to.
     #[arg(long, value_name = "TEXT")]
     call: Option<String>,
@@ -140,7 +146,8 @@ impl Policy for Prompted {
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let task = task(&args.image, args.boxes.as_deref(), &args.question)?;
-    let mut policy = LocalPolicy::load(&args.model, &Device::Cpu, args.max_new_tokens)?;
+    let compute = Compute::open(args.device, args.weights)?;
+    let mut policy = LocalPolicy::load(&args.model, &compute, args.max_new_tokens)?;
     policy.temperature = args.temperature;
     let options = episode_options(&policy);
     let mut policy = Prompted {

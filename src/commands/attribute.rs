@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use agent::first_turn;
 use anyhow::{Context, ensure};
-use candle_core::Device;
 use qwen2_5_vl::Model;
 use replicate::alignment::{Site, attribute};
 use replicate::attribution_map::{AttributionMap, TokenScore};
+use replicate::compute::{Compute, DeviceName, WeightType};
 use replicate::policy::{EncodedPrompt, LocalPolicy};
 use replicate::profile::{self, Baseline, Method, Tokens};
 use replicate::training::content_tokens;
@@ -43,6 +43,12 @@ pub struct Args {
     /// Longest completion, tokens, when the model makes its own.
     #[arg(long, default_value_t = 64)]
     max_new_tokens: usize,
+    /// Where the model runs: `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    device: DeviceName,
+    /// The type of its weights: `f32`, `bf16` or `f16`.
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    weights: WeightType,
     /// The files `OUT.json` and `OUT.svg` (`OUT.teacher.svg` with a teacher).
     #[arg(long, default_value = "attribution", value_name = "OUT")]
     out: PathBuf,
@@ -62,7 +68,8 @@ fn parse_baseline(text: &str) -> Result<Baseline, String> {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     ensure!(args.nodes > 0, "--nodes 0: expected at least 1");
     let task = ask::task(&args.image, args.boxes.as_deref(), &args.question)?;
-    let mut policy = LocalPolicy::load(&args.model, &Device::Cpu, args.max_new_tokens)?;
+    let compute = Compute::open(args.device, args.weights)?;
+    let mut policy = LocalPolicy::load(&args.model, &compute, args.max_new_tokens)?;
     let options = ask::episode_options(&policy);
     let conversation = first_turn(&task, options.prompt);
     let call = match &args.call {
@@ -114,7 +121,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     let mut json = json!({ "model": own });
     if let Some(teacher) = &args.teacher {
-        let mut other = LocalPolicy::load(teacher, &Device::Cpu, args.max_new_tokens)?;
+        let mut other = LocalPolicy::load(teacher, &compute, args.max_new_tokens)?;
         let prompt = other.encode(&[&conversation])?.remove(0);
         let theirs = map_of(&other, &other.model.detached()?, &prompt, &call, &settings)?;
         show(teacher, &theirs);

@@ -13,7 +13,7 @@ use benchmarks::judge::{EndpointJudge, Judge};
 use benchmarks::micro::{Split, question};
 use benchmarks::sources::{self, LoadedSet};
 use benchmarks::{Question, TestSet, Verdict, scorers};
-use candle_core::Device;
+use replicate::compute::{Compute, DeviceName, WeightType};
 use replicate::policy::LocalPolicy;
 use replicate::profile::{Profile, World};
 use replicate::progress::Progress;
@@ -65,6 +65,12 @@ pub struct Args {
     /// Longest completion of a turn, tokens.
     #[arg(long, default_value_t = 512)]
     max_new_tokens: u32,
+    /// Where the model runs: `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    device: DeviceName,
+    /// The type of its weights: `f32`, `bf16` or `f16`.
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    weights: WeightType,
     /// Requests in flight at an endpoint; questions at once for a checkpoint.
     #[arg(long, default_value_t = 8)]
     concurrency: usize,
@@ -142,7 +148,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 );
             }
             let mut run = run.of_checkpoint(checkpoint_hash(folder)?)?;
-            let mut policy = LocalPolicy::load(folder, &Device::Cpu, args.max_new_tokens as usize)?;
+            let compute = Compute::open(args.device, args.weights)?;
+            let mut policy = LocalPolicy::load(folder, &compute, args.max_new_tokens as usize)?;
             // Encoded prompts of answered questions would fill the memory.
             let result = run.all(&mut policy, scoring, args.concurrency, LocalPolicy::forget);
             run.finish(result)?;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use replicate::compute::{Compute, DeviceName};
 use replicate::deviations::deviations;
 use replicate::profile::{Arm, Profile};
 use replicate::progress::Progress;
@@ -31,6 +32,9 @@ pub struct Args {
     /// Changes a setting of the profile, for example `--set rewards.iapo_weight=0.3`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     changes: Vec<String>,
+    /// Where models run: `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    device: DeviceName,
     /// The folder that the profile's checkpoints are relative to.
     #[arg(long, value_name = "DIR", default_value_os_t = recipe_folder())]
     checkpoints: PathBuf,
@@ -58,7 +62,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let out = args
         .out
         .unwrap_or_else(|| Path::new("runs").join(&profile.name));
-    let replication = Replication::open(&profile, &args.checkpoints, &out, args.resume)?;
+    let compute = Compute::open(args.device, profile.compute.weights)?;
+    let replication = Replication::open(&profile, &args.checkpoints, &out, args.resume, compute)?;
     let schedule = &profile.schedule;
     let arms = profile.arms.len();
     let seeds = profile.seeds as usize;

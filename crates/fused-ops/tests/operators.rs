@@ -5,7 +5,7 @@ mod common;
 
 use candle_core::{DType, Device, Tensor};
 use common::*;
-use fused_ops::{AttentionLayout, Segment, composed};
+use fused_ops::{AttentionLayout, QueryBlock, Segment, composed};
 use proptest::prelude::*;
 
 const TOLERANCE: f32 = 1e-5;
@@ -174,6 +174,26 @@ fn attention_tree() {
 #[test]
 fn attention_mixed() {
     check_attention(&mixed_layout(), 8, 1, 40);
+}
+
+/// Single queries, as in a step of decoding: shared rows of a prompt and rows of their own.
+#[test]
+fn attention_of_single_queries() {
+    let block = |query: usize, visible: &[std::ops::Range<usize>], causal| QueryBlock {
+        queries: query..query + 1,
+        visible: visible.to_vec(),
+        causal,
+    };
+    let blocks = vec![
+        block(0, &[0..37, 60..61], None),
+        block(1, &[0..37, 61..66], None),
+        block(2, &[37..60], Some(66)),
+        block(3, &[], Some(67)),
+    ];
+    let layout = AttentionLayout::new(blocks, 4, 68).unwrap();
+    for (heads, kv_heads, dim) in [(4, 2, 32), (3, 3, 20), (8, 1, 5), (2, 1, 80)] {
+        check_attention(&layout, heads, kv_heads, dim);
+    }
 }
 
 proptest! {

@@ -6,6 +6,8 @@
 //! end `o / l` and `log-sum-exp = m + ln l`. The backward pass recomputes p = e^(s − lse) tile by
 //! tile and uses ds = p (dp − Σ do·o).
 //!
+//! Single queries, as in decoding, are [`super::decoding`]'s.
+//!
 //! Deviations: the query heads that share a key head are rows of one tile; keys are runs of the
 //! layout, packed once for all tiles; in the backward pass a task owns a key head of one
 //! connected component of the layout (blocks that share no key, directly or through others), so
@@ -13,6 +15,7 @@
 
 use std::ops::Range;
 
+use super::decoding;
 use super::memory::{Buffer, Pointer, Scratch, parallel};
 use super::simd::{Simd, dispatched};
 use super::tile::{Product, pack, pack_panel, packed_len, panel_width};
@@ -34,7 +37,8 @@ pub(crate) struct Sizes {
 }
 
 impl Sizes {
-    fn group(&self) -> usize {
+    /// Query heads that share a key head.
+    pub(super) fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
 
@@ -144,6 +148,9 @@ pub(crate) fn forward(
     layout: &AttentionLayout,
     sizes: &Sizes,
 ) -> (Vec<f32>, Vec<f32>) {
+    if decoding::serves(layout) {
+        return decoding::forward(q, k, v, layout, sizes);
+    }
     let keys = Packed::across(k, layout, sizes);
     let values = Packed::along(v, layout, sizes);
     let plan = layout.plan();

@@ -5,6 +5,7 @@
 #![allow(clippy::needless_range_loop, clippy::too_many_arguments)]
 
 pub(crate) mod attention;
+mod decoding;
 pub(crate) mod elementwise;
 pub(crate) mod gemm;
 pub(crate) mod log_probs;

@@ -1,0 +1,267 @@
+"""The other side of compare.py: one case of work, timed once for every line on stdin.
+
+    python theirs.py CASE CHECKPOINT [KEY=VALUE ...]
+
+The cases are those of peer.rs, with PyTorch (its fused attention), transformers, TRL, Captum and
+torchvision as their users run them.
+"""
+
+import contextlib
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+def main():
+    case, checkpoint, *rest = sys.argv[1:]
+    settings = dict(argument.split("=", 1) for argument in rest)
+    torch.set_num_threads(int(settings["threads"]))
+    torch.manual_seed(0)
+    CASES[case](checkpoint, settings)
+
+
+def serve(case, work):
+    """Answers every line of stdin with one run of `work`."""
+    with contextlib.redirect_stdout(sys.stderr):
+        work()  # lazy initialisation is not timed
+    say({"ready": case})
+    for _ in sys.stdin:
+        with contextlib.redirect_stdout(sys.stderr):
+            start = time.perf_counter()
+            report = work()
+            report["seconds"] = time.perf_counter() - start
+        say(report)
+
+
+def say(value):
+    print(json.dumps(value), file=OUT, flush=True)
+
+
+def word(row, column):
+    """A token of the words, the same on both sides."""
+    return 1 + (row * 7919 + column * 104_729 + row * column) % 140
+
+
+def load(checkpoint, attention="sdpa"):
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        checkpoint, dtype=torch.float32, attn_implementation=attention
+    )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("visual" not in name)
+    return model
+
+
+def matmul(_checkpoint, settings):
+    size = int(settings["size"])
+    a, b = torch.rand(size, size), torch.rand(size, size)
+
+    def work():
+        torch.matmul(a, b.T)
+        return {}
+
+    serve("matmul", work)
+
+
+def train(checkpoint, settings):
+    """A training step over whole sequences; the loss is that of the replies."""
+    prompts, samples, prompt, reply = (
+        int(settings[key]) for key in ("prompts", "samples", "prompt", "reply")
+    )
+    model = load(checkpoint).train()
+    rows = prompts * samples
+    ids = torch.tensor([
+        [word(row // samples, column) for column in range(prompt)]
+        + [word(row + 1000, column) for column in range(reply)]
+        for row in range(rows)
+    ])
+    inputs, targets = ids[:, :-1], ids[:, prompt:]
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0.01, fused=True)
+
+    def work():
+        optimizer.zero_grad()
+        logits = model(input_ids=inputs, use_cache=False).logits[:, prompt - 1:]
+        loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        return {"loss": loss.item()}
+
+    serve("train", work)
+
+
+def generate(checkpoint, settings):
+    from transformers import GenerationConfig
+
+    prompts, prompt, new = (int(settings[key]) for key in ("prompts", "prompt", "new"))
+    model = load(checkpoint).eval()
+    model.generation_config.eos_token_id = None  # nothing ends early
+    ids = torch.tensor([[word(row, column) for column in range(prompt)] for row in range(prompts)])
+    vision = [getattr(model.config, name) for name in VISION_IDS if getattr(model.config, name, None) is not None]
+    config = GenerationConfig(
+        max_new_tokens=new, do_sample=False, use_cache=True, pad_token_id=0,
+        suppress_tokens=vision, eos_token_id=None,
+    )
+
+    def work():
+        with torch.inference_mode():
+            out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        return {"last": out[:, -1].tolist()}
+
+    serve("generate", work)
+
+
+VISION_IDS = ["image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id", "vision_token_id"]
+
+
+def processor(checkpoint):
+    """The checkpoint's files as a transformers processor: the micro one has no video settings."""
+    from transformers import AutoTokenizer, Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+
+    template = (Path(checkpoint) / "chat_template.jinja").read_text()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer.padding_side = "left"
+    return Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor.from_pretrained(checkpoint), tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(patch_size=4, merge_size=2), chat_template=template,
+    )
+
+
+def grpo(checkpoint, settings):
+    """TRL's trainer on the same chats and figures; it waits for a line before each update."""
+    from datasets import Dataset
+    from PIL import Image
+    from transformers import TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    prompts, samples, new = (int(settings[key]) for key in ("prompts", "samples", "new"))
+    folder = Path(settings["export"])
+    chats = json.loads((folder / "chats.json").read_text())[:prompts]
+    rows = [
+        {"prompt": chat, "images": [Image.open(folder / f"{index}.png").convert("RGB")]}
+        for index, chat in enumerate(chats)
+    ]
+
+    def distinct(completion_ids, **_):
+        return [len(set(ids)) / max(len(ids), 1) for ids in completion_ids]
+
+    class Wait(TrainerCallback):
+        """Hands out the time of every update, and starts it when it is asked for."""
+
+        def __init__(self):
+            self.updates, self.start = 0, 0.0
+
+        def on_step_begin(self, *_args, **_kwargs):
+            # The first two updates warm up.
+            if self.updates == 2:
+                say({"ready": "grpo"})
+            if self.updates >= 2 and not sys.stdin.readline():
+                os._exit(0)
+            self.start = time.perf_counter()
+
+        def on_step_end(self, *_args, **_kwargs):
+            self.updates += 1
+            if self.updates > 2:
+                say({"seconds": time.perf_counter() - self.start})
+
+    config = GRPOConfig(
+        output_dir=settings["scratch"], per_device_train_batch_size=prompts * samples, num_generations=samples,
+        max_completion_length=new, beta=0.04, temperature=1.0, top_p=1.0, top_k=0, learning_rate=1e-6,
+        max_steps=10_000, num_iterations=1, gradient_accumulation_steps=1, bf16=False, use_cpu=True,
+        gradient_checkpointing=False, report_to=[], save_strategy="no", logging_steps=10**6,
+        disable_tqdm=True, shuffle_dataset=False, optim="adamw_torch_fused", dataloader_num_workers=0,
+    )
+    with contextlib.redirect_stdout(sys.stderr):
+        trainer = GRPOTrainer(
+            model=load(checkpoint), reward_funcs=distinct, args=config, train_dataset=Dataset.from_list(rows),
+            processing_class=processor(checkpoint), callbacks=[Wait()],
+        )
+        trainer.train()
+
+
+def attribute(checkpoint, settings):
+    """Captum's integrated gradients of every call of a group."""
+    from captum.attr import IntegratedGradients
+    from safetensors.torch import load_file
+
+    folder = Path(settings["export"])
+    case = json.loads((folder / "attribution.json").read_text())
+    prompt = load_file(folder / "attribution.safetensors")["embeddings"]
+    length, nodes = prompt.shape[0], int(settings["nodes"])
+    model = load(checkpoint).eval().requires_grad_(False)
+    baseline = torch.zeros_like(prompt)
+    if settings["baseline"] != "zero":
+        blocks = torch.tensor(case["blocks"])
+        for block in blocks.unique():
+            baseline[blocks == block] = prompt[blocks == block].mean(0)
+
+    def function(call):
+        ids = torch.tensor(call)
+        tail = model.get_input_embeddings()(ids[:-1])
+        later = [case["next"] + step for step in range(len(call) - 1)]
+        positions = torch.tensor([axis + later for axis in case["positions"]]).unsqueeze(1)
+
+        def log_prob(points):
+            count = points.shape[0]
+            whole = torch.cat([points, tail.expand(count, -1, -1)], 1)
+            logits = model(
+                inputs_embeds=whole, position_ids=positions.expand(-1, count, -1), use_cache=False
+            ).logits[:, length - 1:].clone()
+            logits[..., case["banned"]] = -math.inf
+            scored = logits.log_softmax(-1)
+            return scored.gather(-1, ids.expand(count, -1).unsqueeze(-1)).squeeze(-1).sum(-1)
+
+        return log_prob
+
+    functions = [function(call) for call in case["calls"]]
+
+    def work():
+        gaps = []
+        for log_prob in functions:
+            with torch.no_grad():
+                whole = (log_prob(prompt.unsqueeze(0)) - log_prob(baseline.unsqueeze(0))).item()
+            scores = IntegratedGradients(log_prob).attribute(
+                prompt.unsqueeze(0), baselines=baseline.unsqueeze(0), n_steps=nodes, method="gausslegendre",
+                internal_batch_size=min(nodes, int(settings["batch"])),
+            )
+            gaps.append(abs(scores.sum().item() - whole) / abs(whole))
+        gaps.sort()
+        return {"gap": gaps[len(gaps) // 2], "calls": len(gaps)}
+
+    serve("attribute", work)
+
+
+def preprocess(_checkpoint, settings):
+    from PIL import Image
+    from transformers import Qwen2VLImageProcessor
+
+    files = sorted(Path(settings["images"]).iterdir())
+    images = [Image.open(file).convert("RGB") for file in files]
+    # The defaults of the class, as ours.
+    processing = Qwen2VLImageProcessor()
+
+    def work():
+        return {"patches": processing(images=images, return_tensors="pt")["pixel_values"].shape[0]}
+
+    serve("preprocess", work)
+
+
+CASES = {
+    "matmul": matmul, "train": train, "generate": generate, "grpo": grpo, "attribute": attribute,
+    "preprocess": preprocess,
+}
+
+if __name__ == "__main__":
+    # What libraries print must not reach the protocol.
+    OUT = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    main()
