@@ -35,6 +35,25 @@ parity DIR="golden/parity":
 doctor:
     cargo run --release --quiet --bin iapo -- doctor
 
+# beside PyTorch, transformers, TRL and Captum on this machine: results/speed (downloads them)
+bench-peers *ARGS:
+    test -x .venv/peers/bin/python || python3 -m venv .venv/peers
+    .venv/peers/bin/pip install --quiet -r benches/peers/requirements.txt
+    cargo build --release --example peer
+    .venv/peers/bin/python benches/peers/compare.py {{ARGS}}
+
+# how many nodes integrated gradients need: results/attribution
+nodes *ARGS:
+    cargo run --release --example nodes -- {{ARGS}}
+
+# criterion benches of the fused operators
+bench *ARGS:
+    cargo bench -p fused-ops {{ARGS}}
+
+# compiles everything for CUDA with NVIDIA's compiler from Python wheels; no card is needed
+check-cuda:
+    bash .ci/check-cuda
+
 # all tests
 test:
     cargo verify

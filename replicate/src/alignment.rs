@@ -66,14 +66,22 @@ pub fn attribute(
             let found = found.into_iter().collect::<Result<Vec<_>>>()?;
             Ok(found.into_iter().flatten().collect())
         }
-        Method::IntegratedGradients => side_by_side(device, sites.len(), |index| {
-            let site = &sites[index];
-            (0..site.calls.len())
-                .map(|call| integrate(model, site, call, settings))
+        Method::IntegratedGradients => {
+            let calls: Vec<(&Site, usize)> = sites
+                .iter()
+                .flat_map(|site| (0..site.calls.len()).map(move |call| (site, call)))
+                .collect();
+            let quadrature = quadrature(settings);
+            let found = side_by_side(device, calls.len(), |index| {
+                let (site, call) = calls[index];
+                integrate(model, site, call, settings, &quadrature)
+            });
+            let mut found = found.into_iter();
+            sites
+                .iter()
+                .map(|site| found.by_ref().take(site.calls.len()).collect())
                 .collect()
-        })
-        .into_iter()
-        .collect(),
+        }
     }
 }
 
@@ -148,12 +156,33 @@ fn occlude(
     Ok(found)
 }
 
-/// Integrated gradients of one call's log-probability over the prompt's embeddings.
-fn integrate(
+/// The rule that serves a baseline.
+fn quadrature(settings: &profile::Attribution) -> Quadrature {
+    match settings.baseline {
+        Baseline::Zero => {
+            // A zero baseline meets RMS norms where they are steepest: most of F's change lies at
+            // small α, so an eighth of the nodes serves [0, 1e-4] and the others are log-spaced.
+            let linear_nodes = (settings.nodes / 8).max(1);
+            Quadrature::LogGaussLegendre {
+                nodes: settings.nodes - linear_nodes,
+                linear_nodes,
+                start: 1e-4,
+            }
+        }
+        Baseline::BlockMean => Quadrature::GaussLegendre {
+            nodes: settings.nodes,
+        },
+    }
+}
+
+/// Integrated gradients of one call's log-probability over the prompt's embeddings, by a given
+/// rule: `settings.nodes` is not read.
+pub fn integrate(
     model: &Model,
     site: &Site<'_>,
     call: usize,
     settings: &profile::Attribution,
+    quadrature: &Quadrature,
 ) -> Result<CallAttribution> {
     let prompt = &site.prompt.prompt;
     let tokens = site.calls[call];
@@ -163,24 +192,9 @@ fn integrate(
         .embed(&prompt.input_ids, prompt.image_features.as_ref())?
         .detach();
     let (length, hidden) = input.dims2()?;
-    let linear_nodes = (settings.nodes / 8).max(1);
-    let (baseline, quadrature) = match settings.baseline {
-        Baseline::Zero => (
-            attribution::Baseline::Zero,
-            // A zero baseline meets RMS norms where they are steepest: most of F's change lies at
-            // small α, so an eighth of the nodes serves [0, 1e-4] and the others are log-spaced.
-            Quadrature::LogGaussLegendre {
-                nodes: settings.nodes - linear_nodes,
-                linear_nodes,
-                start: 1e-4,
-            },
-        ),
-        Baseline::BlockMean => (
-            attribution::Baseline::BlockMean,
-            Quadrature::GaussLegendre {
-                nodes: settings.nodes,
-            },
-        ),
+    let baseline = match settings.baseline {
+        Baseline::Zero => attribution::Baseline::Zero,
+        Baseline::BlockMean => attribution::Baseline::BlockMean,
     };
     let baseline = baseline.tensor(&input, &blocks)?;
     let mut f = |points: &Tensor| -> candle_core::Result<Tensor> {
@@ -221,7 +235,7 @@ fn integrate(
         values().map_err(candle_core::Error::wrap)
     };
     let nodes_per_batch = (4096 / (length + tokens.len())).max(1);
-    let result = integrated_gradients(&input, &baseline, &quadrature, nodes_per_batch, &mut f)?;
+    let result = integrated_gradients(&input, &baseline, quadrature, nodes_per_batch, &mut f)?;
     debug_assert_eq!(result.scores.len() * hidden, length * hidden);
     let masses = blocks.masses(&result.scores, settings.masses, None)?;
     Ok(CallAttribution {

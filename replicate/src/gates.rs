@@ -98,33 +98,37 @@ pub fn sample_calls(
     Ok(SampledCalls { prompts })
 }
 
-fn encode(policy: &mut LocalPolicy, sampled: &SampledCalls) -> Result<Vec<Arc<EncodedPrompt>>> {
-    let conversations: Vec<_> = sampled
-        .prompts
-        .iter()
-        .map(|prompt| &prompt.episode.turns[0].conversation)
-        .collect();
-    policy.encode(&conversations)
-}
+impl SampledCalls {
+    /// The prompts as tokens and blocks.
+    pub fn encode(&self, policy: &mut LocalPolicy) -> Result<Vec<Arc<EncodedPrompt>>> {
+        let conversations: Vec<_> = self
+            .prompts
+            .iter()
+            .map(|prompt| &prompt.episode.turns[0].conversation)
+            .collect();
+        policy.encode(&conversations)
+    }
 
-fn sites<'a>(
-    policy: &LocalPolicy,
-    encoded: &'a [Arc<EncodedPrompt>],
-    sampled: &'a SampledCalls,
-) -> Vec<Site<'a>> {
-    encoded
-        .iter()
-        .zip(&sampled.prompts)
-        .map(|(prompt, calls)| Site {
-            prompt,
-            calls: calls.calls.iter().map(Vec::as_slice).collect(),
-            content: calls
-                .calls
-                .iter()
-                .map(|ids| content_tokens(policy, ids))
-                .collect(),
-        })
-        .collect()
+    /// The calls as sites of attribution; `encoded` is what [`SampledCalls::encode`] gave.
+    pub fn sites<'a>(
+        &'a self,
+        policy: &LocalPolicy,
+        encoded: &'a [Arc<EncodedPrompt>],
+    ) -> Vec<Site<'a>> {
+        encoded
+            .iter()
+            .zip(&self.prompts)
+            .map(|(prompt, calls)| Site {
+                prompt,
+                calls: calls.calls.iter().map(Vec::as_slice).collect(),
+                content: calls
+                    .calls
+                    .iter()
+                    .map(|ids| content_tokens(policy, ids))
+                    .collect(),
+            })
+            .collect()
+    }
 }
 
 /// The divergence of student from teacher of every sampled call, under attribution settings.
@@ -134,8 +138,8 @@ pub fn divergences(
     sampled: &SampledCalls,
     settings: &profile::Attribution,
 ) -> Result<Vec<Vec<f64>>> {
-    let encoded = encode(policy, sampled)?;
-    let sites = sites(policy, &encoded, sampled);
+    let encoded = sampled.encode(policy)?;
+    let sites = sampled.sites(policy, &encoded);
     let student = attribute(&policy.model.detached()?, &sites, settings)?;
     let teacher = attribute(teacher, &sites, settings)?;
     student
@@ -159,8 +163,8 @@ pub fn teacher_surprise(
     sampled: &SampledCalls,
     settings: &profile::Attribution,
 ) -> Result<Vec<Vec<f64>>> {
-    let encoded = encode(policy, sampled)?;
-    let sites = sites(policy, &encoded, sampled);
+    let encoded = sampled.encode(policy)?;
+    let sites = sampled.sites(policy, &encoded);
     let found = attribute(teacher, &sites, settings)?;
     Ok(found
         .iter()

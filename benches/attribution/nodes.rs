@@ -1,0 +1,240 @@
+//! How many nodes integrated gradients need on the trained micro models.
+//!
+//! `cargo run --release --example nodes -- [STUDENT] [TEACHER] [--out results/attribution/nodes.md]`
+//!
+//! On sampled tool calls of validation questions, for each baseline and rule: the median completeness
+//! gap of the student, the distance of its block distribution from a converged one (total variation,
+//! mean), how well the penalty KL(student ‖ teacher) ranks the calls of a prompt as the converged
+//! penalty does (share of pairs in the same order), and seconds a call for both models.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use attribution::{Aggregation, Divergence, Quadrature, Rule};
+use fused_ops::side_by_side;
+use qwen2_5_vl::Model;
+use replicate::alignment::{CallAttribution, Site, integrate};
+use replicate::compute::Compute;
+use replicate::evaluation::validation_questions;
+use replicate::gates::{SampledCalls, sample_calls};
+use replicate::policy::LocalPolicy;
+use replicate::profile::{Attribution, Baseline, Method, Profile, Tokens};
+use seeded_random::Stream;
+
+#[global_allocator]
+static ALLOCATOR: fused_ops::allocator::CachingAllocator = fused_ops::allocator::CachingAllocator;
+
+/// Prompts that are looked at, and distinct calls of each.
+const PROMPTS: usize = 12;
+const CALLS: usize = 4;
+
+/// The attributions of both models, and what they took.
+struct Measured {
+    student: Vec<Vec<CallAttribution>>,
+    /// KL(student ‖ teacher) of every call.
+    penalties: Vec<Vec<f64>>,
+    seconds: f64,
+}
+
+fn main() -> Result<()> {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let out = match arguments.iter().position(|argument| argument == "--out") {
+        Some(at) => {
+            let out = arguments.get(at + 1).context("--out needs a file")?.clone();
+            arguments.drain(at..=at + 1);
+            out
+        }
+        None => "results/attribution/nodes.md".to_owned(),
+    };
+    let folder = |index: usize, name: &str| {
+        arguments.get(index).map_or_else(
+            || PathBuf::from("replicate/checkpoints/micro").join(name),
+            PathBuf::from,
+        )
+    };
+    let (student_dir, teacher_dir) = (folder(0, "student"), folder(1, "teacher"));
+    let profile = Profile::load("micro", &[])?;
+    let compute = Compute::cpu();
+    let mut policy = LocalPolicy::load(&student_dir, &compute, profile.grpo.max_new_tokens)?;
+    policy.temperature = 1.0;
+    let teacher = LocalPolicy::load(&teacher_dir, &compute, 1)?
+        .model
+        .detached()?;
+    let questions = validation_questions(&profile.world, 16);
+    let stream = Stream::new(profile.world.seed).purpose("nodes");
+    let mut sampled = sample_calls(&mut policy, &questions, 8, &stream)?;
+    // Every family has its turn.
+    let step = (sampled.prompts.len() / PROMPTS).max(1);
+    sampled.prompts = sampled
+        .prompts
+        .into_iter()
+        .step_by(step)
+        .take(PROMPTS)
+        .collect();
+    for prompt in &mut sampled.prompts {
+        prompt.calls.truncate(CALLS);
+    }
+    let student = policy.model.detached()?;
+    let encoded = sampled.encode(&mut policy)?;
+    let sites = sampled.sites(&policy, &encoded);
+    let page = page(&student, &teacher, &sites, &sampled)?;
+    print!("{page}");
+    if let Some(parent) = std::path::Path::new(&out).parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    results::write_atomically(out.as_ref(), page.as_bytes())?;
+    Ok(())
+}
+
+fn page(
+    student: &Model,
+    teacher: &Model,
+    sites: &[Site<'_>],
+    sampled: &SampledCalls,
+) -> Result<String> {
+    let calls: usize = sites.iter().map(|site| site.calls.len()).sum();
+    let mut page = format!(
+        "# Nodes of integrated gradients\n\n{calls} distinct calls of {} validation prompts, sampled \
+         from the student at temperature 1; absolute block sums, all tokens of a call. Made by \
+         `cargo run --release --example nodes`.\n",
+        sampled.prompts.len()
+    );
+    for baseline in [Baseline::Zero, Baseline::BlockMean] {
+        let settings = Attribution {
+            method: Method::IntegratedGradients,
+            baseline,
+            nodes: 1,
+            masses: Aggregation::Absolute,
+            tokens: Tokens::All,
+            divergence: Divergence::Kl,
+        };
+        let converged = match baseline {
+            Baseline::Zero => log_spaced(256),
+            Baseline::BlockMean => Quadrature::GaussLegendre { nodes: 256 },
+        };
+        let reference = measure(student, teacher, sites, &settings, &converged)?;
+        page += &format!(
+            "\n## Baseline {}\n\nConverged: {}, median gap {:.1} %.\n\n\
+             | rule | nodes | median gap | distance of blocks | pairs ranked alike | seconds a call |\n\
+             |---|---:|---:|---:|---:|---:|\n",
+            match baseline {
+                Baseline::Zero => "zero",
+                Baseline::BlockMean => "block mean",
+            },
+            name(&converged),
+            100.0 * median_gap(&reference.student),
+        );
+        for nodes in [4, 8, 16, 32, 64] {
+            let mut rules = vec![
+                Quadrature::Riemann {
+                    rule: Rule::Middle,
+                    nodes,
+                },
+                Quadrature::GaussLegendre { nodes },
+            ];
+            if baseline == Baseline::Zero && nodes >= 8 {
+                rules.push(log_spaced(nodes));
+            }
+            for rule in rules {
+                let found = measure(student, teacher, sites, &settings, &rule)?;
+                page += &format!(
+                    "| {} | {nodes} | {:.1} % | {:.3} | {:.2} | {:.4} |\n",
+                    name(&rule),
+                    100.0 * median_gap(&found.student),
+                    distance(&found.student, &reference.student)?,
+                    agreement(&found.penalties, &reference.penalties),
+                    found.seconds / calls as f64,
+                );
+            }
+        }
+    }
+    Ok(page)
+}
+
+/// An eighth of the nodes on [0, 1e-4], the others log-spaced above.
+fn log_spaced(nodes: usize) -> Quadrature {
+    Quadrature::LogGaussLegendre {
+        nodes: nodes - (nodes / 8).max(1),
+        linear_nodes: (nodes / 8).max(1),
+        start: 1e-4,
+    }
+}
+
+fn name(rule: &Quadrature) -> &'static str {
+    match rule {
+        Quadrature::Riemann { .. } => "Riemann, middle",
+        Quadrature::GaussLegendre { .. } => "Gauss-Legendre",
+        Quadrature::LogGaussLegendre { .. } => "Gauss-Legendre in log α",
+    }
+}
+
+fn measure(
+    student: &Model,
+    teacher: &Model,
+    sites: &[Site<'_>],
+    settings: &Attribution,
+    rule: &Quadrature,
+) -> Result<Measured> {
+    let clock = Instant::now();
+    let of = |model: &Model| -> Result<Vec<Vec<CallAttribution>>> {
+        let found = side_by_side(model.device(), sites.len(), |index| {
+            let site = &sites[index];
+            (0..site.calls.len())
+                .map(|call| integrate(model, site, call, settings, rule))
+                .collect::<replicate::Result<Vec<_>>>()
+        });
+        Ok(found.into_iter().collect::<replicate::Result<Vec<_>>>()?)
+    };
+    let (student, teacher) = (of(student)?, of(teacher)?);
+    let seconds = clock.elapsed().as_secs_f64();
+    let penalties = student
+        .iter()
+        .zip(&teacher)
+        .map(|(student, teacher)| {
+            student
+                .iter()
+                .zip(teacher)
+                .map(|(s, t)| Ok(Divergence::Kl.between(&s.shares, &t.shares)?))
+                .collect()
+        })
+        .collect::<Result<_>>()?;
+    Ok(Measured {
+        student,
+        penalties,
+        seconds,
+    })
+}
+
+fn median_gap(found: &[Vec<CallAttribution>]) -> f64 {
+    let mut gaps: Vec<f64> = found
+        .iter()
+        .flatten()
+        .filter_map(|call| call.relative_gap)
+        .collect();
+    gaps.sort_by(f64::total_cmp);
+    gaps.get(gaps.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn distance(found: &[Vec<CallAttribution>], reference: &[Vec<CallAttribution>]) -> Result<f64> {
+    let pairs = found.iter().flatten().zip(reference.iter().flatten());
+    let distances = pairs
+        .map(|(a, b)| Ok(Divergence::TotalVariation.between(&a.shares, &b.shares)?))
+        .collect::<Result<Vec<f64>>>()?;
+    Ok(distances.iter().sum::<f64>() / distances.len().max(1) as f64)
+}
+
+/// The share of pairs of calls of one prompt that two penalties put in the same order.
+fn agreement(found: &[Vec<f64>], reference: &[Vec<f64>]) -> f64 {
+    let (mut alike, mut pairs) = (0, 0);
+    for (found, reference) in found.iter().zip(reference) {
+        for i in 0..found.len() {
+            for j in 0..i {
+                pairs += 1;
+                let order = |values: &[f64]| values[i].total_cmp(&values[j]);
+                alike += usize::from(order(found) == order(reference));
+            }
+        }
+    }
+    f64::from(alike as u32) / f64::from(pairs.max(1) as u32)
+}
