@@ -10,7 +10,7 @@
 //! among all calls of a prompt.
 
 use agent::Block;
-use attribution::{Blocks, Distribution, Quadrature, integrated_gradients};
+use attribution::{Blocks, Distribution, integrated_gradients};
 use candle_core::{DType, Tensor};
 use fused_ops::side_by_side;
 use qwen2_5_vl::Model;
@@ -163,25 +163,11 @@ fn integrate(
         .embed(&prompt.input_ids, prompt.image_features.as_ref())?
         .detach();
     let (length, hidden) = input.dims2()?;
-    let linear_nodes = (settings.nodes / 8).max(1);
-    let (baseline, quadrature) = match settings.baseline {
-        Baseline::Zero => (
-            attribution::Baseline::Zero,
-            // A zero baseline meets RMS norms where they are steepest: most of F's change lies at
-            // small α, so an eighth of the nodes serves [0, 1e-4] and the others are log-spaced.
-            Quadrature::LogGaussLegendre {
-                nodes: settings.nodes - linear_nodes,
-                linear_nodes,
-                start: 1e-4,
-            },
-        ),
-        Baseline::BlockMean => (
-            attribution::Baseline::BlockMean,
-            Quadrature::GaussLegendre {
-                nodes: settings.nodes,
-            },
-        ),
+    let baseline = match settings.baseline {
+        Baseline::Zero => attribution::Baseline::Zero,
+        Baseline::BlockMean => attribution::Baseline::BlockMean,
     };
+    let quadrature = settings.quadrature();
     let baseline = baseline.tensor(&input, &blocks)?;
     let mut f = |points: &Tensor| -> candle_core::Result<Tensor> {
         let nodes = points.dim(0)?;
