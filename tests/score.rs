@@ -17,8 +17,8 @@ fn without_out_the_rows_go_to_the_standard_output() {
     std::fs::write(&given, "\u{feff}{\"gt\":1,\"pred\":\"True\"}\n").unwrap();
     let (given, out) = (given.to_str().unwrap(), folder.path().join("out.jsonl"));
     let rows = "{\"gt\":1,\"pred\":\"True\",\"score\":1,\"reason\":\"equal\"}\n";
-    for more in [&[][..], &["--out", "/dev/stdout"][..]] {
-        let output = score(given, more);
+    for more in [Vec::new(), vec!["--out", "/dev/stdout"]] {
+        let output = score(given, &more);
         assert!(output.status.success());
         assert_eq!(String::from_utf8(output.stdout).unwrap(), rows);
         let accuracy = String::from_utf8(output.stderr).unwrap();

@@ -68,7 +68,7 @@ pub fn absent(folder: &Folder) -> Result<Vec<&'static str>> {
     Ok(absent.map(|(name, _)| name).collect())
 }
 
-/// The manifest's files: an object of path to `{"bytes": …, "sha256": …}`. `None` without a manifest,
+/// The manifest's files: an object of path to `{"bytes": …, "sha256": …}`, or to the hash. `None` without a manifest,
 /// or with one that lists no files.
 fn listed(folder: &Folder) -> Result<Option<Map<String, Value>>> {
     let Some(mut manifest) = folder.json_if_any(MANIFEST)? else {
@@ -94,7 +94,7 @@ fn difference(folder: &Folder, file: &str, entry: &Value) -> Option<String> {
     if let Some(expected) = entry["bytes"].as_u64().filter(|&expected| expected != size) {
         return Some(format!("{MANIFEST} lists {expected} bytes, it has {size}"));
     }
-    let expected = entry["sha256"].as_str()?;
+    let expected = entry["sha256"].as_str().or(entry.as_str())?;
     let sha256 = Sha256::digest(&bytes);
     let sha256: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
     (sha256 != expected).then(|| format!("{MANIFEST} lists sha256 {expected}, it has {sha256}"))

@@ -45,5 +45,5 @@ fn contains(text: &str, word: &[u8]) -> bool {
         found.is_some_and(|found| found.eq_ignore_ascii_case(word))
     };
     // A letter differs from its capital in this bit alone; most places fail here.
-    (0..bytes.len()).any(|at| bytes[at] | 0x20 == word[0] && starts_at(at))
+    (0..bytes.len()).any(|at| (bytes[at] | 0x20) == word[0] && starts_at(at))
 }
