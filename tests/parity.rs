@@ -52,6 +52,7 @@ fn our_fixtures_agree() {
     ] {
         assert!(text.contains(group), "no check of {group}");
     }
+    assert!(text.ends_with("checks passed\n"), "a group is absent");
 }
 
 #[test]
@@ -120,10 +121,114 @@ fn a_damaged_file_is_a_failed_check_and_the_others_still_run() {
     assert_eq!(output.status.code(), Some(1));
     let failed = failures(&output);
     assert!(
-        failed[0].starts_with("FAIL grpo/data0.safetensors: cannot read"),
+        failed
+            .iter()
+            .any(|line| line.starts_with("FAIL grpo/data0.safetensors: cannot read")),
         "{failed:?}"
     );
     assert!(lines(&output).contains("PASS ig/blocks_synthetic.json"));
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// The checks of what the folder holds, without those of the numbers.
+fn completeness(dir: &Path) -> (Option<i32>, Vec<String>) {
+    let dir = dir.to_str().unwrap();
+    let output = iapo(&["parity", dir, "--only", "(manifest|missing)$"]);
+    (output.status.code(), failures(&output))
+}
+
+#[test]
+fn a_missing_file_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    copy_folder(&own(), dir.path());
+    for file in [
+        "checkpoints/teacher/config.json",
+        "grads/grads.json",
+        "grads/student.safetensors",
+        "grpo/data2.safetensors",
+        "grpo/grpo.json",
+        "ig/ig.json",
+        "ig/teacher.safetensors",
+        "images/preprocess.json",
+        "images/tall.png",
+        "model/cases.json",
+        "model/teacher/text_only.safetensors",
+    ] {
+        let path = dir.path().join(file);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let (code, failed) = completeness(dir.path());
+        let expected =
+            format!("FAIL {file} manifest: manifest.json lists it, but it is not in the folder");
+        assert_eq!(code, Some(1), "{file}");
+        assert!(failed.contains(&expected), "{file}: {failed:?}");
+
+        // Without a manifest the files that belong together tell.
+        let manifest = dir.path().join("manifest.json");
+        let aside = dir.path().join("aside");
+        std::fs::rename(&manifest, &aside).unwrap();
+        let (code, failed) = completeness(dir.path());
+        let expected = format!("FAIL {file} missing: ");
+        assert_eq!(code, Some(1), "{file}");
+        assert!(
+            failed.iter().any(|line| line.starts_with(&expected)),
+            "{file}: {failed:?}"
+        );
+        std::fs::rename(&aside, &manifest).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+    }
+}
+
+#[test]
+fn an_altered_file_fails_and_a_group_that_is_not_there_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    copy_folder(&own(), dir.path());
+    let path = dir.path().join("images/preprocess.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{text}\n")).unwrap();
+    let (_, failed) = completeness(dir.path());
+    let expected = "FAIL images/preprocess.json manifest: manifest.json lists ";
+    assert!(failed[0].starts_with(expected), "{failed:?}");
+    std::fs::write(&path, text.replace('0', "1")).unwrap();
+    let (_, failed) = completeness(dir.path());
+    let expected = "FAIL images/preprocess.json manifest: manifest.json lists sha256 ";
+    assert!(failed[0].starts_with(expected), "{failed:?}");
+
+    std::fs::remove_file(dir.path().join("manifest.json")).unwrap();
+    std::fs::remove_dir_all(dir.path().join("vision")).unwrap();
+    let path = dir.path().to_str().unwrap();
+    let output = iapo(&["parity", path, "--only", "blocks_synthetic"]);
+    assert!(output.status.success());
+    let text = lines(&output);
+    let expected = "; not in this folder: vision, a manifest.json that lists the files\n";
+    assert!(text.ends_with(expected), "{text}");
+}
+
+#[test]
+fn an_image_has_the_file_that_the_index_gives_it() {
+    let dir = tempfile::tempdir().unwrap();
+    copy_folder(&own(), dir.path());
+    let path = dir.path();
+    std::fs::rename(path.join("images/tall.png"), path.join("images/high.png")).unwrap();
+    let index = path.join("images/preprocess.json");
+    let text = std::fs::read_to_string(&index).unwrap();
+    std::fs::write(&index, text.replace("tall.png", "high.png")).unwrap();
+    let only = "model/cases.json .* two_images";
+    let output = iapo(&["parity", path.to_str().unwrap(), "--only", only]);
+    assert_eq!(failures(&output), [""; 0]);
+    assert!(output.status.success());
 }
 
 #[test]

@@ -6,6 +6,7 @@ requirements.txt.
 """
 
 import argparse
+import hashlib
 import json
 import platform
 import shutil
@@ -59,9 +60,22 @@ def main():
     losses.make(root, seed)
     write(root / "tolerances.json", {"rules": TOLERANCES})
     versions = {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()}
-    write(root / "manifest.json", {"seed": seed, "versions": versions, "greedy_margins": margins})
+    manifest = {"seed": seed, "versions": versions, "greedy_margins": margins, "files": files(root)}
+    write(root / "manifest.json", manifest)
     total = sum(file.stat().st_size for file in root.rglob("*") if file.is_file())
     print(f"{root}: {total:,} bytes")
+
+
+def files(root):
+    """Size and hash of every file that was made, for `iapo parity` to find one missing or altered."""
+    made = [root / "tolerances.json", *root.glob("*_cases.json")]
+    made += [file for name in GENERATED for file in (root / name).rglob("*") if file.is_file()]
+    return {
+        file.relative_to(root).as_posix(): {
+            "bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        }
+        for file in sorted(made)
+    }
 
 
 def write(path, value):

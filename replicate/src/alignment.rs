@@ -10,7 +10,7 @@
 //! among all calls of a prompt.
 
 use agent::Block;
-use attribution::{Blocks, Distribution, Quadrature, integrated_gradients};
+use attribution::{Blocks, Distribution, integrated_gradients};
 use candle_core::{DType, Tensor};
 use fused_ops::side_by_side;
 use qwen2_5_vl::Model;
@@ -196,6 +196,7 @@ pub fn integrate(
         Baseline::Zero => attribution::Baseline::Zero,
         Baseline::BlockMean => attribution::Baseline::BlockMean,
     };
+    let quadrature = settings.quadrature();
     let baseline = baseline.tensor(&input, &blocks)?;
     let mut f = |points: &Tensor| -> candle_core::Result<Tensor> {
         let nodes = points.dim(0)?;

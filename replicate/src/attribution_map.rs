@@ -16,6 +16,37 @@ pub struct TokenScore {
     pub block: Block,
     /// Its attribution score, in nats of the call's log-probability.
     pub score: f32,
+    /// Where an image token lies in the image's grid; absent for other tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cell: Option<Cell>,
+}
+
+/// A merged token's place in the grid of its image, from 0 at the top left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Cell {
+    /// From the top.
+    pub row: usize,
+    /// From the left.
+    pub column: usize,
+}
+
+/// How many merged tokens an image has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PatchGrid {
+    /// Down.
+    pub rows: usize,
+    /// Across.
+    pub columns: usize,
+}
+
+impl PatchGrid {
+    /// The place of the `index`-th token of the image, which run by rows; `None` beyond the last.
+    pub fn cell(self, index: usize) -> Option<Cell> {
+        (index < self.rows * self.columns).then(|| Cell {
+            row: index / self.columns,
+            column: index % self.columns,
+        })
+    }
 }
 
 /// Everything that the picture shows, and the JSON file holds.
@@ -29,6 +60,8 @@ pub struct AttributionMap {
     pub relative_gap: Option<f64>,
     /// The call's log-probability.
     pub log_prob: f64,
+    /// The grid of the image.
+    pub grid: PatchGrid,
     /// Every token of the prompt in order; empty for occlusion, which knows blocks alone.
     pub tokens: Vec<TokenScore>,
 }
@@ -40,11 +73,11 @@ const LINE: f64 = 18.0;
 const CHARACTER: f64 = 6.7;
 
 impl AttributionMap {
-    /// The picture as SVG: `image` is what the model saw, `grid` its merged tokens down and across.
+    /// The picture as SVG; `image` is what the model saw.
     ///
     /// # Errors
     /// When the image cannot be encoded.
-    pub fn to_svg(&self, image: &RgbImage, grid: (usize, usize)) -> image::ImageResult<String> {
+    pub fn to_svg(&self, image: &RgbImage) -> image::ImageResult<String> {
         let mut png = std::io::Cursor::new(Vec::new());
         image.write_to(&mut png, ImageFormat::Png)?;
         let data = base64::engine::general_purpose::STANDARD.encode(png.into_inner());
@@ -104,28 +137,20 @@ impl AttributionMap {
              preserveAspectRatio=\"none\" style=\"image-rendering:pixelated\" \
              href=\"data:image/png;base64,{data}\"/>"
         );
-        let pads = self
-            .tokens
-            .iter()
-            .filter(|token| token.block == Block::I && token.text.contains("image_pad"));
         let most = largest(&|block| block == Block::I);
-        let (rows, columns) = grid;
-        for (index, token) in pads.take(rows * columns).enumerate() {
-            let (row, column) = (index / columns, index % columns);
-            let cell = [inner / columns as f64, height / rows as f64];
-            let place = [
-                MARGIN + column as f64 * cell[0],
-                y + row as f64 * cell[1],
-                cell[0],
-                cell[1],
-            ];
+        let PatchGrid { rows, columns } = self.grid;
+        let (across, down) = (inner / columns as f64, height / rows as f64);
+        for token in &self.tokens {
+            let Some(cell) = token.cell else { continue };
+            let left = MARGIN + cell.column as f64 * across;
+            let place = [left, y + cell.row as f64 * down, across, down];
             heat(&mut body, place, token.score / most);
         }
         y += height + 10.0;
         let most = largest(&|block| block != Block::I);
         let mut x = MARGIN;
         for token in self.tokens.iter().filter(|token| token.block != Block::I) {
-            let shown = token.text.replace('\n', "\u{21b5}");
+            let shown = visible(&token.text);
             let width = CHARACTER * shown.chars().count() as f64 + 6.0;
             if x + width > WIDTH - MARGIN {
                 x = MARGIN;
@@ -182,8 +207,23 @@ fn rect(body: &mut String, [x, y, width, height]: [f64; 4], fill: &str, opacity:
     );
 }
 
+/// A text with every character shown. XML has no way to write most control characters.
+fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => shown.push('\u{21b5}'),
+            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => {
+                shown.extend(c.escape_default());
+            }
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
 fn text(body: &mut String, x: f64, y: f64, size: f64, content: &str) {
-    let escaped = content
+    let escaped = visible(content)
         .replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;");
@@ -203,29 +243,46 @@ mod tests {
             text: text.into(),
             block,
             score,
+            cell: None,
+        };
+        let grid = PatchGrid {
+            rows: 1,
+            columns: 2,
+        };
+        let pad = |index, score| TokenScore {
+            cell: grid.cell(index),
+            ..token("<|image_pad|>", Block::I, score)
         };
         let map = AttributionMap {
             call: "focus(\"a\")".into(),
             shares: vec![0.1, 0.4, 0.3, 0.2],
             relative_gap: Some(0.02),
             log_prob: -1.5,
+            grid,
             tokens: vec![
                 token("<|im_start|>", Block::P, 0.1),
-                token("<|image_pad|>", Block::I, -0.5),
-                token("<|image_pad|>", Block::I, 0.25),
+                pad(0, -0.5),
+                pad(1, 0.25),
                 token("a & b", Block::R, 1.0),
+                token("\u{1b}[1m\t\0", Block::R, 0.0),
             ],
         };
-        let svg = map.to_svg(&RgbImage::new(4, 2), (1, 2)).unwrap();
+        let svg = map.to_svg(&RgbImage::new(4, 2)).unwrap();
         assert!(svg.contains("a &amp; b") && svg.contains("&lt;|im_start|&gt;"));
+        assert!(svg.contains(r">\u{1b}[1m\t\u{0}</text>"), "{svg}");
         assert!(!svg.contains("image_pad"));
+        // All that XML 1.0 allows below a blank are tab, line feed and carriage return.
+        let allowed = |c: char| !c.is_control() || matches!(c, '\t' | '\n' | '\r');
+        assert!(svg.chars().all(allowed));
         // Two cells of heat on the image, one for each other token.
         assert_eq!(
             svg.matches("#D55E00").count()
                 + svg
                     .matches("fill=\"#0072B2\" fill-opacity=\"0.750\"")
                     .count(),
-            4
+            5
         );
+        assert_eq!(grid.cell(1), Some(Cell { row: 0, column: 1 }));
+        assert_eq!(grid.cell(2), None);
     }
 }

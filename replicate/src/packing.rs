@@ -49,14 +49,21 @@ impl Packed {
         let mut features = Vec::new();
         let (mut prompts, mut branches) = (Vec::new(), Vec::new());
         let (mut targets, mut predictors) = (Vec::new(), Vec::new());
-        for Tree {
-            prompt,
-            branches: continuations,
-        } in trees
-        {
+        for (index, tree) in trees.iter().enumerate() {
+            let Tree {
+                prompt,
+                branches: continuations,
+            } = tree;
+            // Counted for each: prompts whose sums agree could still trade image features.
+            let at_fault = qwen2_5_vl::Error::of_prompt(index);
+            model
+                .image_tokens(&prompt.input_ids, prompt.image_features.as_ref())
+                .map_err(&at_fault)?;
             let start = input_ids.len();
             input_ids.extend_from_slice(&prompt.input_ids);
-            let own = model.positions(&prompt.input_ids, &prompt.grids)?;
+            let own = model
+                .positions(&prompt.input_ids, &prompt.grids)
+                .map_err(&at_fault)?;
             let next = own.next();
             positions.push(own);
             let parent = segments.len();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use attribution::{Aggregation, Divergence};
+use attribution::{Aggregation, Divergence, Quadrature};
 use baselines::WithoutCall;
 use benchmarks::micro::Difficulty;
 use serde::{Deserialize, Serialize};
@@ -202,6 +202,38 @@ pub struct Attribution {
     pub divergence: Divergence,
 }
 
+impl Attribution {
+    /// The rule of integrated gradients.
+    pub fn quadrature(&self) -> Quadrature {
+        let nodes = self.nodes;
+        match self.baseline {
+            // A zero baseline meets RMS norms where they are steepest: most of F's change lies at
+            // small α, so an eighth of the nodes serves [0, 1e-4] and the others are log-spaced.
+            Baseline::Zero => {
+                let linear_nodes = (nodes / 8).max(1);
+                Quadrature::LogGaussLegendre {
+                    nodes: nodes.saturating_sub(linear_nodes),
+                    linear_nodes,
+                    start: 1e-4,
+                }
+            }
+            Baseline::BlockMean => Quadrature::GaussLegendre { nodes },
+        }
+    }
+
+    /// Why there are too few nodes, if there are.
+    pub fn nodes_problem(&self) -> Option<&'static str> {
+        match (self.method, self.baseline) {
+            (Method::IntegratedGradients, Baseline::Zero) if self.nodes < 2 => Some(
+                "a zero baseline needs at least 2 nodes, one on [0, 1e-4], where most of the change \
+                 can lie, and one on the rest of the path; 32 are a good start",
+            ),
+            _ if self.nodes < 1 => Some("expected at least 1"),
+            _ => None,
+        }
+    }
+}
+
 /// How attribution is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -300,12 +332,17 @@ impl Profile {
             ("schedule.save_every", self.schedule.save_every),
             ("schedule.validate_every", self.schedule.validate_every),
             ("evaluation.questions", self.evaluation.questions),
-            ("attribution.nodes", self.attribution.nodes),
         ];
         for (key, value) in positive {
             if value == 0 {
                 return Err(format!("{key} is 0: expected at least 1"));
             }
+        }
+        if let Some(why) = self.attribution.nodes_problem() {
+            return Err(format!(
+                "attribution.nodes is {}: {why}",
+                self.attribution.nodes
+            ));
         }
         if self.grpo.samples < 2 {
             return Err(format!(

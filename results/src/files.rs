@@ -20,14 +20,23 @@ pub trait Checked {
 }
 
 /// Writes `bytes` to `path` so that a reader sees all of them or the file as it was. The parent
-/// folder is made if need be.
+/// folder is made if need be. A pipe, a terminal or a device is written to as it is, and a link stays
+/// a link.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let io = |source| Error::Io {
         action: "write",
         path: path.to_path_buf(),
         source,
     };
-    let folder = match path.parent() {
+    let linked = std::fs::canonicalize(path);
+    let target = linked.as_deref().unwrap_or(path);
+    if std::fs::metadata(target).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        let special = OpenOptions::new().write(true).open(target);
+        return special
+            .and_then(|mut special| special.write_all(bytes))
+            .map_err(io);
+    }
+    let folder = match target.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
@@ -43,7 +52,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = builder.tempfile_in(folder).map_err(io)?;
     file.write_all(bytes).map_err(io)?;
     file.as_file().sync_all().map_err(io)?;
-    file.persist(path).map_err(|error| io(error.error))?;
+    file.persist(target).map_err(|error| io(error.error))?;
     // The rename itself is durable only once the folder is on disk.
     #[cfg(unix)]
     File::open(folder)
@@ -261,6 +270,22 @@ mod tests {
         assert_eq!(read_lines::<Row>(&path).unwrap(), [row("a", 1.0)]);
         // Nothing is left beside it.
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_devices_stay_what_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        std::fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        write_atomically(&link, b"new").unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"new");
+        assert!(link.is_symlink());
+        let device = folder.path().join("device");
+        std::os::unix::fs::symlink("/dev/null", &device).unwrap();
+        write_atomically(&device, b"new").unwrap();
+        assert!(device.is_symlink() && !Path::new("/dev/null").is_file());
     }
 
     #[test]

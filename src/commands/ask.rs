@@ -11,7 +11,7 @@ use agent::{
 use anyhow::Context;
 use replicate::compute::{Compute, DeviceName, WeightType};
 use replicate::policy::LocalPolicy;
-use visual_tools::{FigureBoxes, NamedBoxes, Style};
+use visual_tools::{BoxRepairs, FigureBoxes, NamedBoxes, Style};
 
 /// Asks a model one question about an image and shows both turns.
 #[derive(clap::Args)]
@@ -51,16 +51,21 @@ pub struct Args {
     question: String,
 }
 
-/// A task from a figure's file, its boxes and a question.
+/// A task from a figure's file, its boxes and a question. The boxes are mended as those of the data
+/// sets are; what was done stands on standard error.
 pub fn task(image: &Path, boxes: Option<&Path>, question: &str) -> anyhow::Result<Task> {
     let image = qwen2_5_vl::read_image(image)?;
-    let boxes = match boxes {
-        Some(path) => read_boxes(path)?,
-        None => FigureBoxes::default(),
-    };
+    let mut figure = FigureBoxes::default();
+    if let Some(path) = boxes {
+        figure = read_boxes(path)?;
+        let repairs = figure.repair(image.width(), image.height());
+        if let Some(note) = mended(&repairs) {
+            eprintln!("note: {}: {note}", path.display());
+        }
+    }
     Ok(Task {
         image: Arc::new(image),
-        boxes: Arc::new(boxes),
+        boxes: Arc::new(figure),
         request: question.to_owned(),
         tools: None,
     })
@@ -79,8 +84,25 @@ pub fn episode_options(policy: &LocalPolicy) -> EpisodeOptions {
     }
 }
 
+/// What was done to the boxes of a figure; `None` if nothing.
+fn mended(repairs: &BoxRepairs) -> Option<String> {
+    let counts = [
+        (repairs.inverted, "inverted, corners exchanged"),
+        (repairs.clipped, "cut off at the border of the image"),
+        (repairs.dropped, "dropped, with nothing inside the image"),
+    ];
+    let done: Vec<String> = counts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    let all = repairs.boxes;
+    (!done.is_empty()).then(|| format!("of {all} boxes {}", done.join("; ")))
+}
+
 fn read_boxes(path: &Path) -> anyhow::Result<FigureBoxes> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let text = super::read_text(path)
+        .with_context(|| format!("cannot read the boxes {}", path.display()))?;
     let value: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text)
         .with_context(|| format!("{}: expected a JSON object of boxes", path.display()))?;
     let axes = ["columns", "rows", "x_values", "y_values"];
@@ -197,4 +219,30 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         None => println!("=== no final answer ==="),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boxes_are_mended_for_the_image() {
+        let folder = tempfile::tempdir().unwrap();
+        let (image, boxes) = (folder.path().join("a.png"), folder.path().join("b.json"));
+        image::RgbImage::new(20, 10).save(&image).unwrap();
+        let text = r#"{"a": {"x1": 8, "y1": 0, "x2": 2, "y2": 30},
+            "b": {"x1": 50, "y1": 0, "x2": 60, "y2": 5}}"#;
+        std::fs::write(&boxes, format!("\u{feff}{text}")).unwrap();
+        let task = task(&image, Some(&boxes), "?").unwrap();
+        let a = task.boxes.x_values.get("a").unwrap();
+        assert_eq!([a.x1, a.y1, a.x2, a.y2], [2.0, 0.0, 8.0, 10.0]);
+        assert_eq!(task.boxes.x_values.len(), 1);
+        let repairs = read_boxes(&boxes).unwrap().repair(20, 10);
+        assert_eq!(
+            mended(&repairs).unwrap(),
+            "of 2 boxes 1 inverted, corners exchanged; 1 cut off at the border of the image; \
+             1 dropped, with nothing inside the image"
+        );
+        assert_eq!(mended(&BoxRepairs::default()), None);
+    }
 }

@@ -3,13 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use agent::first_turn;
-use anyhow::{Context, ensure};
-use qwen2_5_vl::Model;
+use agent::{Conversation, first_turn};
+use anyhow::{Context, bail, ensure};
 use replicate::alignment::{Site, attribute};
-use replicate::attribution_map::{AttributionMap, TokenScore};
+use replicate::attribution_map::{AttributionMap, PatchGrid, TokenScore};
 use replicate::compute::{Compute, DeviceName, WeightType};
-use replicate::policy::{EncodedPrompt, LocalPolicy};
+use replicate::policy::LocalPolicy;
 use replicate::profile::{self, Baseline, Method, Tokens};
 use replicate::training::content_tokens;
 use serde_json::json;
@@ -22,7 +21,7 @@ pub struct Args {
     /// The checkpoint's folder.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Compares with this checkpoint on the same prompt and call.
+    /// Compares with this checkpoint, which has the same tokenizer, on the same prompt and call.
     #[arg(long, value_name = "DIR")]
     teacher: Option<PathBuf>,
     /// The figure, PNG or JPEG.
@@ -34,7 +33,7 @@ pub struct Args {
     /// The completion to attribute, in place of the model's own greedy one.
     #[arg(long, value_name = "TEXT")]
     call: Option<String>,
-    /// Quadrature nodes of integrated gradients.
+    /// Quadrature nodes of integrated gradients; at least 2 with the zero baseline.
     #[arg(long, default_value_t = 32)]
     nodes: usize,
     /// What embeddings are compared with: `zero` or `block-mean`.
@@ -66,10 +65,28 @@ fn parse_baseline(text: &str) -> Result<Baseline, String> {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    ensure!(args.nodes > 0, "--nodes 0: expected at least 1");
+    let settings = profile::Attribution {
+        method: Method::IntegratedGradients,
+        baseline: args.baseline,
+        nodes: args.nodes,
+        masses: attribution::Aggregation::Absolute,
+        tokens: Tokens::All,
+        divergence: attribution::Divergence::Kl,
+    };
+    if let Some(why) = settings.nodes_problem() {
+        bail!("--nodes {}: {why}", args.nodes);
+    }
     let task = ask::task(&args.image, args.boxes.as_deref(), &args.question)?;
     let compute = Compute::open(args.device, args.weights)?;
     let mut policy = LocalPolicy::load(&args.model, &compute, args.max_new_tokens)?;
+    let teacher = match &args.teacher {
+        Some(dir) => {
+            let teacher = LocalPolicy::load(dir, &compute, args.max_new_tokens)?;
+            check_tokenizers((args.model.as_path(), &policy), (dir.as_path(), &teacher))?;
+            Some((dir, teacher))
+        }
+        None => None,
+    };
     let options = ask::episode_options(&policy);
     let conversation = first_turn(&task, options.prompt);
     let call = match &args.call {
@@ -92,45 +109,23 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         !call.is_empty(),
         "there is no token to attribute; give --call TEXT"
     );
-    let settings = profile::Attribution {
-        method: Method::IntegratedGradients,
-        baseline: args.baseline,
-        nodes: args.nodes,
-        masses: attribution::Aggregation::Absolute,
-        tokens: Tokens::All,
-        divergence: attribution::Divergence::Kl,
-    };
-    let prompt = policy.encode(&[&conversation])?.remove(0);
-    let own = map_of(
-        &policy,
-        &policy.model.detached()?,
-        &prompt,
-        &call,
-        &settings,
-    )?;
+    let own = map_of(&mut policy, &conversation, &call, &settings)?;
     show(&args.model, &own);
-    let grid = prompt
-        .prompt
-        .grids
-        .first()
-        .context("the prompt has no image")?;
-    let merge = policy.model.config().vision.spatial_merge_size;
-    let cells = (grid.h / merge, grid.w / merge);
-    let svg = own.to_svg(&task.image, cells)?;
+    let svg = own.to_svg(&task.image)?;
     results::write_atomically(&args.out.with_extension("svg"), svg.as_bytes())?;
 
-    let mut json = json!({ "model": own });
-    if let Some(teacher) = &args.teacher {
-        let mut other = LocalPolicy::load(teacher, &compute, args.max_new_tokens)?;
-        let prompt = other.encode(&[&conversation])?.remove(0);
-        let theirs = map_of(&other, &other.model.detached()?, &prompt, &call, &settings)?;
-        show(teacher, &theirs);
+    let mut described = json!(settings);
+    described["quadrature"] = json!(settings.quadrature());
+    let mut json = json!({ "settings": described, "model": own });
+    if let Some((dir, mut teacher)) = teacher {
+        let theirs = map_of(&mut teacher, &conversation, &call, &settings)?;
+        show(dir, &theirs);
         let distribution = |map: &AttributionMap| attribution::Distribution::new(&map.shares, 0.0);
         let divergence = settings
             .divergence
             .between(&distribution(&own)?, &distribution(&theirs)?)?;
         println!("KL(model, teacher) = {divergence:.4} nats");
-        let svg = theirs.to_svg(&task.image, cells)?;
+        let svg = theirs.to_svg(&task.image)?;
         results::write_atomically(&args.out.with_extension("teacher.svg"), svg.as_bytes())?;
         json["teacher"] = json!(theirs);
         json["divergence"] = json!(divergence);
@@ -140,19 +135,48 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The call is given to the teacher as token ids, which must mean the same to it.
+fn check_tokenizers(
+    (dir, policy): (&Path, &LocalPolicy),
+    (teacher_dir, teacher): (&Path, &LocalPolicy),
+) -> anyhow::Result<()> {
+    let (own, other) = (policy.processor.tokenizer(), teacher.processor.tokenizer());
+    ensure!(
+        own.same_vocabulary(other),
+        "--teacher {}: its tokenizer ({} tokens) is not that of --model {} ({} tokens), so the call's \
+         tokens would mean something else to it; give a teacher with the same tokenizer.json",
+        teacher_dir.display(),
+        other.vocab_size(),
+        dir.display(),
+        own.vocab_size()
+    );
+    Ok(())
+}
+
+/// The attribution of a call under a model, which sees the conversation through its own processor.
 fn map_of(
-    policy: &LocalPolicy,
-    model: &Model,
-    prompt: &EncodedPrompt,
+    policy: &mut LocalPolicy,
+    conversation: &Conversation,
     call: &[u32],
     settings: &profile::Attribution,
 ) -> anyhow::Result<AttributionMap> {
+    let prompt = policy.encode(&[conversation])?.remove(0);
     let site = Site {
-        prompt,
+        prompt: &prompt,
         calls: vec![call],
         content: vec![content_tokens(policy, call)],
     };
-    let found = attribute(model, &[site], settings)?.remove(0).remove(0);
+    let found = attribute(&policy.model.detached()?, &[site], settings)?
+        .remove(0)
+        .remove(0);
+    let config = policy.model.config();
+    let patches = prompt.prompt.grids.first();
+    let patches = patches.context("the prompt has no image")?;
+    let grid = PatchGrid {
+        rows: patches.h / config.vision.spatial_merge_size,
+        columns: patches.w / config.vision.spatial_merge_size,
+    };
+    let mut image_tokens = 0..;
     let scores = found.scores.unwrap_or_default();
     let tokens = prompt
         .prompt
@@ -161,10 +185,12 @@ fn map_of(
         .zip(&prompt.blocks)
         .zip(scores)
         .map(|((id, block), score)| {
+            let index = (*id == config.image_token_id).then(|| image_tokens.next());
             Ok(TokenScore {
                 text: policy.processor.decode(&[*id], false)?,
                 block: *block,
                 score,
+                cell: index.flatten().and_then(|index| grid.cell(index)),
             })
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
@@ -173,6 +199,7 @@ fn map_of(
         shares: found.shares.shares().to_vec(),
         relative_gap: found.relative_gap,
         log_prob: found.log_prob,
+        grid,
         tokens,
     })
 }

@@ -127,7 +127,7 @@ fn diagnose(machine: &Machine, disk: Option<u64>) -> String {
     let _ = writeln!(text, "profile micro  {}: iapo replicate", fits(micro));
     let _ = writeln!(
         text,
-        "profile paper  {}: iapo replicate --profile paper",
+        "paper's scale  {}: iapo eval-all --model DIR evaluates a checkpoint; no profile trains one",
         fits(paper)
     );
     if !missing.is_empty() {

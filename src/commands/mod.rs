@@ -11,6 +11,7 @@ mod score;
 mod tables;
 mod tool;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -53,4 +54,13 @@ impl Cli {
             Command::Doctor(args) => doctor::run(args),
         }
     }
+}
+
+/// A file's text without the byte order mark that some editors put before it.
+fn read_text(path: &Path) -> std::io::Result<String> {
+    let mut text = std::fs::read_to_string(path)?;
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
+    }
+    Ok(text)
 }

@@ -9,6 +9,7 @@ use regex::Regex;
 
 /// Compares our numbers with those of transformers, Captum and TRL, a line a check.
 ///
+/// A file that the folder's manifest.json lists and that is missing or altered is a failed check.
 /// Exits with 1 when a check fails, an error included.
 #[derive(clap::Args)]
 pub struct Args {
@@ -22,11 +23,20 @@ pub struct Args {
 /// Runs the checks.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
-    let summary = crate::parity::run(&args.dir, args.only.as_ref(), &mut out)?;
+    let report = crate::parity::run(&args.dir, args.only.as_ref(), &mut out)?;
+    let summary = report.summary;
     let all = summary.passed + summary.failed;
     let verdict = if summary.failed == 0 { "PASS" } else { "FAIL" };
-    writeln!(out, "{verdict}: {} of {all} checks passed", summary.passed)
-        .context("cannot write to the standard output")?;
+    let absent = match report.absent.as_slice() {
+        [] => String::new(),
+        absent => format!("; not in this folder: {}", absent.join(", ")),
+    };
+    writeln!(
+        out,
+        "{verdict}: {} of {all} checks passed{absent}",
+        summary.passed
+    )
+    .context("cannot write to the standard output")?;
     Ok(if summary.failed == 0 {
         ExitCode::SUCCESS
     } else {

@@ -1,13 +1,13 @@
 //! `iapo score`: verdicts of the official rules on given predictions.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use benchmarks::TestSet;
 use benchmarks::endpoint::{ApiKey, Cache, Client, Settings};
 use benchmarks::judge::{EndpointJudge, Rubric};
-use benchmarks::scorers::rows::{Scorer, score_file};
+use benchmarks::scorers::rows::{RowsError, Scorer, score_file, score_rows};
 use benchmarks::scorers::{ScoredSet, Summary};
 
 /// The environment variable with the judge's key.
@@ -26,9 +26,10 @@ pub struct Args {
     /// The rule: the set's own, ChartQA's relaxed match, or a judge.
     #[arg(long, value_enum, default_value_t = Rule::Official)]
     scorer: Rule,
-    /// Where the rows go, each with `score` (1, 0, or null for not judged) and `reason`.
+    /// Where the rows go, each with `score` (1, 0, or null for not judged) and `reason`; without it
+    /// to the standard output, and the accuracy to standard error.
     #[arg(long, value_name = "FILE.jsonl")]
-    out: PathBuf,
+    out: Option<PathBuf>,
     /// The judge's OpenAI-compatible server; its key is read from OPENAI_API_KEY.
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
@@ -87,12 +88,34 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         bail!("{flag} is for --scorer judge");
     }
     let summary = match args.scorer {
-        Rule::Official => score_file(args.set, &Scorer::Official, &args.predictions, &args.out)?,
-        Rule::Relaxed => score_file(args.set, &Scorer::Relaxed, &args.predictions, &args.out)?,
+        Rule::Official => scored(&args, &Scorer::Official)?,
+        Rule::Relaxed => scored(&args, &Scorer::Relaxed)?,
         Rule::Judge => judged(&args)?,
     };
-    print!("{}", report(args.set, &summary));
+    let report = report(args.set, &summary);
+    match file(&args) {
+        Some(_) => print!("{report}"),
+        None => eprint!("{report}"),
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The file that the rows go to, unless that is the standard output.
+fn file(args: &Args) -> Option<&Path> {
+    args.out
+        .as_deref()
+        .filter(|out| *out != Path::new("/dev/stdout"))
+}
+
+fn scored(args: &Args, scorer: &Scorer<'_>) -> Result<Summary, RowsError> {
+    match file(args) {
+        Some(out) => score_file(args.set, scorer, &args.predictions, out),
+        None => {
+            let name = Path::new("the standard output");
+            let mut out = std::io::stdout().lock();
+            score_rows(args.set, scorer, &args.predictions, &mut out, name)
+        }
+    }
 }
 
 fn judged(args: &Args) -> anyhow::Result<Summary> {
@@ -120,12 +143,7 @@ fn judged(args: &Args) -> anyhow::Result<Summary> {
         .transpose()?;
     let client = Client::new(Settings::new(endpoint, model), ApiKey::from_env(KEY), cache)?;
     let judge = EndpointJudge::with_rubric(&client, rubric);
-    Ok(score_file(
-        args.set,
-        &Scorer::Judge(&judge, rubric),
-        &args.predictions,
-        &args.out,
-    )?)
+    Ok(scored(args, &Scorer::Judge(&judge, rubric))?)
 }
 
 /// What is printed of a summary.

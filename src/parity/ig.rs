@@ -17,7 +17,7 @@ use super::folder::{Folder, Loaded, Tensors, number_of, numbers_of, strings_of};
 use super::grads::head;
 use super::tolerances::Tolerance;
 
-const INDEX: &str = "ig/ig.json";
+pub const INDEX: &str = "ig/ig.json";
 
 /// Tokens that are evaluated together; bounds memory, and nothing else.
 const TOKENS_PER_BATCH: usize = 2048;

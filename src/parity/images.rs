@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::checks::{Checks, to_i64};
 use super::folder::{Folder, Tensors, count_of};
 
-const INDEX: &str = "images/preprocess.json";
+pub const INDEX: &str = "images/preprocess.json";
 
 pub fn run(folder: &Folder, checks: &mut Checks<'_>) -> Result<()> {
     let Some(index) = folder.json_if_any(INDEX)? else {

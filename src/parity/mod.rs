@@ -7,6 +7,7 @@
 
 mod blocks;
 mod checks;
+mod completeness;
 mod folder;
 mod generation;
 mod grads;
@@ -24,32 +25,48 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use regex::Regex;
 
-use checks::Checks;
-pub use checks::Summary;
+use checks::{Checks, Summary};
 use folder::Folder;
+
+/// What came of a folder's checks.
+pub struct Report {
+    pub summary: Summary,
+    /// The groups of the layout of which the folder has nothing.
+    pub absent: Vec<&'static str>,
+}
 
 /// Runs every check of the folder `dir` whose name matches `only`, a line each on `out`.
 ///
 /// # Errors
 /// When the folder cannot be read, has no checks (or none that match), or `out` cannot be written.
 /// A failed check is not an error: it is counted in the summary.
-pub fn run(dir: &Path, only: Option<&Regex>, out: &mut dyn Write) -> Result<Summary> {
+pub fn run(dir: &Path, only: Option<&Regex>, out: &mut dyn Write) -> Result<Report> {
     let folder = Folder::open(dir)?;
     let mut checks = Checks::new(folder.tolerances()?, only, out);
-    images::run(&folder, &mut checks)?;
-    text::run(&folder, &mut checks)?;
+    checks.case("manifest.json", |checks| completeness::run(&folder, checks))?;
+    checks.case("images", |checks| images::run(&folder, checks))?;
+    checks.case("texts", |checks| text::run(&folder, checks))?;
     for checkpoint in folder.checkpoints()? {
         // Loaded by the first group that needs it, and kept for the others.
         let mut loaded = folder::Loaded::new(&folder, &checkpoint);
-        vision::run(&folder, &mut loaded, &mut checks)?;
-        model::run(&folder, &mut loaded, &mut checks)?;
-        generation::run(&folder, &mut loaded, &mut checks)?;
-        grads::run(&folder, &mut loaded, &mut checks)?;
-        ig::run(&folder, &mut loaded, &mut checks)?;
+        let group = |name: &str| format!("{name} of {checkpoint}");
+        checks.case(&group("vision"), |checks| {
+            vision::run(&folder, &mut loaded, checks)
+        })?;
+        checks.case(&group("model"), |checks| {
+            model::run(&folder, &mut loaded, checks)
+        })?;
+        checks.case(&group("generation"), |checks| {
+            generation::run(&folder, &mut loaded, checks)
+        })?;
+        checks.case(&group("grads"), |checks| {
+            grads::run(&folder, &mut loaded, checks)
+        })?;
+        checks.case(&group("ig"), |checks| ig::run(&folder, &mut loaded, checks))?;
     }
-    ig::divergences(&folder, &mut checks)?;
-    blocks::run(&folder, &mut checks)?;
-    grpo::run(&folder, &mut checks)?;
+    checks.case("ig", |checks| ig::divergences(&folder, checks))?;
+    checks.case("ig", |checks| blocks::run(&folder, checks))?;
+    checks.case("grpo", |checks| grpo::run(&folder, checks))?;
     let summary = checks.summary();
     if summary.passed + summary.failed == 0 {
         bail!(
@@ -62,5 +79,8 @@ pub fn run(dir: &Path, only: Option<&Regex>, out: &mut dyn Write) -> Result<Summ
             }
         );
     }
-    Ok(summary)
+    Ok(Report {
+        summary,
+        absent: completeness::absent(&folder)?,
+    })
 }

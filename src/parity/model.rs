@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::checks::{Checks, to_i64};
 use super::folder::{Folder, Loaded, Tensors, messages_of, strings_of};
 
-const INDEX: &str = "model/cases.json";
+pub const INDEX: &str = "model/cases.json";
 
 pub fn run(folder: &Folder, loaded: &mut Loaded, checks: &mut Checks<'_>) -> Result<()> {
     let Some(index) = folder.json_if_any(INDEX)? else {
@@ -67,8 +67,8 @@ fn prompt(
     let (messages, images) = messages_of(&case["messages"])?;
     let images: Vec<_> = images
         .iter()
-        .map(|image| read_image(&folder.path(&format!("images/{image}.png"))))
-        .collect::<Result<_, _>>()?;
+        .map(|image| Ok(read_image(&folder.image(image)?)?))
+        .collect::<Result<_>>()?;
     let images: Vec<_> = images.iter().collect();
     let encoded = loaded.processor()?.encode(&messages, &images, true)?;
     let reference: Vec<u32> = serde_json::from_value(case["input_ids"].clone())?;

@@ -36,9 +36,9 @@ pub fn score(gold: &Answer<'_>, prediction: &Answer<'_>) -> Scored {
     let (Answer::Text(gold), Answer::Text(prediction)) = (gold, prediction) else {
         return Scored::crash(Exception::AttributeError);
     };
-    let (gold, prediction) = (readings(gold), readings(prediction));
-    let relieved = prediction.iter().any(|p| gold.iter().any(|g| p == g));
-    let reason = if prediction[0] == gold[0] {
+    let (gold, prediction) = (Readings::of(gold), Readings::of(prediction));
+    let relieved = prediction.all().any(|p| gold.all().any(|g| p == g));
+    let reason = if prediction.with_unit == gold.with_unit {
         Reason::Equal
     } else if relieved {
         Reason::EqualUpToUnit
@@ -54,25 +54,50 @@ enum Reading {
     Text(String),
 }
 
-/// With the unit, without it.
-fn readings(text: &str) -> [Reading; 2] {
-    let text = normalize(text).replace(['$', '(', ')', ','], "");
-    let text = without_units(&text);
-    let (mut with, mut without) = (text.clone(), text);
-    // Nearly every text has no scale word, and then nothing below would change it.
-    if SCALES.iter().any(|(word, _)| with.contains(word)) {
+/// What a text can mean.
+struct Readings {
+    with_unit: Reading,
+    /// `None` where it is the same, as for nearly every text.
+    without_unit: Option<Reading>,
+}
+
+impl Readings {
+    fn of(text: &str) -> Self {
+        let mut text = normalize(text);
+        text.retain(|c| !matches!(c, '$' | '(' | ')' | ','));
+        let text = without_units(text);
+        // Only these change anything below; `illion` stands for two of the words.
+        let scaled = text.contains("illion") || text.contains("thousand");
+        if !scaled && !text.contains('%') {
+            return Readings {
+                with_unit: match parse_float(&text) {
+                    Some(number) => Reading::Number(number),
+                    None => Reading::Text(text),
+                },
+                without_unit: None,
+            };
+        }
+        let (mut with, mut without) = (text.clone(), text);
         let spaced = SCALES.map(|(word, exponent)| (format!(" {word}"), exponent));
         let bare = SCALES.map(|(word, exponent)| (word.to_owned(), exponent));
         for (word, exponent) in spaced.into_iter().chain(bare) {
             with = replace_word(&with, &word, exponent);
             without = replace_word(&without, &word, "");
         }
+        let with = with.replace(" %", "e-2").replace('%', "e-2");
+        let without = without.replace(" %", "").replace('%', "");
+        let (with_unit, without_unit) = match (parse_float(&with), parse_float(&without)) {
+            (Some(with), Some(without)) => (Reading::Number(with), Reading::Number(without)),
+            _ => (Reading::Text(with), Reading::Text(without)),
+        };
+        Readings {
+            with_unit,
+            without_unit: Some(without_unit),
+        }
     }
-    let with = with.replace(" %", "e-2").replace('%', "e-2");
-    let without = without.replace(" %", "").replace('%', "");
-    match (parse_float(&with), parse_float(&without)) {
-        (Some(with), Some(without)) => [Reading::Number(with), Reading::Number(without)],
-        _ => [Reading::Text(with), Reading::Text(without)],
+
+    fn all(&self) -> impl Iterator<Item = &Reading> {
+        std::iter::once(&self.with_unit).chain(&self.without_unit)
     }
 }
 
@@ -96,25 +121,31 @@ fn replace_word(text: &str, word: &str, by: &str) -> String {
 }
 
 /// Removes whole unit words, in the singular or with an `s`.
-fn without_units(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
+fn without_units(text: String) -> String {
+    let mut out = String::new();
+    // What stands before this is in `out`; a text without units is never copied.
+    let mut copied = 0;
+    let mut at = 0;
     let mut after_word = false;
-    while let Some(c) = rest.chars().next() {
+    while let Some(c) = text[at..].chars().next() {
         let unit = if after_word {
             None
         } else {
+            let rest = &text[at..];
             UNITS.iter().find_map(|unit| unit_length(rest, unit))
         };
-        let length = unit.unwrap_or(c.len_utf8());
-        if unit.is_none() {
-            out.push(c);
+        if let Some(length) = unit {
+            out += &text[copied..at];
+            copied = at + length;
         }
         // A unit ends in a letter, so what follows stands after a word.
         after_word = unit.is_some() || is_word(c);
-        rest = &rest[length..];
+        at += unit.unwrap_or(c.len_utf8());
     }
-    out
+    if copied == 0 {
+        return text;
+    }
+    out + &text[copied..]
 }
 
 /// Length of the unit word that `text` starts with, if a word ends there.

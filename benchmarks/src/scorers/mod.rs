@@ -30,6 +30,7 @@ pub mod python;
 pub mod refocus;
 pub mod relaxed;
 mod row;
+mod row_files;
 pub mod rows;
 mod summary;
 pub mod tabfact;

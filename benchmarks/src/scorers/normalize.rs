@@ -6,6 +6,8 @@
 //! outer double quotes; drop one final period; collapse white space; lower-case; strip.
 //! Deviation: none. The cuts are done by scanning from the end, so they take linear time.
 
+use std::borrow::Cow;
+
 use unicode_normalization::UnicodeNormalization;
 
 use super::python::{decimal, is_space, is_unassigned, lower, range_start, strip};
@@ -14,7 +16,7 @@ use super::unicode::NONSPACING;
 /// The normalised text.
 pub fn normalize(text: &str) -> String {
     let plain = plain(text);
-    let mut rest = plain.as_str();
+    let mut rest = &*plain;
     loop {
         let before = rest;
         rest = cut_citations(strip(rest));
@@ -25,6 +27,7 @@ pub fn normalize(text: &str) -> String {
         }
     }
     let rest = rest.strip_suffix('.').unwrap_or(rest);
+    let ascii = rest.is_ascii();
     let mut collapsed = String::with_capacity(rest.len());
     let mut in_space = false;
     for c in rest.chars() {
@@ -32,15 +35,12 @@ pub fn normalize(text: &str) -> String {
         match (space, in_space) {
             (true, true) => {}
             (true, false) => collapsed.push(' '),
+            (false, _) if ascii => collapsed.push(c.to_ascii_lowercase()),
             (false, _) => collapsed.push(c),
         }
         in_space = space;
     }
-    let lowered = if collapsed.is_ascii() {
-        collapsed.to_ascii_lowercase()
-    } else {
-        lower(&collapsed)
-    };
+    let lowered = if ascii { collapsed } else { lower(&collapsed) };
     let stripped = strip(&lowered);
     if stripped.len() == lowered.len() {
         lowered
@@ -50,11 +50,14 @@ pub fn normalize(text: &str) -> String {
 }
 
 /// NFKD without non-spacing marks, quotes and dashes in ASCII.
-fn plain(text: &str) -> String {
-    if text.is_ascii() {
-        return text.replace('`', "'");
+fn plain(text: &str) -> Cow<'_, str> {
+    if !text.is_ascii() {
+        Cow::Owned(decomposed(text).chars().map(ascii_punctuation).collect())
+    } else if text.contains('`') {
+        Cow::Owned(text.replace('`', "'"))
+    } else {
+        Cow::Borrowed(text)
     }
-    decomposed(text).chars().map(ascii_punctuation).collect()
 }
 
 /// NFKD without non-spacing marks.

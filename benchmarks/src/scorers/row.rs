@@ -23,8 +23,10 @@ pub(super) struct Row<'a> {
     pub score: Option<Answer<'a>>,
     /// Whether CharXiv's `extracted_answer` is there: the row has been graded.
     pub graded: bool,
-    /// Whether a `reason` is there.
-    pub has_reason: bool,
+    /// Where the row's own `score` and `reason` stand in its text: the keys, in order.
+    pub own: Vec<&'a str>,
+    /// Whether one of those keys is written with escapes, and therefore not in `own`.
+    pub escaped_own: bool,
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Row<'a> {
@@ -69,6 +71,12 @@ impl<'de> Visitor<'de> for RowVisitor {
         let (mut answer, mut prediction, mut response) = (None, None, None);
         let (mut raw_question, mut inst_category) = (None, None);
         while let Some(FieldName(name)) = map.next_key()? {
+            if matches!(&*name, "score" | "reason") {
+                match &name {
+                    Cow::Borrowed(key) => row.own.push(*key),
+                    Cow::Owned(_) => row.escaped_own = true,
+                }
+            }
             let slot = match &*name {
                 "gt" => &mut row.gold,
                 "pred" => &mut row.prediction,
@@ -82,7 +90,6 @@ impl<'de> Visitor<'de> for RowVisitor {
                 "inst_category" => &mut inst_category,
                 other => {
                     row.graded |= other == "extracted_answer";
-                    row.has_reason |= other == "reason";
                     map.next_value::<IgnoredAny>()?;
                     continue;
                 }

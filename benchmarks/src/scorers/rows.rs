@@ -3,24 +3,23 @@
 //! Input: JSONL with `gt` and `pred` (and `question`, `category` for judges); also the official
 //! files of TableVQA-Bench (a JSON list, or an object with `instances`) and of CharXiv (an object of
 //! rows by figure). `score` is 1, 0, or null when not judged. All input fields are kept; an
-//! input's own `score` and `reason` become `given_score` and `given_reason`. JSONL is read in
-//! blocks whose rows are scored in parallel, so memory does not grow with the file.
+//! input's own `score` and `reason` become `given_score` and `given_reason`. A byte order mark before
+//! the first row is passed over. JSONL is read in blocks whose rows are scored in parallel, so memory
+//! does not grow with the file.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
 use super::row::Row;
+use super::row_files::{each_block, write_whole};
 use super::summary::Summary;
 use super::{Answer, Reason, Scored, ScoredSet, relaxed, score};
 use crate::judge::{Case, Judge, JudgeError, Rubric};
 use crate::{TestSet, Verdict};
 
-/// Bytes read at a time. A longer row makes its block longer.
-const BLOCK: usize = 4 << 20;
 /// Rows scored by one task.
 const ROWS_PER_TASK: usize = 256;
 
@@ -34,7 +33,7 @@ pub enum Scorer<'a> {
     Judge(&'a (dyn Judge + Sync), Rubric),
 }
 
-/// Why a file could not be scored. Nothing is written to the output then.
+/// Why rows could not be scored.
 #[derive(Debug, thiserror::Error)]
 pub enum RowsError {
     /// The predictions could not be read.
@@ -71,7 +70,8 @@ pub enum RowsError {
     Judge(#[from] JudgeError),
 }
 
-/// Scores the rows of `input` into `output`, which appears only when every row has been scored.
+/// Scores the rows of `input` into the file `output`, which appears only when every row has been
+/// scored; a pipe or a device gets them as they come.
 ///
 /// # Errors
 /// A file that cannot be read or written, a row that is malformed or lacks a field, a scorer that
@@ -82,29 +82,30 @@ pub fn score_file(
     input: &Path,
     output: &Path,
 ) -> Result<Summary, RowsError> {
-    let read_error = |source| RowsError::Read {
-        path: input.to_owned(),
-        source,
-    };
-    let write_error = |source| RowsError::Write {
-        path: output.to_owned(),
-        source,
-    };
+    write_whole(output, |writer| {
+        score_rows(set, scorer, input, writer, output)
+    })
+}
+
+/// Scores the rows of `input` and writes them to `output`, which errors call `name`, as they come.
+///
+/// # Errors
+/// As [`score_file`]; the rows before the one at fault have been written.
+pub fn score_rows(
+    set: ScoredSet,
+    scorer: &Scorer<'_>,
+    input: &Path,
+    output: &mut dyn Write,
+    name: &Path,
+) -> Result<Summary, RowsError> {
     if let (Scorer::Judge(..), ScoredSet::FinTabNetQa) = (scorer, set) {
         return Err(RowsError::NoScorer(
             "fintabnetqa has no judge: use the official or the relaxed scorer".to_owned(),
         ));
     }
-    let mut file = File::open(input).map_err(read_error)?;
-    let folder = output
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    let part =
-        tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).map_err(write_error)?;
-    let mut writer = BufWriter::with_capacity(1 << 20, part);
     let mut summary = Summary::default();
     let mut lines_before = 0;
-    let mut each_block = |text: &str| -> Result<(), RowsError> {
+    each_block(input, |text| {
         let block = Block {
             set,
             scorer,
@@ -112,83 +113,18 @@ pub fn score_file(
             lines_before,
         };
         for (bytes, counted) in block.score(text)? {
-            writer.write_all(&bytes).map_err(write_error)?;
+            output
+                .write_all(&bytes)
+                .map_err(|source| RowsError::Write {
+                    path: name.to_owned(),
+                    source,
+                })?;
             summary.add(counted);
         }
         lines_before += text.lines().count();
         Ok(())
-    };
-
-    let mut block = Vec::new();
-    let mut at_start = true;
-    loop {
-        let before = block.len();
-        Read::by_ref(&mut file)
-            .take(BLOCK as u64)
-            .read_to_end(&mut block)
-            .map_err(read_error)?;
-        let ended = block.len() == before;
-        if at_start && is_one_document(input, &block) {
-            file.read_to_end(&mut block).map_err(read_error)?;
-            each_block(&document_rows(input, &block)?)?;
-            break;
-        }
-        at_start = false;
-        let whole = match block[before..].iter().rposition(|&byte| byte == b'\n') {
-            _ if ended => block.len(),
-            Some(at) => before + at + 1,
-            None => continue,
-        };
-        let text = str::from_utf8(&block[..whole])
-            .map_err(|error| read_error(io::Error::new(io::ErrorKind::InvalidData, error)))?;
-        each_block(text)?;
-        block.drain(..whole);
-        if ended {
-            break;
-        }
-    }
-    let part = writer
-        .into_inner()
-        .map_err(|error| write_error(error.into_error()))?;
-    part.persist(output)
-        .map_err(|error| write_error(error.error))?;
+    })?;
     Ok(summary)
-}
-
-/// Whether the file is one JSON document: a list, or an object in a file named `.json`.
-fn is_one_document(path: &Path, start: &[u8]) -> bool {
-    match start.iter().find(|byte| !byte.is_ascii_whitespace()) {
-        Some(b'[') => true,
-        Some(b'{') => path
-            .extension()
-            .is_some_and(|extension| extension == "json"),
-        _ => false,
-    }
-}
-
-/// The rows of a JSON document, a line each.
-fn document_rows(path: &Path, bytes: &[u8]) -> Result<String, RowsError> {
-    let problem = |line, problem| RowsError::Row {
-        path: path.to_owned(),
-        line,
-        problem,
-    };
-    let document: Value = serde_json::from_slice(bytes)
-        .map_err(|error| problem(error.line(), format!("not a JSON document: {error}")))?;
-    let rows = match document {
-        Value::Array(rows) => rows,
-        Value::Object(mut object) => match object.remove("instances") {
-            Some(Value::Array(rows)) => rows,
-            _ => object.into_iter().map(|(_, row)| row).collect(),
-        },
-        _ => {
-            return Err(problem(
-                1,
-                "expected a list or an object of rows".to_owned(),
-            ));
-        }
-    };
-    Ok(rows.iter().map(|row| format!("{row}\n")).collect())
 }
 
 /// A verdict with what a row's output and the summary need.
@@ -464,12 +400,19 @@ fn judge_gold(gold: &Answer<'_>) -> Option<String> {
     }
 }
 
-/// Appends the row with its score and reason.
+/// Appends the row's own text with its score and reason.
 fn write_row(out: &mut Vec<u8>, text: &str, row: &Row<'_>, decision: &Decision) {
     match text.strip_suffix('}') {
-        // The row's own text, as long as it has neither field.
-        Some(open) if row.score.is_none() && !row.has_reason => {
-            out.extend_from_slice(open.trim_end().as_bytes());
+        Some(open) if !row.escaped_own => {
+            let mut written = 0;
+            for key in &row.own {
+                // The keys were borrowed from this very text.
+                let at = key.as_ptr().addr() - text.as_ptr().addr();
+                out.extend_from_slice(&text.as_bytes()[written..at]);
+                out.extend_from_slice(b"given_");
+                written = at;
+            }
+            out.extend_from_slice(open[written..].trim_end().as_bytes());
         }
         _ => {
             let given: Map<String, Value> = serde_json::from_str(text).unwrap_or_default();

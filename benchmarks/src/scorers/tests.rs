@@ -282,6 +282,18 @@ fn a_file_keeps_its_fields_and_order() {
 }
 
 #[test]
+fn the_fields_that_a_row_brings_are_renamed_where_they_stand() {
+    let input = r#"{"reason" : "x", "gt": 1.50, "score": {"score": 1}, "pred": "1.5" }
+{"gt": "1", "sc\u006fre": 0, "pred": "1"}
+"#;
+    let (_, out) = scored("in.jsonl", input, set("vwtq"), &Scorer::Relaxed);
+    insta::assert_snapshot!(out.expect("an output"), @r#"
+    {"given_reason" : "x", "gt": 1.50, "given_score": {"score": 1}, "pred": "1.5","score":1,"reason":"equal"}
+    {"gt":"1","given_score":0,"pred":"1","score":1,"reason":"equal"}
+    "#);
+}
+
+#[test]
 fn a_null_score_stays_in_the_denominator_for_both_labels() {
     let input = "{\"gt\":1,\"pred\":\"true\"}\n{\"gt\":1,\"pred\":\"true, false\"}\n";
     let (summary, out) = scored("in.jsonl", input, set("vtabfact"), &Scorer::Official);

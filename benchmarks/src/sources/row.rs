@@ -32,11 +32,16 @@ pub(super) fn read(file: &Path) -> Result<Vec<Row>, SourceError> {
     }
 }
 
+/// A file's text without the byte order mark that some editors put before it.
 fn read_text(file: &Path) -> Result<String, SourceError> {
-    fs::read_to_string(file).map_err(|source| SourceError::Io {
+    let mut text = fs::read_to_string(file).map_err(|source| SourceError::Io {
         file: file.to_owned(),
         source,
-    })
+    })?;
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
+    }
+    Ok(text)
 }
 
 /// One JSON object a line.

@@ -259,7 +259,8 @@ fn losses_gradients_and_metrics_match() {
     assert_eq!(seen, 36);
 }
 
-/// Two micro-batches: TRL's `bnpo` averages their means, all others equal one big batch.
+/// Two micro-batches of as many rows each: TRL's `bnpo` averages their means; all others equal one big
+/// batch, for which ours need no equal parts.
 #[test]
 fn accumulation_matches() {
     let Some(folder) = folder() else { return };

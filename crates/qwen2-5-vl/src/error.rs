@@ -35,6 +35,14 @@ pub enum Error {
     /// Image features, grids and image tokens do not agree.
     #[error("{0}")]
     Images(String),
+    /// One of several prompts is at fault.
+    #[error("prompt {index}: {error}")]
+    Prompt {
+        /// Which one, from 0.
+        index: usize,
+        /// What is wrong with it. Told in the message, and so no source.
+        error: Box<Error>,
+    },
     /// An argument that no model could serve.
     #[error("{0}")]
     Argument(String),
@@ -50,6 +58,14 @@ impl Error {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Error::Io { path, source }
+    }
+
+    /// The error with the number of the prompt, from 0, that it is about.
+    pub fn of_prompt(index: usize) -> impl Fn(Self) -> Self {
+        move |error| Error::Prompt {
+            index,
+            error: Box::new(error),
+        }
     }
 
     pub(crate) fn checkpoint(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {

@@ -121,8 +121,8 @@ impl Model {
     /// Generates `samples[i].len()` samples for each prompt `i`, each from its own seed. Vision
     /// tokens are never chosen.
     ///
-    /// Fails on an empty prompt, on image features that do not fit, on options outside their range,
-    /// and when the model's scores are not finite.
+    /// Fails on an empty prompt, on image features that do not fit (naming the prompt and both
+    /// counts), on options outside their range, and when the model's scores are not finite.
     pub fn generate(
         &self,
         prompts: &[Prompt],
@@ -154,7 +154,8 @@ impl Model {
         let shares: Vec<_> = prompts.chunks(share).zip(samples.chunks(share)).collect();
         let finished = side_by_side(self.device(), shares.len(), |index| {
             let (prompts, samples) = shares[index];
-            Generation::new(self.detached()?, prompts, samples, options)?.run(options)
+            let first = index * share;
+            Generation::new(self.detached()?, first, prompts, samples, options)?.run(options)
         });
         for (results, finished) in results.chunks_mut(share).zip(finished) {
             for running in finished? {
@@ -191,9 +192,10 @@ struct Generation {
 }
 
 impl Generation {
-    /// Runs the prompts and fills the cache.
+    /// Runs the prompts, the first of which errors call `first`, and fills the cache.
     fn new(
         model: Model,
+        first: usize,
         prompts: &[Prompt],
         samples: &[Vec<u64>],
         options: &GenerationOptions,
@@ -203,9 +205,13 @@ impl Generation {
         let mut lengths = Vec::with_capacity(prompts.len());
         let mut running = Vec::new();
         for (index, (prompt, seeds)) in prompts.iter().zip(samples).enumerate() {
+            let at_fault = Error::of_prompt(first + index);
             let features = prompt.image_features.as_ref().map(Tensor::detach);
-            embeddings.push(model.embed(&prompt.input_ids, features.as_ref())?);
-            let own = model.positions(&prompt.input_ids, &prompt.grids)?;
+            let embedded = model.embed(&prompt.input_ids, features.as_ref());
+            embeddings.push(embedded.map_err(&at_fault)?);
+            let own = model
+                .positions(&prompt.input_ids, &prompt.grids)
+                .map_err(&at_fault)?;
             let start = positions.len();
             running.extend(seeds.iter().map(|&seed| Running {
                 prompt: index,

@@ -281,6 +281,26 @@ impl Model {
         })
     }
 
+    /// The number of image tokens among token ids, one for each of the image features
+    /// `(merged, hidden)`.
+    ///
+    /// Fails when their counts differ, naming both.
+    pub fn image_tokens(
+        &self,
+        input_ids: &[u32],
+        image_features: Option<&Tensor>,
+    ) -> Result<usize> {
+        let image = self.config.image_token_id;
+        let slots = input_ids.iter().filter(|&&id| id == image).count();
+        let features = image_features.map_or(Ok(0), |features| features.dim(0))?;
+        if slots != features {
+            return Err(Error::Images(format!(
+                "the input has {slots} image tokens, but there are {features} image features"
+            )));
+        }
+        Ok(slots)
+    }
+
     /// The input embeddings `(tokens, hidden)` of token ids, with image features `(merged, hidden)`
     /// in the places of the image tokens, in order.
     ///
@@ -297,14 +317,8 @@ impl Model {
                  tokenizer belong to this checkpoint?"
             )));
         }
+        let slots = self.image_tokens(input_ids, image_features)?;
         let image = self.config.image_token_id;
-        let slots = input_ids.iter().filter(|&&id| id == image).count();
-        let features = image_features.map_or(Ok(0), |features| features.dim(0))?;
-        if slots != features {
-            return Err(Error::Images(format!(
-                "the input has {slots} image tokens, but there are {features} image features"
-            )));
-        }
         let Some(features) = image_features.filter(|_| slots > 0) else {
             return Ok(fused_ops::embedding(&self.text.embedding, input_ids)?);
         };

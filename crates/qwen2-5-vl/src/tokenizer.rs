@@ -152,6 +152,11 @@ impl Tokenizer {
         &self.special
     }
 
+    /// Whether another tokenizer has the same tokens under the same ids.
+    pub fn same_vocabulary(&self, other: &Self) -> bool {
+        self.full.get_vocab(true) == other.full.get_vocab(true)
+    }
+
     /// Number of tokens, added ones included.
     pub fn vocab_size(&self) -> usize {
         self.full.get_vocab_size(true)

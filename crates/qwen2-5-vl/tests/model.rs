@@ -280,6 +280,19 @@ fn images_that_do_not_fit_are_errors_with_both_counts() {
             .encode_images(&pixels(&grid, 1), &[Grid { h: 9, w: 8, t: 1 }])
             .is_err()
     );
+    let short = Prompt {
+        image_features: Some(fewer),
+        ..prompt.clone()
+    };
+    let two = [prompt.clone(), short];
+    let message = model
+        .generate(&two, &[vec![1], vec![1]], &options(1.0))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.starts_with("prompt 1: the input has 18 image tokens, but there are 17"),
+        "{message}"
+    );
     let wrong = Prompt {
         grids: vec![],
         ..prompt.clone()

@@ -1,0 +1,108 @@
+//! `iapo attribute` on the tiny checkpoints of the parity fixtures.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/parity")
+}
+
+fn attribute(out: &Path, more: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_iapo"))
+        .arg("attribute")
+        .arg("--model")
+        .arg(fixtures().join("checkpoints/student"))
+        .arg("--image")
+        .arg(fixtures().join("images/chart.png"))
+        .arg("--out")
+        .arg(out)
+        .args(["--call", "bar", "Which bar is the highest?"])
+        .args(more)
+        .output()
+        .unwrap()
+}
+
+fn error(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A copy of the teacher with one of its files changed.
+fn teacher(file: &str, change: impl Fn(&str) -> String) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(fixtures().join("checkpoints/teacher")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    let path = copy.path().join(file);
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, change(&text)).unwrap();
+    copy
+}
+
+#[test]
+fn the_json_tells_the_settings_and_where_each_image_token_lies() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("map");
+    // A quarter of the pixels, so another grid.
+    let smaller = |text: &str| text.replace("\"longest_edge\": 1024", "\"longest_edge\": 256");
+    let teacher = teacher("processor_config.json", smaller);
+    let teacher = teacher.path().to_str().unwrap();
+    let output = attribute(&out, &["--nodes", "2", "--teacher", teacher]);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let json = std::fs::read(out.with_extension("json")).unwrap();
+    let json: Value = serde_json::from_slice(&json).unwrap();
+    insta::assert_snapshot!(json["settings"], @r#"{"method":"integrated-gradients","baseline":"zero","nodes":2,"masses":"absolute","tokens":"all","divergence":"kl","quadrature":{"kind":"log_gauss_legendre","nodes":1,"linear_nodes":1,"start":0.0001}}"#);
+    for (side, rows, columns) in [("model", 4, 3), ("teacher", 2, 1)] {
+        let map = &json[side];
+        assert_eq!(map["grid"]["rows"], rows, "{side}");
+        assert_eq!(map["grid"]["columns"], columns, "{side}");
+        let tokens = map["tokens"].as_array().unwrap();
+        let cells: Vec<&Value> = tokens
+            .iter()
+            .filter_map(|token| token.get("cell"))
+            .collect();
+        assert_eq!(cells.len(), rows * columns, "{side}");
+        for (index, cell) in cells.into_iter().enumerate() {
+            assert_eq!(cell["row"], index / columns, "{side}");
+            assert_eq!(cell["column"], index % columns, "{side}");
+        }
+    }
+    for picture in ["svg", "teacher.svg"] {
+        assert!(out.with_extension(picture).is_file(), "{picture}");
+    }
+}
+
+#[test]
+fn what_cannot_be_attributed_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("map");
+    let too_few = error(&attribute(&out, &["--nodes", "1"]));
+    assert!(
+        too_few.starts_with("error: --nodes 1: a zero baseline needs at least 2 nodes"),
+        "{too_few}"
+    );
+    let swapped = |text: &str| {
+        let mut tokenizer: Value = serde_json::from_str(text).unwrap();
+        let vocabulary = &mut tokenizer["model"]["vocab"];
+        vocabulary["!"] = 1.into();
+        vocabulary["\""] = 0.into();
+        tokenizer.to_string()
+    };
+    let teacher = teacher("tokenizer.json", swapped);
+    let other = error(&attribute(
+        &out,
+        &["--teacher", teacher.path().to_str().unwrap()],
+    ));
+    assert!(
+        other.contains("its tokenizer (288 tokens) is not that of"),
+        "{other}"
+    );
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
