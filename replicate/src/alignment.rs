@@ -10,7 +10,7 @@
 //! among all calls of a prompt.
 
 use agent::Block;
-use attribution::{Blocks, Distribution, integrated_gradients};
+use attribution::{Blocks, Distribution, Quadrature, integrated_gradients};
 use candle_core::{DType, Tensor};
 use fused_ops::side_by_side;
 use qwen2_5_vl::Model;
@@ -71,7 +71,7 @@ pub fn attribute(
                 .iter()
                 .flat_map(|site| (0..site.calls.len()).map(move |call| (site, call)))
                 .collect();
-            let quadrature = quadrature(settings);
+            let quadrature = settings.quadrature();
             let found = side_by_side(device, calls.len(), |index| {
                 let (site, call) = calls[index];
                 integrate(model, site, call, settings, &quadrature)
@@ -156,25 +156,6 @@ fn occlude(
     Ok(found)
 }
 
-/// The rule that serves a baseline.
-fn quadrature(settings: &profile::Attribution) -> Quadrature {
-    match settings.baseline {
-        Baseline::Zero => {
-            // A zero baseline meets RMS norms where they are steepest: most of F's change lies at
-            // small α, so an eighth of the nodes serves [0, 1e-4] and the others are log-spaced.
-            let linear_nodes = (settings.nodes / 8).max(1);
-            Quadrature::LogGaussLegendre {
-                nodes: settings.nodes - linear_nodes,
-                linear_nodes,
-                start: 1e-4,
-            }
-        }
-        Baseline::BlockMean => Quadrature::GaussLegendre {
-            nodes: settings.nodes,
-        },
-    }
-}
-
 /// Integrated gradients of one call's log-probability over the prompt's embeddings, by a given
 /// rule: `settings.nodes` is not read.
 pub fn integrate(
@@ -196,7 +177,6 @@ pub fn integrate(
         Baseline::Zero => attribution::Baseline::Zero,
         Baseline::BlockMean => attribution::Baseline::BlockMean,
     };
-    let quadrature = settings.quadrature();
     let baseline = baseline.tensor(&input, &blocks)?;
     let mut f = |points: &Tensor| -> candle_core::Result<Tensor> {
         let nodes = points.dim(0)?;
