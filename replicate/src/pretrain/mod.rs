@@ -185,23 +185,31 @@ fn train_vision(
     report: &mut Report<'_>,
 ) -> Result<()> {
     let hidden = recipe.model.hidden;
-    let head = |name: &str| -> Result<Tensor> {
+    let head = |name: &str| -> Result<Var> {
         let mut draw = stream.purpose(name).generator();
         let scale = 1.0 / (hidden as f64).sqrt();
         let values: Vec<f32> = (0..hidden * hidden)
             .map(|_| (draw.normal() * scale) as f32)
             .collect();
-        Ok(Tensor::from_vec(values, (hidden, hidden), &Device::Cpu)?)
+        Ok(Var::from_vec(values, (hidden, hidden), &Device::Cpu)?)
     };
     let heads = vision::Heads {
-        label: head("label head")?,
+        row: head("row head")?,
+        column: head("column head")?,
         bar: head("bar head")?,
     };
-    let parameters: Vec<(String, Var)> = model
+    let mut parameters: Vec<(String, Var)> = model
         .trainable()
         .into_iter()
         .filter(|(name, _)| name.starts_with("visual.") || name.contains("embed_tokens"))
         .collect();
+    for (name, var) in [
+        ("row", &heads.row),
+        ("column", &heads.column),
+        ("bar", &heads.bar),
+    ] {
+        parameters.push((format!("heads.{name}"), var.clone()));
+    }
     let stage = &recipe.vision;
     let stream = stream.purpose("vision");
     Stage {

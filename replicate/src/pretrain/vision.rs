@@ -2,12 +2,12 @@
 //!
 //! Every merged token (one cell of the canvas) is classified against the table of word embeddings:
 //! its own word directly, which also puts the tower's output on the scale of the embeddings; the
-//! labels of its row and column and the value of its bar through fixed random heads that are dropped
+//! labels of its row and column and the value of its bar through linear heads that are dropped
 //! afterwards. Loss = the sum of the mean cross-entropies of the four targets.
 
 use benchmarks::micro::language::token_id;
 use benchmarks::micro::{CellTruth, label_text};
-use candle_core::Tensor;
+use candle_core::{Tensor, Var};
 use fused_ops::{linear, token_log_probs};
 use qwen2_5_vl::Model;
 
@@ -17,15 +17,14 @@ use crate::Result;
 /// features need no larger norm than a word embedding has.
 const SHARPNESS: f64 = 8.0;
 
-/// The heads of the dense labels, `(hidden, hidden)` each: random, about orthogonal, and never
-/// trained. Heads that train grow until a trace of a label in the features is enough for them, which
-/// the decoder then cannot find; fixed ones make the features carry labels at the scale of words.
+/// The heads of the dense labels, `(hidden, hidden)` each.
 pub struct Heads {
-    /// For the labels of row and column: one head for both, so that whatever names a cell finds it
-    /// by the same product; two labels share the probability, so each has a half at most.
-    pub label: Tensor,
+    /// For the row's label.
+    pub row: Var,
+    /// For the column's label.
+    pub column: Var,
     /// For the bar's value.
-    pub bar: Tensor,
+    pub bar: Var,
 }
 
 /// Loss and the share of right classifications of one target.
@@ -56,11 +55,11 @@ pub fn dense_loss(
     let row = |cell: &CellTruth| cell.row.map(|label| id(&label_text(label)));
     let column = |cell: &CellTruth| cell.column.map(|label| id(&label_text(label)));
     let bar = |cell: &CellTruth| cell.bar.map(|value| id(&value.to_string()));
-    type Target<'a> = (&'a dyn Fn(&CellTruth) -> Option<u32>, Option<&'a Tensor>);
+    type Target<'a> = (&'a dyn Fn(&CellTruth) -> Option<u32>, Option<&'a Var>);
     let targets: [Target; 4] = [
         (&own, None),
-        (&row, Some(&heads.label)),
-        (&column, Some(&heads.label)),
+        (&row, Some(&heads.row)),
+        (&column, Some(&heads.column)),
         (&bar, Some(&heads.bar)),
     ];
     let mut total = Tensor::zeros((), features.dtype(), features.device())?;
@@ -77,7 +76,7 @@ pub fn dense_loss(
         let places = Tensor::new(places, features.device())?;
         let mut chosen = features.index_select(&places, 0)?;
         if let Some(head) = head {
-            chosen = linear(&chosen, head, None)?;
+            chosen = linear(&chosen, head.as_tensor(), None)?;
         }
         let scored = token_log_probs(&chosen, words, &ids, 1.0 / SHARPNESS, &[])?;
         mean_probability[slot] = scored
