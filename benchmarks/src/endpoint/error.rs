@@ -101,8 +101,8 @@ pub enum Error {
     Exhausted {
         /// How many attempts were made.
         attempts: u32,
-        /// What the last one met.
-        #[source]
+        /// What the last one met. Told in the message, which is what records keep, and so no
+        /// source.
         last: Box<Error>,
     },
     /// Not asked, because an earlier request showed that every one would fail.
