@@ -477,6 +477,7 @@ impl<'a> Evaluation<'a> {
                 Verdict::Wrong => results::Verdict::Wrong,
                 Verdict::NotJudged => results::Verdict::NotJudged,
             },
+            reason: None,
             tool_called: answered.tool_called,
             tool_succeeded: answered.tool_succeeded,
             attribution: None,
