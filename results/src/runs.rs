@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::files::{read_json, read_lines};
 use crate::manifest::{FORMAT, Manifest};
 use crate::metrics::UpdateMetrics;
+use crate::origin::Origin;
 use crate::record::{Arm, Record};
 
 /// The manifest's file name.
@@ -90,12 +91,10 @@ impl Runs {
         arms
     }
 
-    /// The profile's name, where a manifest tells it.
-    pub fn profile(&self) -> Option<&str> {
-        self.runs
-            .iter()
-            .find_map(|run| run.manifest.as_ref())
-            .map(|manifest| manifest.profile.name.as_str())
+    /// What the runs are, where a manifest tells it.
+    pub fn origin(&self) -> Origin {
+        let manifest = self.runs.iter().find_map(|run| run.manifest.as_ref());
+        Origin::of(manifest.map(|manifest| &manifest.profile))
     }
 
     fn check(&self) -> Result<()> {
@@ -328,7 +327,7 @@ mod tests {
                 (&made.records, &made.metrics, &made.manifest)
             );
         }
-        assert_eq!(read.profile(), Some("micro"));
+        assert_eq!(read.origin(), Origin::Profile("micro".to_string()));
         // One run's own folder is a table of one row.
         assert_eq!(
             Runs::load(&[out.path().join("iapo/seed-1")])
