@@ -11,13 +11,16 @@ mod client;
 mod error;
 mod gate;
 mod key;
+mod outage;
 mod policy;
 mod retry;
+mod usage;
 mod wire;
 
 pub use cache::{Cache, CacheError, Cached};
-pub use client::{Client, Prices, Settings, Usage};
+pub use client::{Client, Settings};
 pub use error::Error;
 pub use key::ApiKey;
 pub use policy::EndpointPolicy;
+pub use usage::{Prices, Usage};
 pub use wire::{Parameters, Reply, cache_key};
