@@ -7,6 +7,7 @@
 //! Wire format: <https://platform.openai.com/docs/api-reference/chat>, images as PNG data URLs.
 
 mod cache;
+mod cached_policy;
 mod client;
 mod error;
 mod gate;
@@ -18,6 +19,7 @@ mod usage;
 mod wire;
 
 pub use cache::{Cache, CacheError, Cached};
+pub use cached_policy::{CachedPolicy, CachedPolicyError};
 pub use client::{Client, Settings};
 pub use error::Error;
 pub use key::ApiKey;
