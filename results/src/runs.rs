@@ -10,7 +10,7 @@ use crate::files::{read_json, read_lines};
 use crate::manifest::{FORMAT, Manifest};
 use crate::metrics::UpdateMetrics;
 use crate::origin::Origin;
-use crate::record::{Arm, Record};
+use crate::record::{Arm, Record, Verdict};
 
 /// The manifest's file name.
 pub const MANIFEST: &str = "manifest.json";
@@ -49,8 +49,8 @@ impl Runs {
     ///
     /// # Errors
     /// A folder without runs; a file that cannot be read; runs that cannot be compared: of
-    /// different profiles, with different scorers or gold answers for one question, or with a
-    /// question answered twice by one arm and seed.
+    /// different profiles, with verdicts of different scorers or other gold answers for one
+    /// question, or with a question answered twice by one arm and seed.
     pub fn load(folders: &[PathBuf]) -> Result<Self> {
         let mut runs = Vec::new();
         for folder in folders {
@@ -137,22 +137,25 @@ impl Runs {
         let mut answers: HashMap<(&str, &str, &Arm, u64), &Run> = HashMap::new();
         for run in &self.runs {
             for record in &run.records {
-                let (first, known) = *scorers.entry(&record.set).or_insert((run, record));
-                if (&known.scorer, &known.scorer_version)
-                    != (&record.scorer, &record.scorer_version)
-                {
-                    return Err(mixed(
-                        first,
-                        run,
-                        format!(
-                            "{} was scored by '{}' version '{}' and by '{}' version '{}'; score both with one",
-                            record.set,
-                            known.scorer,
-                            known.scorer_version,
-                            record.scorer,
-                            record.scorer_version
-                        ),
-                    ));
+                // What has no verdict was scored by nobody.
+                if record.verdict != Verdict::NotJudged {
+                    let (first, known) = *scorers.entry(&record.set).or_insert((run, record));
+                    if (&known.scorer, &known.scorer_version)
+                        != (&record.scorer, &record.scorer_version)
+                    {
+                        return Err(mixed(
+                            first,
+                            run,
+                            format!(
+                                "{} was scored by '{}' version '{}' and by '{}' version '{}'; score both with one",
+                                record.set,
+                                known.scorer,
+                                known.scorer_version,
+                                record.scorer,
+                                record.scorer_version
+                            ),
+                        ));
+                    }
                 }
                 let question = (record.set.as_str(), record.qa_id.as_str());
                 let (first, known) = *questions.entry(question).or_insert((run, record));
@@ -392,6 +395,15 @@ mod tests {
                 .replace(&here, "OUT"),
         );
         insta::assert_snapshot!(errors.join("\n"));
+    }
+
+    #[test]
+    fn what_waits_for_its_judge_may_stand_beside_what_was_judged() {
+        let mut runs = fixture::runs(2);
+        let record = &mut runs[5].records[1];
+        record.scorer = "judge".to_string();
+        record.verdict = Verdict::NotJudged;
+        Runs::new(runs).unwrap();
     }
 
     #[test]
