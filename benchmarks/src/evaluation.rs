@@ -192,6 +192,16 @@ impl Shard {
     /// Everything.
     pub const WHOLE: Shard = Shard { index: 0, count: 1 };
 
+    /// Which share it is, from 1.
+    pub fn number(self) -> usize {
+        self.index + 1
+    }
+
+    /// How many shares there are.
+    pub fn count(self) -> usize {
+        self.count
+    }
+
     /// Whether the question at `position` of its set belongs to this share.
     pub fn holds(self, position: usize) -> bool {
         position % self.count == self.index
@@ -229,6 +239,7 @@ mod tests {
             assert_eq!(holders, 1);
             assert!(Shard::WHOLE.holds(position));
         }
+        assert_eq!((shards[1].number(), shards[1].count()), (2, 3));
         for text in ["", "0/3", "4/3", "1/0", "1", "-1/3", "a/b"] {
             assert!(text.parse::<Shard>().is_err(), "{text}");
         }

@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::HashMap;
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -422,6 +423,69 @@ fn a_run_goes_on_where_the_server_died() {
         (client.usage().from_cache, client.usage().completions),
         (12, N as u64 - 12)
     );
+}
+
+#[test]
+fn a_server_that_is_not_there_is_given_up_within_moments() {
+    // A port that was free a moment ago.
+    let address = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let client = Client::new(
+        Settings {
+            concurrency: 1,
+            first_wait: Duration::from_millis(2),
+            give_up_after: Some(3),
+            ..Settings::new(format!("http://{address}/v1"), "m")
+        },
+        None,
+        None,
+    )
+    .unwrap();
+    let replies = client.chat_all(&requests(&questions(10))).unwrap();
+    for reply in &replies[..3] {
+        let error = reply.as_ref().unwrap_err();
+        assert!(matches!(error, Error::Exhausted { attempts: 3, .. }));
+        assert!(error.is_of_connection(), "{error}");
+    }
+    assert!(
+        replies[3..]
+            .iter()
+            .all(|reply| matches!(reply, Err(Error::NotAsked))),
+        "{replies:?}"
+    );
+    let usage = client.usage();
+    assert_eq!((usage.requests, usage.retries, usage.failed), (9, 6, 3));
+    let reason = client.given_up().unwrap();
+    assert!(reason.contains("cannot reach http://127."), "{reason}");
+}
+
+#[test]
+fn an_answer_ends_an_outage() {
+    const N: usize = 9;
+    let server = Server::start(|received| match number(received) % 3 {
+        2 => echo(received),
+        _ => Behaviour::CutAtOnce,
+    });
+    let client = Client::new(
+        Settings {
+            concurrency: 1,
+            attempts: 2,
+            give_up_after: Some(3),
+            ..settings(&server)
+        },
+        None,
+        None,
+    )
+    .unwrap();
+    let replies = client.chat_all(&requests(&questions(N))).unwrap();
+    assert_eq!(
+        replies.iter().filter(|reply| reply.is_ok()).count(),
+        N / 3,
+        "two in a row are no outage"
+    );
+    assert_eq!(client.given_up(), None);
 }
 
 #[test]

@@ -252,10 +252,8 @@ fn errors_say_where_what_was_expected_and_what_was_found() {
             lines(&[with("x_values_bbox", json!([[1, 2, 3, 4]]))]),
         ),
         ("metadata", lines(&[with("metadata", json!("{"))])),
-        ("broken image", lines(&[with("image", json!("broken.png"))])),
     ];
     let folder = folder(&["1.png"]);
-    write(&folder, "broken.png", "this is no PNG");
     let root = folder.path().display().to_string();
     let mut told = String::new();
     for (case, text) in files {
@@ -283,6 +281,38 @@ fn errors_say_where_what_was_expected_and_what_was_found() {
     let error = sources::load(folder.path(), TestSet::VTabFact).unwrap_err();
     told += &format!("truth: {}\n", error.to_string().replace(&root, "DIR"));
     insta::assert_snapshot!(told);
+}
+
+#[test]
+fn a_broken_image_costs_its_question_alone() {
+    let folder = folder(&["1.png", "2.png"]);
+    write(&folder, "no-image.png", "this is no PNG");
+    let whole = fs::read(folder.path().join("1.png")).unwrap();
+    fs::write(folder.path().join("cut.png"), &whole[..whole.len() / 2]).unwrap();
+    let row = |id: &str, image: &str| {
+        json!({ "id": id, "question": "?", "answer": ["x", "y"], "source": "v_bar", "image": image,
+            "x_values": ["A"], "x_values_bbox": [region(1.0, 2.0, 3.0, 4.0)] })
+    };
+    let rows = [
+        row("1", "1.png"),
+        row("2", "no-image.png"),
+        row("3", "cut.png"),
+        row("4", "2.png"),
+    ];
+    write(&folder, "chartqa_vcot/test.jsonl", &lines(&rows));
+    let set = sources::load(folder.path(), TestSet::ChartQaVertical).unwrap();
+    assert_eq!(set.ids(), ["1", "2", "3", "4"]);
+    let taken: Vec<bool> = set.questions().map(|question| question.is_ok()).collect();
+    assert_eq!(taken, [true, false, false, true]);
+    for (index, name) in [(1, "no-image.png"), (2, "cut.png")] {
+        let error = set.question(index).unwrap().unwrap_err().to_string();
+        let expected = format!("test.jsonl:{}: cannot decode the image ", index + 1);
+        assert!(error.contains(&expected) && error.contains(name), "{error}");
+        let listing = set.listing(index).unwrap();
+        assert_eq!(listing.id, (index + 1).to_string());
+        assert_eq!(listing.gold, "x|||y");
+    }
+    assert_eq!(set.listing(4), None);
 }
 
 #[test]

@@ -70,10 +70,12 @@ impl Progress {
             let last = done >= total;
             if !terminal && (last || self.printed.elapsed() >= LINE_EVERY) {
                 self.printed = Instant::now();
-                eprintln!(
-                    "{stage} {done}/{total}, about {} s left: {figures}",
-                    bar.eta().as_secs()
-                );
+                // Before the first step nothing is known about the rest.
+                let left = match done {
+                    0 => String::new(),
+                    _ => format!(", about {} s left", bar.eta().as_secs()),
+                };
+                eprintln!("{stage} {done}/{total}{left}: {figures}");
             }
             if last {
                 bar.finish();

@@ -378,6 +378,7 @@ impl<'a> Replication<'a> {
                     true => Verdict::Right,
                     false => Verdict::Wrong,
                 },
+                reason: None,
                 tool_called: episode.outcome.called(),
                 tool_succeeded: episode.outcome.succeeded(),
                 attribution,

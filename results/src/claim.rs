@@ -19,6 +19,7 @@
 
 use std::fmt;
 
+use crate::origin::Origin;
 use crate::paper::Paper;
 use crate::record::Arm;
 use crate::runs::Runs;
@@ -26,9 +27,6 @@ use crate::statistics::{
     ArmOutcomes, Estimate, Incomparable, PairedDifference, compare, minimum_detectable_effect,
 };
 use crate::table::TableOptions;
-
-/// The profile at whose scale the paper's numbers were made.
-pub(crate) const PAPER_PROFILE: &str = "paper";
 
 /// The rule's outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,8 +82,8 @@ pub struct Comparison {
 pub struct Claim {
     /// The claimed arm.
     pub arm: Arm,
-    /// The profile of the runs; `None` for records without a manifest.
-    pub profile: Option<String>,
+    /// What the runs are.
+    pub origin: Origin,
     /// The claim itself: against VTool-R1.
     pub main: Comparison,
     /// The same against every baseline together.
@@ -100,7 +98,8 @@ impl Claim {
     /// Tests the claim on `runs`.
     pub fn test(runs: &Runs, paper: &Paper, options: &TableOptions) -> Self {
         let claim = &paper.claim;
-        let at_scale = runs.profile() == Some(PAPER_PROFILE);
+        let origin = runs.origin();
+        let at_scale = origin == Origin::Paper;
         let first = ArmOutcomes::collect(&claim.arm, runs.records());
         let against = |arm: &Arm| {
             let second = ArmOutcomes::collect(arm, runs.records());
@@ -149,7 +148,7 @@ impl Claim {
         };
         Claim {
             arm: claim.arm.clone(),
-            profile: runs.profile().map(str::to_string),
+            origin,
             main,
             best_baseline,
             others,
@@ -160,13 +159,7 @@ impl Claim {
 
     /// What is being tested: never the paper's table unless the profile is `paper`.
     pub fn label(&self) -> String {
-        match self.profile.as_deref() {
-            Some(PAPER_PROFILE) => "The paper's claim".to_string(),
-            Some(profile) => {
-                format!("The paper's claim, tested at micro scale (profile '{profile}')")
-            }
-            None => "The paper's claim, tested on records of an unknown profile".to_string(),
-        }
+        self.origin.claim()
     }
 
     /// The verdict in one line.
@@ -239,7 +232,7 @@ impl Claim {
 
     /// The rule in words.
     pub fn rule(&self) -> String {
-        let size = if self.profile.as_deref() == Some(PAPER_PROFILE) {
+        let size = if self.origin == Origin::Paper {
             format!(" or, with 0 in it, below the paper's {:+.1}", self.claimed)
         } else {
             String::new()

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-/// An error of this crate. Each names what was read, what was found, and what to do next.
+/// An error of this crate. Each names what was read, what was found, and what to do next; the
+/// system's or the parser's own words are its source.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or folder could not be read or written.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}", path.display())]
     Io {
         /// What was tried: `read`, `write`, `list`.
         action: &'static str,
@@ -16,7 +17,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A JSON file does not hold what it should.
-    #[error("{}: {source}: not a file of this version of iapo, or damaged", path.display())]
+    #[error("{}: not a file of this version of iapo, or damaged", path.display())]
     Json {
         /// The file.
         path: PathBuf,

@@ -68,6 +68,7 @@ fn run(name: &str, level: f64, seed: u64, questions: usize, trained: bool) -> Ru
                 } else {
                     Verdict::Wrong
                 },
+                reason: None,
                 tool_called: called,
                 tool_succeeded: succeeded,
                 attribution: called.then(|| [0.25; 4].into()),

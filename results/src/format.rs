@@ -8,6 +8,7 @@ use tabled::settings::object::Columns;
 use tabled::settings::style::HorizontalLine;
 use tabled::settings::{Alignment, Padding, Style};
 
+use crate::claim::Claim;
 use crate::paper::UNREPORTED;
 use crate::record::SETS;
 use crate::statistics::{Cell, Estimate};
@@ -155,9 +156,9 @@ fn terminal(table: &Table) -> String {
     for note in &table.notes {
         let _ = writeln!(text, "{note}");
     }
-    let _ = writeln!(text, "·: {UNREPORTED}.\n");
-    for line in table.claim.lines() {
-        let _ = writeln!(text, "{line}");
+    let _ = writeln!(text, "·: {UNREPORTED}.");
+    if let Some(claim) = &table.claim {
+        let _ = writeln!(text, "\n{}", claim.lines().join("\n"));
     }
     text
 }
@@ -192,7 +193,7 @@ fn markdown(table: &Table) -> String {
     for note in &table.notes {
         let _ = writeln!(text, "- {note}");
     }
-    let mut lines = table.claim.lines().into_iter();
+    let mut lines = table.claim.iter().flat_map(Claim::lines);
     if let Some(verdict) = lines.next() {
         let _ = writeln!(text, "\n**{verdict}**\n");
     }
@@ -322,7 +323,8 @@ fn latex(table: &Table) -> String {
         let _ = writeln!(text, "{} \\\\", cells.join(" & "));
     }
     text.push_str("\\bottomrule\n\\end{tabular}\n");
-    for line in table.notes.iter().chain(&table.claim.lines()) {
+    let claim = table.claim.as_ref().map(Claim::lines).unwrap_or_default();
+    for line in table.notes.iter().chain(&claim) {
         let _ = writeln!(text, "% {line}");
     }
     text
@@ -403,7 +405,7 @@ mod tests {
     use super::*;
     use crate::fixture;
     use crate::paper::Paper;
-    use crate::record::Verdict;
+    use crate::record::{Arm, Verdict};
     use crate::runs::Runs;
     use crate::statistics::Bootstrap;
     use crate::table::TableOptions;
@@ -439,6 +441,37 @@ mod tests {
         for format in Format::ALL {
             insta::assert_snapshot!(format.name(), table.render(format));
         }
+    }
+
+    #[test]
+    fn evaluations_of_given_models_say_what_was_asked_and_claim_nothing() {
+        let rendered = |data: &str, arm: &str| {
+            let mut runs = fixture::runs(4);
+            runs.retain(|run| [Arm::UNTRAINED, arm].contains(&run.records[0].arm.name()));
+            for run in &mut runs {
+                let profile = &mut run.manifest.as_mut().unwrap().profile;
+                profile.name = "eval-all".to_string();
+                profile.resolved = serde_json::json!({ "data": data });
+            }
+            let table = table(&Runs::new(runs).unwrap());
+            Format::ALL.map(|format| table.render(format))
+        };
+        for (data, title) in [
+            ("micro", "Given models on the micro world's questions, not"),
+            ("shared/data", "Given models on the test sets, beside"),
+        ] {
+            let [terminal, markdown, csv, latex] = rendered(data, Arm::TEACHER);
+            for text in [&terminal, &markdown, &latex] {
+                assert!(text.contains(title), "{text}");
+                assert!(!text.contains("claim") && !text.contains("Rule"), "{text}");
+            }
+            assert!(terminal.ends_with("·: unreported.\n"), "{terminal}");
+            assert!(csv.starts_with("arm,set,"), "{csv}");
+        }
+        // Where the claimed arm is among them, the claim is tested and says on what.
+        let [terminal, ..] = rendered("micro", Arm::IAPO);
+        let verdict = "The paper's claim, tested on given models at micro scale: NOT TESTED: ";
+        assert!(terminal.contains(verdict), "{terminal}");
     }
 
     #[test]

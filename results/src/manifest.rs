@@ -37,6 +37,9 @@ pub struct Manifest {
     /// Anything that was mended, clipped, missing or left out, counted.
     #[serde(default)]
     pub counts: BTreeMap<String, u64>,
+    /// What the tokens of each role (`policy`, `judge`) cost, in the currency of the prices given.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub costs: BTreeMap<String, f64>,
     /// The command line.
     #[serde(default)]
     pub command: Vec<String>,
@@ -87,6 +90,7 @@ impl Manifest {
             updates: BTreeMap::new(),
             questions: BTreeMap::new(),
             counts: BTreeMap::new(),
+            costs: BTreeMap::new(),
             command: std::env::args().collect(),
             commit: None,
             machine: Machine::detect(),

@@ -171,6 +171,10 @@ pub struct Record {
     pub gt: String,
     /// The scorer's verdict.
     pub verdict: Verdict,
+    /// Why, in the words of the scorer, the judge or the error that kept the question from a
+    /// verdict; absent where nobody said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Whether the first turn called a tool, well-formed or not.
     pub tool_called: bool,
     /// Whether a called tool ran and gave an image.
@@ -246,6 +250,7 @@ pub(crate) mod tests {
             prediction: "42".to_string(),
             gt: "42".to_string(),
             verdict: Verdict::Right,
+            reason: None,
             tool_called: true,
             tool_succeeded: true,
             attribution: Some([0.1, 0.2, 0.3, 0.4].into()),
@@ -269,6 +274,12 @@ pub(crate) mod tests {
             "{line}"
         );
         assert_eq!(serde_json::from_str::<Record>(&line).unwrap(), plain);
+        plain.reason = Some("needs_judge".to_string());
+        let with_reason = serde_json::to_string(&plain).unwrap();
+        assert!(
+            with_reason.contains("\"not_judged\",\"reason\":\"needs_judge\",\"tool_called\""),
+            "{with_reason}"
+        );
         // Records made by hand may leave out what the contract does not list.
         let by_hand = line.replace("\"image_id\":\"table-9\",", "");
         assert_eq!(

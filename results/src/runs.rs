@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::files::{read_json, read_lines};
 use crate::manifest::{FORMAT, Manifest};
 use crate::metrics::UpdateMetrics;
-use crate::record::{Arm, Record};
+use crate::origin::Origin;
+use crate::record::{Arm, Record, Verdict};
 
 /// The manifest's file name.
 pub const MANIFEST: &str = "manifest.json";
@@ -48,8 +49,8 @@ impl Runs {
     ///
     /// # Errors
     /// A folder without runs; a file that cannot be read; runs that cannot be compared: of
-    /// different profiles, with different scorers or gold answers for one question, or with a
-    /// question answered twice by one arm and seed.
+    /// different profiles, with verdicts of different scorers or other gold answers for one
+    /// question, or with a question answered twice by one arm and seed.
     pub fn load(folders: &[PathBuf]) -> Result<Self> {
         let mut runs = Vec::new();
         for folder in folders {
@@ -90,12 +91,10 @@ impl Runs {
         arms
     }
 
-    /// The profile's name, where a manifest tells it.
-    pub fn profile(&self) -> Option<&str> {
-        self.runs
-            .iter()
-            .find_map(|run| run.manifest.as_ref())
-            .map(|manifest| manifest.profile.name.as_str())
+    /// What the runs are, where a manifest tells it.
+    pub fn origin(&self) -> Origin {
+        let manifest = self.runs.iter().find_map(|run| run.manifest.as_ref());
+        Origin::of(manifest.map(|manifest| &manifest.profile))
     }
 
     fn check(&self) -> Result<()> {
@@ -138,22 +137,25 @@ impl Runs {
         let mut answers: HashMap<(&str, &str, &Arm, u64), &Run> = HashMap::new();
         for run in &self.runs {
             for record in &run.records {
-                let (first, known) = *scorers.entry(&record.set).or_insert((run, record));
-                if (&known.scorer, &known.scorer_version)
-                    != (&record.scorer, &record.scorer_version)
-                {
-                    return Err(mixed(
-                        first,
-                        run,
-                        format!(
-                            "{} was scored by '{}' version '{}' and by '{}' version '{}'; score both with one",
-                            record.set,
-                            known.scorer,
-                            known.scorer_version,
-                            record.scorer,
-                            record.scorer_version
-                        ),
-                    ));
+                // What has no verdict was scored by nobody.
+                if record.verdict != Verdict::NotJudged {
+                    let (first, known) = *scorers.entry(&record.set).or_insert((run, record));
+                    if (&known.scorer, &known.scorer_version)
+                        != (&record.scorer, &record.scorer_version)
+                    {
+                        return Err(mixed(
+                            first,
+                            run,
+                            format!(
+                                "{} was scored by '{}' version '{}' and by '{}' version '{}'; score both with one",
+                                record.set,
+                                known.scorer,
+                                known.scorer_version,
+                                record.scorer,
+                                record.scorer_version
+                            ),
+                        ));
+                    }
                 }
                 let question = (record.set.as_str(), record.qa_id.as_str());
                 let (first, known) = *questions.entry(question).or_insert((run, record));
@@ -328,7 +330,7 @@ mod tests {
                 (&made.records, &made.metrics, &made.manifest)
             );
         }
-        assert_eq!(read.profile(), Some("micro"));
+        assert_eq!(read.origin(), Origin::Profile("micro".to_string()));
         // One run's own folder is a table of one row.
         assert_eq!(
             Runs::load(&[out.path().join("iapo/seed-1")])
@@ -393,6 +395,15 @@ mod tests {
                 .replace(&here, "OUT"),
         );
         insta::assert_snapshot!(errors.join("\n"));
+    }
+
+    #[test]
+    fn what_waits_for_its_judge_may_stand_beside_what_was_judged() {
+        let mut runs = fixture::runs(2);
+        let record = &mut runs[5].records[1];
+        record.scorer = "judge".to_string();
+        record.verdict = Verdict::NotJudged;
+        Runs::new(runs).unwrap();
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The results table: a row an arm, a column a set, the average and the tool's use, beside what is
 //! known of the paper's.
 
-use crate::claim::{Claim, PAPER_PROFILE};
+use crate::claim::Claim;
 use crate::paper::Paper;
 use crate::record::{Arm, SETS};
 use crate::runs::Runs;
@@ -29,7 +29,7 @@ impl Default for TableOptions {
 /// The table of some runs and the claim's verdict.
 #[derive(Clone, Debug)]
 pub struct Table {
-    /// What is shown; says that it is not the paper's table unless the profile is `paper`.
+    /// What was trained or evaluated; says so where it is not what the paper's table shows.
     pub title: String,
     /// Measured rows.
     pub rows: Vec<Row>,
@@ -37,8 +37,8 @@ pub struct Table {
     pub paper: Vec<PaperRow>,
     /// How to read it, and what was left out.
     pub notes: Vec<String>,
-    /// The claim.
-    pub claim: Claim,
+    /// The claim; `None` where the runs have no such arm.
+    pub claim: Option<Claim>,
 }
 
 /// A measured arm.
@@ -102,16 +102,11 @@ impl Table {
                     .collect(),
             })
             .collect();
-        let claim = Claim::test(runs, paper, options);
-        let title = match runs.profile() {
-            Some(PAPER_PROFILE) => "Accuracy on the six test sets, beside the paper's".to_string(),
-            Some(profile) => format!(
-                "A test of the claim at micro scale (profile '{profile}'), not the paper's table"
-            ),
-            None => "Records of an unknown profile, not the paper's table".to_string(),
-        };
+        // Models that were only evaluated claim nothing.
+        let claimed = rows.iter().any(|row| row.arm == paper.claim.arm);
+        let claim = claimed.then(|| Claim::test(runs, paper, options));
         Table {
-            title,
+            title: runs.origin().title(),
             notes: notes(runs, &rows, paper, options),
             rows,
             paper: paper_rows,
@@ -160,15 +155,11 @@ fn notes(runs: &Runs, rows: &[Row], paper: &Paper, options: &TableOptions) -> Ve
             extra.join(", ")
         ));
     }
-    let scale = if runs.profile() == Some(PAPER_PROFILE) {
-        String::new()
-    } else {
-        " Other models on other questions: compare the order and the signs, not the sizes."
-            .to_string()
-    };
     notes.push(format!(
-        "(paper): arXiv {}, {}, as far as known; the rest is unreported.{scale}",
-        paper.arxiv, paper.student
+        "(paper): arXiv {}, {}, as far as known; the rest is unreported.{}",
+        paper.arxiv,
+        paper.student,
+        runs.origin().comparison()
     ));
     notes
 }

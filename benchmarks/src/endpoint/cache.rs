@@ -43,7 +43,7 @@ struct Line {
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
     /// It cannot be opened, read or written.
-    #[error("cannot {action} the cache {}: {source}", .path.display())]
+    #[error("cannot {action} the cache {}", .path.display())]
     Io {
         /// What was attempted.
         action: &'static str,

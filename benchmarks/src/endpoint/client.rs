@@ -12,15 +12,19 @@ use std::time::{Duration, SystemTime};
 
 use agent::Conversation;
 use backon::{BackoffBuilder, ExponentialBuilder};
-use serde::{Deserialize, Serialize};
 use ureq::http::{HeaderMap, StatusCode, Uri};
 
 use super::gate::Gate;
+use super::outage::Outage;
 use super::wire::{self, Parameters, Reply, cache_key};
-use super::{ApiKey, Cache, Cached, Error, retry};
+use super::{ApiKey, Cache, Cached, Error, Prices, Usage, retry};
 
 /// A completion's body is kilobytes; this is a guard against a server that never ends.
 const LONGEST_ANSWER: u64 = 16 << 20;
+
+/// Attempts for one request at a server that has never answered: a wrong address shows within
+/// seconds, where one that answered before may be coming back.
+const FIRST_ATTEMPTS: u32 = 3;
 
 /// Where to ask, and how patiently.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,7 +38,7 @@ pub struct Settings {
     pub concurrency: usize,
     /// Time allowed for one attempt, from connecting to the last byte.
     pub timeout: Duration,
-    /// Attempts for one request.
+    /// Attempts for one request; at an address where nobody ever answered, three at most.
     pub attempts: u32,
     /// The wait after the first failed attempt.
     pub first_wait: Duration,
@@ -44,11 +48,13 @@ pub struct Settings {
     pub seed: u64,
     /// What tokens cost, where that is known.
     pub prices: Option<Prices>,
+    /// Requests in a row without a connection after which no other is sent; `None`: each is tried.
+    pub give_up_after: Option<u32>,
 }
 
 impl Settings {
     /// Four requests in flight, two minutes an attempt, eight attempts with waits from one second
-    /// to one minute.
+    /// to one minute, never giving the server up.
     pub fn new(url: impl Into<String>, model: impl Into<String>) -> Self {
         Settings {
             url: url.into(),
@@ -60,38 +66,9 @@ impl Settings {
             longest_wait: Duration::from_secs(60),
             seed: 0,
             prices: None,
+            give_up_after: None,
         }
     }
-}
-
-/// What a vendor charges, in its currency per million tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Prices {
-    /// For tokens of the prompt.
-    pub prompt: f64,
-    /// For tokens of the completion.
-    pub completion: f64,
-}
-
-/// What a client has done so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Usage {
-    /// Completions had from the server.
-    pub completions: u64,
-    /// Completions had from the cache; their tokens are not counted again.
-    pub from_cache: u64,
-    /// Requests that brought no completion.
-    pub failed: u64,
-    /// Attempts beyond the first of a request.
-    pub retries: u64,
-    /// Tokens of prompts, as the server counts them.
-    pub prompt_tokens: u64,
-    /// Tokens of completions, as the server counts them.
-    pub completion_tokens: u64,
-    /// Completions whose tokens the server did not count.
-    pub uncounted: u64,
-    /// Price of the counted tokens, where prices are set.
-    pub cost: Option<f64>,
 }
 
 /// A server, a key, a cache. Shared by reference between threads.
@@ -105,6 +82,9 @@ pub struct Client {
     cache: Option<Cache>,
     gate: Gate,
     usage: Mutex<Usage>,
+    outage: Outage,
+    /// Whether the server has ever answered, were it with an error.
+    answered: AtomicBool,
 }
 
 impl Client {
@@ -180,6 +160,8 @@ impl Client {
                 cost: settings.prices.map(|_| 0.0),
                 ..Usage::default()
             }),
+            outage: Outage::default(),
+            answered: AtomicBool::new(false),
             settings,
         })
     }
@@ -192,6 +174,12 @@ impl Client {
     /// What it has done so far.
     pub fn usage(&self) -> Usage {
         *self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the server was given up ([`Settings::give_up_after`]); `None` while it is not. From then
+    /// on only the cache answers.
+    pub fn given_up(&self) -> Option<String> {
+        self.outage.longer_than(self.settings.give_up_after?)
     }
 
     /// Completions of all `requests`, in their order, a failed one as an error in its place.
@@ -266,6 +254,9 @@ impl Client {
                 from_cache: true,
             });
         }
+        if self.given_up().is_some() {
+            return Err(Error::NotAsked);
+        }
         let reply = wire::body(&self.settings.model, conversation, parameters)
             .and_then(|body| self.persist(&body, &key));
         let completion = match reply {
@@ -302,6 +293,12 @@ impl Client {
 
     /// Attempts until one succeeds, cannot succeed, or was the last.
     fn persist(&self, body: &str, key: &blake3::Hash) -> Result<Cached, Error> {
+        let reply = self.attempts(body, key);
+        self.outage.note(reply.as_ref().err());
+        reply
+    }
+
+    fn attempts(&self, body: &str, key: &blake3::Hash) -> Result<Cached, Error> {
         let settings = &self.settings;
         // Each request has a jitter of its own, the same in every run.
         let [a, b, c, d, e, f, g, h, ..] = *key.as_bytes();
@@ -318,6 +315,7 @@ impl Client {
         loop {
             self.gate.pass();
             attempts += 1;
+            self.count(|usage| usage.requests += 1);
             let error = match self.attempt(body) {
                 Ok(completion) => return Ok(completion),
                 Err(error) if !error.is_transient() => return Err(error),
@@ -325,7 +323,11 @@ impl Client {
             };
             let asked = error.retry_after();
             let too_long = asked.is_some_and(|asked| asked > settings.longest_wait);
-            if attempts >= settings.attempts || too_long {
+            let never_there = matches!(error, Error::Unreachable { .. })
+                && !self.answered.load(Ordering::Relaxed)
+                && attempts >= FIRST_ATTEMPTS;
+            let last = attempts >= settings.attempts || never_there || self.given_up().is_some();
+            if last || too_long {
                 return Err(Error::Exhausted {
                     attempts,
                     last: Box::new(error),
@@ -335,9 +337,10 @@ impl Client {
                 self.gate.close_for(asked);
                 wait = asked + jitter;
             }
+            // Counted before the wait, so that whoever watches sees what it is for.
+            self.count(|usage| usage.retries += 1);
             std::thread::sleep(wait);
             wait = waits.next().unwrap_or(settings.longest_wait);
-            self.count(|usage| usage.retries += 1);
         }
     }
 
@@ -350,6 +353,7 @@ impl Client {
             request = request.header("authorization", key.bearer());
         }
         let mut response = request.send(body).map_err(|error| self.failure(error))?;
+        self.answered.store(true, Ordering::Relaxed);
         let status = response.status();
         let answer = response
             .body_mut()

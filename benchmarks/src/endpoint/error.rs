@@ -101,12 +101,12 @@ pub enum Error {
     Exhausted {
         /// How many attempts were made.
         attempts: u32,
-        /// What the last one met.
-        #[source]
+        /// What the last one met. Told in the message, which is what records keep, and so no
+        /// source.
         last: Box<Error>,
     },
-    /// Not asked, because an earlier request showed that every one would fail.
-    #[error("not asked: an earlier request of the batch ended the run")]
+    /// Not asked, because earlier requests showed that it would fail too.
+    #[error("not asked: the requests before it showed that it would fail too")]
     NotAsked,
     /// An image could not be encoded as PNG.
     #[error("cannot encode an image of {width}x{height} pixels as PNG: {reason}")]
@@ -146,6 +146,21 @@ impl Error {
                 | Error::MalformedJson { .. }
                 | Error::WrongSchema { .. }
         )
+    }
+
+    /// Whether no model was reached: no connection, no answer in time, one that was cut, or a
+    /// gateway with nothing behind it.
+    pub fn is_of_connection(&self) -> bool {
+        match self {
+            Error::Timeout { .. }
+            | Error::Unreachable { .. }
+            | Error::Cut { .. }
+            | Error::Server {
+                status: 502..=504, ..
+            } => true,
+            Error::Exhausted { last, .. } => last.is_of_connection(),
+            _ => false,
+        }
     }
 
     /// Whether every further request would fail in the same way, so that the run should end.

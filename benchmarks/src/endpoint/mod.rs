@@ -7,17 +7,22 @@
 //! Wire format: <https://platform.openai.com/docs/api-reference/chat>, images as PNG data URLs.
 
 mod cache;
+mod cached_policy;
 mod client;
 mod error;
 mod gate;
 mod key;
+mod outage;
 mod policy;
 mod retry;
+mod usage;
 mod wire;
 
 pub use cache::{Cache, CacheError, Cached};
-pub use client::{Client, Prices, Settings, Usage};
+pub use cached_policy::{CachedPolicy, CachedPolicyError};
+pub use client::{Client, Settings};
 pub use error::Error;
 pub use key::ApiKey;
 pub use policy::EndpointPolicy;
+pub use usage::{Prices, Usage};
 pub use wire::{Parameters, Reply, cache_key};

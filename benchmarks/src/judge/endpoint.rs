@@ -22,7 +22,7 @@ const LONGEST_REPLY: u32 = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum JudgeError {
     /// The endpoint.
-    #[error("the judge cannot go on: {0}")]
+    #[error("the judge cannot go on")]
     Endpoint(#[from] Error),
 }
 

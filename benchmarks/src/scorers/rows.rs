@@ -37,7 +37,7 @@ pub enum Scorer<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum RowsError {
     /// The predictions could not be read.
-    #[error("cannot read the predictions {}: {source}", .path.display())]
+    #[error("cannot read the predictions {}", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -45,7 +45,7 @@ pub enum RowsError {
         source: io::Error,
     },
     /// The scored rows could not be written.
-    #[error("cannot write the scored rows to {}: {source}", .path.display())]
+    #[error("cannot write the scored rows to {}", .path.display())]
     Write {
         /// The file.
         path: PathBuf,

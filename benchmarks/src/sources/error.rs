@@ -51,7 +51,7 @@ pub enum SourceError {
         looked_for: Vec<String>,
     },
     /// A file that cannot be read.
-    #[error("cannot read {}: {source}", .file.display())]
+    #[error("cannot read {}", .file.display())]
     Io {
         /// The file.
         file: PathBuf,

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 pub use charxiv::{bare_question, response_prompt};
 pub use error::{Place, RecordName, SourceError};
-pub use set::{LoadReport, LoadedSet, official_size};
+pub use set::{Listing, LoadReport, LoadedSet, official_size};
 
 use crate::TestSet;
 use images::Finder;
@@ -91,7 +91,8 @@ fn files_of(set: TestSet) -> &'static [&'static str] {
 ///
 /// # Errors
 /// [`SourceError`] with file, line, field, what was expected and what was found. A row whose
-/// image is not there is no error: it is counted in [`LoadReport::without_image`].
+/// image is not there is no error: it is counted in [`LoadReport::without_image`]; nor is one whose
+/// image is broken: [`LoadedSet::question`] tells.
 pub fn load(data: &Path, set: TestSet) -> Result<LoadedSet, SourceError> {
     let looked_for = files_of(set);
     let files = looked_for

@@ -24,7 +24,8 @@ pub struct LoadReport {
     pub official: usize,
     /// How many of them the files hold.
     pub rows: usize,
-    /// How many of those have an image here and can be asked.
+    /// How many of those have an image here. One that cannot be decoded is found when its question
+    /// is taken.
     pub questions: usize,
     /// blake3 of the asked ids, one a line: equal hashes, equal questions.
     pub ids_hash: String,
@@ -89,7 +90,9 @@ struct Seen {
 }
 
 impl Entry {
-    /// `read_boxes` is given the width and height of the image; its boxes are mended here.
+    /// `read_boxes` is given the width and height of the image; its boxes are mended here. An image
+    /// whose size cannot be read has no boxes, and its question fails when it is taken: one broken
+    /// file does not cost the set.
     pub fn new(
         row: &Row,
         id: String,
@@ -101,10 +104,15 @@ impl Entry {
         let seen = match image {
             None => None,
             Some(image) => {
-                let (width, height) = image.size(&row.place)?;
                 let mut oddities = Oddities::default();
-                let mut boxes = read_boxes(width, height, &mut oddities)?;
-                let repairs = boxes.repair(width, height);
+                let (boxes, repairs) = match image.size(&row.place) {
+                    Ok((width, height)) => {
+                        let mut boxes = read_boxes(width, height, &mut oddities)?;
+                        let repairs = boxes.repair(width, height);
+                        (boxes, repairs)
+                    }
+                    Err(_) => Default::default(),
+                };
                 Some(Seen {
                     image,
                     boxes: Arc::new(boxes),
@@ -124,6 +132,14 @@ impl Entry {
         })
     }
 
+    /// The gold answer in the notation of `set`.
+    fn gold(&self, set: TestSet) -> String {
+        match &self.answer {
+            Answer::One(text) => text.clone(),
+            Answer::List(items) => items.join(separator(set)),
+        }
+    }
+
     pub fn of_figure(self, image_id: String) -> Self {
         Entry { image_id, ..self }
     }
@@ -131,6 +147,17 @@ impl Entry {
     pub fn in_category(self, category: Option<u8>) -> Self {
         Entry { category, ..self }
     }
+}
+
+/// What is known of a question without its image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing {
+    /// Its identifier within the set.
+    pub id: String,
+    /// The figure's identifier.
+    pub image_id: String,
+    /// The gold answer in the set's own notation.
+    pub gold: String,
 }
 
 /// One set from a folder. Images are decoded when a question is taken, so a set of a thousand
@@ -212,6 +239,15 @@ impl LoadedSet {
         &self.report.ids
     }
 
+    /// What is known of question `index` without its image; `None` beyond the last.
+    pub fn listing(&self, index: usize) -> Option<Listing> {
+        self.entries.get(index).map(|entry| Listing {
+            id: entry.id.clone(),
+            image_id: entry.image_id.clone(),
+            gold: entry.gold(self.report.set),
+        })
+    }
+
     /// Question `index`, its image decoded; `None` beyond the last.
     ///
     /// # Errors
@@ -228,10 +264,7 @@ impl LoadedSet {
                 request: entry.request.clone(),
                 tools: None,
             },
-            gold: match &entry.answer {
-                Answer::One(text) => text.clone(),
-                Answer::List(items) => items.join(separator(self.report.set)),
-            },
+            gold: entry.gold(self.report.set),
             image_id: entry.image_id.clone(),
             category: entry.category,
         }))

@@ -71,7 +71,7 @@ pub enum Error {
         why: String,
     },
     /// A state file that cannot be read or written.
-    #[error("optimiser state {path}: {source}")]
+    #[error("cannot read or write the optimiser state {path}")]
     File {
         /// The file.
         path: PathBuf,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum ProcessorError {
     /// A file that a checkpoint needs could not be read.
-    #[error("cannot read {path}: {source}", path = .path.display())]
+    #[error("cannot read {path}", path = .path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -15,7 +15,7 @@ pub enum ProcessorError {
         source: std::io::Error,
     },
     /// A file could not be written.
-    #[error("cannot write {path}: {source}", path = .path.display())]
+    #[error("cannot write {path}", path = .path.display())]
     Write {
         /// The file.
         path: PathBuf,
@@ -82,7 +82,7 @@ pub enum ProcessorError {
         factor: usize,
     },
     /// An image file could not be decoded.
-    #[error("cannot decode the image {path}: {source}", path = .path.display())]
+    #[error("cannot decode the image {path}", path = .path.display())]
     Decode {
         /// The file.
         path: PathBuf,

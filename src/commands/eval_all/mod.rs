@@ -1,0 +1,306 @@
+//! `iapo eval-all`: checkpoints or endpoints on the six test sets, a record a question.
+//!
+//! Records here have no attribution: it takes gradients of the model for every call, which an
+//! endpoint does not give and which cost a checkpoint more than its answers; `iapo attribute`
+//! measures that of one call.
+
+mod data;
+mod run;
+mod tally;
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use benchmarks::TestSet;
+use benchmarks::endpoint::{
+    ApiKey, Cache, CachedPolicy, Client, EndpointPolicy, Parameters, Prices, Settings,
+};
+use benchmarks::evaluation::{Scoring, Shard};
+use benchmarks::judge::{EndpointJudge, Judge};
+use benchmarks::scorers::Reason;
+use replicate::compute::{Compute, DeviceName, WeightType};
+use replicate::policy::LocalPolicy;
+use results::{Arm, Format, Paper, RECORDS, Runs, Table, TableOptions, run_folder};
+
+use data::Data;
+use run::Evaluation;
+use tally::Tally;
+
+/// The environment variables with the keys.
+const KEY: &str = "OPENAI_API_KEY";
+const JUDGE_KEY: &str = "JUDGE_API_KEY";
+
+/// What the model said, beside its records: kept also where there is no verdict yet.
+const COMPLETIONS: &str = "completions.jsonl";
+
+/// Questions in a row without a connection after which a server is given up.
+const GIVE_UP_AFTER: u32 = 3;
+
+/// Evaluates checkpoints, or a model behind an endpoint, on the six test sets.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A checkpoint's folder, several times for several; with --endpoint, the model's name there.
+    #[arg(long = "model", required = true, value_name = "DIR|NAME")]
+    models: Vec<String>,
+    /// An OpenAI-compatible server; its key is read from OPENAI_API_KEY.
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+    /// `micro`, `hub`, or a folder with the data sets.
+    #[arg(long, default_value = "micro", value_name = "micro|hub|DIR")]
+    data: String,
+    /// The sets, comma-separated; without it, all six.
+    #[arg(long, value_delimiter = ',')]
+    sets: Vec<TestSet>,
+    /// At most this many questions of each set.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// This process' share of the questions. Shares may be asked at the same time into one
+    /// --out; `iapo tables` shows them together.
+    #[arg(long, value_name = "i/n", default_value = "1/1")]
+    shard: Shard,
+    /// Where records, manifests and completions go. What is there already is not asked again;
+    /// what was not judged is judged again on the completion that is there.
+    #[arg(long, default_value = "runs/eval-all", value_name = "DIR")]
+    out: PathBuf,
+    /// The judge's OpenAI-compatible server, for CharXiv; its key is read from JUDGE_API_KEY.
+    #[arg(long, value_name = "URL", requires = "judge_model")]
+    judge: Option<String>,
+    /// The judge's model.
+    #[arg(long, value_name = "NAME", requires = "judge")]
+    judge_model: Option<String>,
+    /// Let the judge decide on every set, not on CharXiv alone.
+    #[arg(long, requires = "judge")]
+    judge_all: bool,
+    /// Longest completion of a turn, tokens.
+    #[arg(long, default_value_t = 512)]
+    max_new_tokens: u32,
+    /// Where the model runs: `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    device: DeviceName,
+    /// The type of its weights: `f32`, `bf16` or `f16`.
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    weights: WeightType,
+    /// Requests in flight at an endpoint; questions at once for a checkpoint.
+    #[arg(long, default_value_t = 8)]
+    concurrency: usize,
+    /// Seconds until one attempt at an endpoint counts as failed.
+    #[arg(long, default_value_t = 120)]
+    timeout: u64,
+    /// What a million prompt tokens cost, for the record.
+    #[arg(long, requires = "completion_price")]
+    prompt_price: Option<f64>,
+    /// What a million completion tokens cost.
+    #[arg(long, requires = "prompt_price")]
+    completion_price: Option<f64>,
+}
+
+/// Runs the command: records first, then the table of everything in `--out`, or of this share.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if args.endpoint.is_some() && args.models.len() > 1 {
+        bail!("--endpoint takes one --model, found {}", args.models.len());
+    }
+    if args.concurrency == 0 {
+        bail!("--concurrency must be at least 1");
+    }
+    if args.max_new_tokens == 0 {
+        bail!("--max-new-tokens must be at least 1");
+    }
+    let arms = args
+        .models
+        .iter()
+        .map(|model| arm_of(model))
+        .collect::<anyhow::Result<Vec<Arm>>>()?;
+    if let Some(arm) = (1..arms.len()).find_map(|i| arms[..i].contains(&arms[i]).then(|| &arms[i]))
+    {
+        bail!("two models would both be called '{arm}': rename a folder");
+    }
+    for arm in &arms {
+        refuse_other_shares(&args.out, args.shard, arm)?;
+    }
+    let out = share_folder(&args.out, args.shard);
+    let data = Data::open(&args)?;
+    let judging = match (&args.judge, &args.judge_model) {
+        (Some(url), Some(model)) => {
+            let cache = Cache::open(out.join("judge.jsonl"))?;
+            Some(Client::new(
+                settings(&args, url, model),
+                ApiKey::from_env(JUDGE_KEY),
+                Some(cache),
+            )?)
+        }
+        _ => None,
+    };
+    let judge = judging.as_ref().map(EndpointJudge::of_sets);
+    let judge = judge.as_ref().map(|judge| judge as &dyn Judge);
+    let scoring = match judge {
+        _ if data.is_micro() => Scoring::Exact,
+        Some(judge) if args.judge_all => Scoring::Judged(judge),
+        charxiv => Scoring::Official { charxiv },
+    };
+
+    let mut tally = Tally::default();
+    for (model, arm) in args.models.iter().zip(&arms) {
+        let checkpoint = match &args.endpoint {
+            Some(_) => model.clone(),
+            None => checkpoint_hash(model)?,
+        };
+        let folder = run_folder(&out, arm, 0);
+        let mut run = Evaluation::open(&args, &data, folder, arm, checkpoint.clone())?;
+        if let Some(judging) = &judging {
+            run = run.watching("judge", judging);
+        }
+        let cache = Cache::open(run.folder().join(COMPLETIONS))?;
+        if let Some(url) = &args.endpoint {
+            let client = Client::new(
+                settings(&args, url, model),
+                ApiKey::from_env(KEY),
+                Some(cache),
+            )?;
+            let mut run = run.watching("policy", &client);
+            let mut policy = EndpointPolicy::new(&client, Parameters::greedy(args.max_new_tokens));
+            let result = run.all(&mut policy, scoring, 4 * args.concurrency, |_| ());
+            tally.add(run.finish(result)?);
+        } else {
+            let compute = Compute::open(args.device, args.weights)?;
+            let local =
+                LocalPolicy::load(Path::new(model), &compute, args.max_new_tokens as usize)?;
+            // Other types of weights give other answers.
+            let name = format!("{checkpoint} {}", compute.dtype.as_str());
+            let mut policy = CachedPolicy::greedy(local, cache, name, args.max_new_tokens);
+            // Encoded prompts of answered questions would fill the memory.
+            let result = run.all(&mut policy, scoring, args.concurrency, |kept| {
+                kept.policy_mut().forget();
+            });
+            tally.add(run.finish(result)?);
+        }
+    }
+    let runs = Runs::load(std::slice::from_ref(&out))?;
+    let table = Table::new(&runs, &Paper::committed()?, &TableOptions::default());
+    print!("{}", table.render(Format::Terminal));
+    if args.shard.count() > 1 {
+        println!(
+            "Share {} of {} alone: `iapo tables {}` shows all that are there.",
+            args.shard.number(),
+            args.shard.count(),
+            args.out.display()
+        );
+    }
+    if let Some((reason, questions)) = tally.nothing_judged() {
+        let next = match reason == Reason::NeedsJudge.name() {
+            true => "give a judge with --judge and --judge-model",
+            false => "mend that, and give the same command again",
+        };
+        bail!(
+            "none of {questions} questions has a verdict, most for this reason: {reason}; {next}: \
+             completions are kept in {}",
+            out.display()
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where a share of the questions is recorded. Shares may be evaluated at the same time, so each
+/// has files of its own; together they are read as one run.
+fn share_folder(out: &Path, shard: Shard) -> PathBuf {
+    match shard.count() {
+        1 => out.to_owned(),
+        count => out.join(format!("shard-{}-of-{count}", shard.number())),
+    }
+}
+
+/// Refuses an `--out` in which the same model was evaluated in other shares: some questions would
+/// stand in its tables twice.
+fn refuse_other_shares(out: &Path, shard: Shard, arm: &Arm) -> anyhow::Result<()> {
+    let mut shares = vec![(out.to_owned(), 1)];
+    if out.is_dir() {
+        let cannot = || format!("cannot list {}", out.display());
+        for entry in std::fs::read_dir(out).with_context(cannot)? {
+            let folder = entry.with_context(cannot)?.path();
+            let count: Option<usize> = folder
+                .file_name()
+                .and_then(|name| name.to_str()?.strip_prefix("shard-")?.split_once("-of-"))
+                .and_then(|(_, count)| count.parse().ok());
+            shares.extend(count.map(|count| (folder, count)));
+        }
+    }
+    for (folder, count) in shares {
+        if count != shard.count() && run_folder(&folder, arm, 0).join(RECORDS).is_file() {
+            bail!(
+                "{}: '{arm}' was evaluated there with --shard i/{count}, this is --shard {}/{}, and \
+                 some questions would count twice; go on with --shard i/{count}, or name another --out",
+                folder.display(),
+                shard.number(),
+                shard.count()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn settings(args: &Args, url: &str, model: &str) -> Settings {
+    Settings {
+        concurrency: args.concurrency,
+        timeout: Duration::from_secs(args.timeout),
+        prices: args
+            .prompt_price
+            .zip(args.completion_price)
+            .map(|(prompt, completion)| Prices { prompt, completion }),
+        give_up_after: Some(GIVE_UP_AFTER),
+        ..Settings::new(url, model)
+    }
+}
+
+/// A row's name from a folder or a model's name: `Qwen/Qwen2.5-VL-3B` is `qwen2-5-vl-3b`.
+fn arm_of(model: &str) -> anyhow::Result<Arm> {
+    let last = model
+        .trim_end_matches('/')
+        .rsplit('/')
+        .next()
+        .unwrap_or(model);
+    let name: String = last
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_lowercase()
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    Ok(name.trim_matches('-').parse::<Arm>()?)
+}
+
+/// BLAKE3 over the weight files of a checkpoint, in the order of their names.
+fn checkpoint_hash(model: &str) -> anyhow::Result<String> {
+    let folder = Path::new(model);
+    if !folder.is_dir() {
+        bail!(
+            "--model {model}: no such folder; download the checkpoint first \
+             (`hf download {model} --local-dir DIR`), or name its server with --endpoint"
+        );
+    }
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+        .with_context(|| format!("cannot read {}", folder.display()))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|file| {
+            file.extension()
+                .is_some_and(|extension| extension == "safetensors")
+        })
+        .collect();
+    files.sort();
+    if files.is_empty() {
+        bail!("{}: no *.safetensors, so no checkpoint", folder.display());
+    }
+    let mut hasher = blake3::Hasher::new();
+    for file in files {
+        let opened = std::fs::File::open(&file)
+            .with_context(|| format!("cannot read {}", file.display()))?;
+        hasher
+            .update_reader(opened)
+            .with_context(|| format!("cannot read {}", file.display()))?;
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}

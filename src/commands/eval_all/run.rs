@@ -1,0 +1,444 @@
+//! One model's run: what is known of it, what is asked, and the records as they grow.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use agent::{Policy, ToolOutcome};
+use anyhow::{Context, bail};
+use benchmarks::endpoint::Client;
+use benchmarks::evaluation::{Answered, Scoring, answer};
+use benchmarks::sources::Listing;
+use benchmarks::{Question, TestSet, scorers};
+use replicate::progress::Progress;
+use replicate::provenance;
+use results::{
+    Appender, Arm, MANIFEST, Manifest, Origin, RECORDS, Record, Verdict, peak_memory_bytes,
+    read_json, read_lines, write_json, write_lines,
+};
+use visual_tools::{Parsed, RefusalCounts, parse};
+
+use super::Args;
+use super::data::{Data, Item};
+use super::tally::Tally;
+use super::watch::{Watched, figures, while_showing};
+
+/// One model's records, as they grow.
+pub(super) struct Evaluation<'a> {
+    args: &'a Args,
+    data: &'a Data,
+    folder: PathBuf,
+    manifest: Manifest,
+    /// Counts, costs and seconds of earlier commands, which this one's are added to.
+    before: Manifest,
+    /// Records that stay.
+    judged: Vec<Record>,
+    /// Records without a verdict, of questions that were not asked again yet.
+    open: Vec<Record>,
+    /// The servers that this run asks.
+    watched: Vec<Watched<'a>>,
+    undecodable: BTreeMap<TestSet, u64>,
+    refused: RefusalCounts,
+    failed_calls: u64,
+    tally: Tally,
+    started: Instant,
+    /// Held until the run ends.
+    _lock: File,
+}
+
+impl<'a> Evaluation<'a> {
+    /// Opens the run's folder for this process alone and reads what is in it.
+    ///
+    /// `checkpoint` is the hash of the weights, or the model's name at an endpoint.
+    pub fn open(
+        args: &'a Args,
+        data: &'a Data,
+        folder: PathBuf,
+        arm: &Arm,
+        checkpoint: String,
+    ) -> anyhow::Result<Self> {
+        let lock = lock(&folder)?;
+        // What shapes an answer; not which questions are asked, nor who judges: completions are
+        // kept, and each record names its scorer.
+        let resolved = serde_json::json!({
+            "data": args.data,
+            "max_new_tokens": args.max_new_tokens,
+        });
+        let profile = results::Profile {
+            name: Origin::EVALUATION.to_owned(),
+            hash: blake3::hash(resolved.to_string().as_bytes())
+                .to_hex()
+                .to_string(),
+            resolved,
+        };
+        let mut manifest = Manifest::new(arm.clone(), 0, profile);
+        manifest.commit = provenance::commit();
+        manifest.versions = provenance::versions();
+        if folder.join(MANIFEST).is_file() {
+            let before: Manifest = read_json(&folder.join(MANIFEST))?;
+            if before.profile.hash != manifest.profile.hash {
+                bail!(
+                    "{}: made with {}, this run has {}; name another --out",
+                    folder.display(),
+                    before.profile.resolved,
+                    manifest.profile.resolved
+                );
+            }
+            manifest.checkpoints = before.checkpoints;
+            manifest.seconds = before.seconds;
+            manifest.counts = before.counts;
+            manifest.costs = before.costs;
+        }
+        match manifest.checkpoints.get("final") {
+            Some(before) if *before != checkpoint => bail!(
+                "{}: holds records of the checkpoint {before}, this one is {checkpoint}; name another --out",
+                folder.display()
+            ),
+            _ => manifest.checkpoints.insert("final".to_owned(), checkpoint),
+        };
+        let mut run = Evaluation {
+            args,
+            data,
+            before: manifest.clone(),
+            manifest,
+            judged: Vec::new(),
+            open: Vec::new(),
+            watched: Vec::new(),
+            undecodable: BTreeMap::new(),
+            refused: RefusalCounts::default(),
+            failed_calls: 0,
+            tally: Tally::default(),
+            started: Instant::now(),
+            folder,
+            _lock: lock,
+        };
+        run.read_records()?;
+        Ok(run)
+    }
+
+    /// The run's folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Shows and records what a client does for this run; one that gives its server up ends it.
+    pub fn watching(mut self, role: &'static str, client: &'a Client) -> Self {
+        self.watched.push(Watched::new(role, client));
+        self
+    }
+
+    /// Keeps the verdicts that are there, those of other sets included.
+    fn read_records(&mut self) -> anyhow::Result<()> {
+        let path = self.folder.join(RECORDS);
+        if !path.is_file() {
+            return Ok(());
+        }
+        // A line that a kill cut off is dropped.
+        let lines = std::fs::read(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count();
+        drop(Appender::open::<Record>(&path, lines)?);
+        for record in read_lines::<Record>(&path)? {
+            *self
+                .manifest
+                .questions
+                .entry(record.set.clone())
+                .or_default() += 1;
+            match record.verdict {
+                Verdict::NotJudged => self.open.push(record),
+                Verdict::Right | Verdict::Wrong => self.judged.push(record),
+            }
+        }
+        for (set, _) in self.data.sets() {
+            let (name, version) = self.scorer(set);
+            if let Some(other) = self.judged.iter().find(|record| {
+                record.set == set.name()
+                    && (&record.scorer, &record.scorer_version) != (&name, &version)
+            }) {
+                bail!(
+                    "{}: {set} was scored by '{}' version '{}', this run has '{name}' version '{version}'; \
+                     give the same --judge-model, or name another --out",
+                    self.folder.display(),
+                    other.scorer,
+                    other.scorer_version
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks what has no verdict yet, set by set. What was had is recorded also where this fails.
+    pub fn all<P: Policy>(
+        &mut self,
+        policy: &mut P,
+        scoring: Scoring<'_>,
+        batch: usize,
+        after_batch: fn(&mut P),
+    ) -> anyhow::Result<()> {
+        let judged = std::mem::take(&mut self.judged);
+        let path = self.folder.join(RECORDS);
+        write_lines(&path, &judged)?;
+        let (mut records, _) = Appender::open::<Record>(&path, judged.len())?;
+        self.data.write_reports(&self.folder)?;
+        self.write_manifest()?;
+        let known: HashMap<(&str, &str), Verdict> = judged
+            .iter()
+            .map(|record| ((record.set.as_str(), record.qa_id.as_str()), record.verdict))
+            .collect();
+        let result = self.ask(&known, &mut records, policy, scoring, batch, after_batch);
+        // What was not asked again is still without a verdict.
+        for record in std::mem::take(&mut self.open) {
+            records.append(&record)?;
+        }
+        records.sync()?;
+        result
+    }
+
+    fn ask<P: Policy>(
+        &mut self,
+        known: &HashMap<(&str, &str), Verdict>,
+        records: &mut Appender,
+        policy: &mut P,
+        scoring: Scoring<'_>,
+        batch: usize,
+        after_batch: fn(&mut P),
+    ) -> anyhow::Result<()> {
+        let options = self.data.episodes();
+        let mut progress = Progress::new();
+        for (set, size) in self.data.sets() {
+            let size = self.args.limit.map_or(size, |limit| limit.min(size));
+            let wanted: Vec<usize> = (0..size)
+                .filter(|position| self.args.shard.holds(*position))
+                .collect();
+            if !self.data.is_micro() {
+                self.undecodable.insert(set, 0);
+            }
+            let (mut done, mut right, mut open) = (0, 0, 0);
+            for positions in wanted.chunks(batch) {
+                let mut questions = Vec::with_capacity(positions.len());
+                for position in positions {
+                    let is_known = |id: &str| known.contains_key(&(set.name(), id));
+                    match self.data.item(set, *position, is_known)? {
+                        Item::Known(id) => {
+                            let verdict = known.get(&(set.name(), id.as_str()));
+                            right += usize::from(verdict == Some(&Verdict::Right));
+                            self.tally.judge();
+                        }
+                        Item::Undecodable(listing, reason) => {
+                            *self.undecodable.entry(set).or_default() += 1;
+                            open += 1;
+                            self.keep(records, self.unjudged(set, listing, reason))?;
+                        }
+                        Item::Ready(question) => questions.push(question),
+                    }
+                }
+                let asked: Vec<(&Question, u64)> =
+                    questions.iter().map(|question| (question, 0)).collect();
+                let answered = match asked.is_empty() {
+                    true => Vec::new(),
+                    false => {
+                        let watched = &self.watched;
+                        let show = || {
+                            let figures = figures(right, open, watched);
+                            progress.report(set.name(), done, wanted.len(), &figures);
+                        };
+                        while_showing(show, || answer(policy, &asked, &options, scoring))?
+                    }
+                };
+                for (question, answered) in questions.iter().zip(answered) {
+                    right += usize::from(answered.verdict == benchmarks::Verdict::Right);
+                    open += usize::from(answered.verdict == benchmarks::Verdict::NotJudged);
+                    self.count_call(&answered);
+                    self.keep(records, self.record(question, answered))?;
+                }
+                after_batch(policy);
+                done += positions.len();
+                let figures = figures(right, open, &self.watched);
+                progress.report(set.name(), done, wanted.len(), &figures);
+                self.write_manifest()?;
+                self.refuse_silence()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends a record, in place of the one without a verdict that the question may have had.
+    fn keep(&mut self, records: &mut Appender, record: Record) -> anyhow::Result<()> {
+        records.append(&record)?;
+        match record.verdict {
+            Verdict::NotJudged => self.tally.leave_open(record.reason.as_deref()),
+            Verdict::Right | Verdict::Wrong => self.tally.judge(),
+        }
+        let open = self.open.len();
+        self.open
+            .retain(|old| (&old.set, &old.qa_id) != (&record.set, &record.qa_id));
+        if self.open.len() == open {
+            *self.manifest.questions.entry(record.set).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    fn record(&self, question: &Question, answered: Answered) -> Record {
+        let listing = Listing {
+            id: question.id.clone(),
+            image_id: question.image_id.clone(),
+            gold: question.gold.clone(),
+        };
+        Record {
+            prediction: answered.prediction.unwrap_or_default(),
+            verdict: match answered.verdict {
+                benchmarks::Verdict::Right => Verdict::Right,
+                benchmarks::Verdict::Wrong => Verdict::Wrong,
+                benchmarks::Verdict::NotJudged => Verdict::NotJudged,
+            },
+            tool_called: answered.tool_called,
+            tool_succeeded: answered.tool_succeeded,
+            ..self.unjudged(question.set, listing, answered.reason)
+        }
+    }
+
+    /// The record of a question without an answer.
+    fn unjudged(&self, set: TestSet, listing: Listing, reason: String) -> Record {
+        let (scorer, scorer_version) = self.scorer(set);
+        Record {
+            set: set.name().to_owned(),
+            qa_id: listing.id,
+            image_id: listing.image_id,
+            arm: self.manifest.arm.clone(),
+            seed: 0,
+            prediction: String::new(),
+            gt: listing.gold,
+            verdict: Verdict::NotJudged,
+            reason: (!reason.is_empty()).then_some(reason),
+            tool_called: false,
+            tool_succeeded: false,
+            attribution: None,
+            checkpoint: self
+                .manifest
+                .checkpoints
+                .get("final")
+                .cloned()
+                .unwrap_or_default(),
+            scorer,
+            scorer_version,
+        }
+    }
+
+    /// Who scores a set in this run, and in which version.
+    fn scorer(&self, set: TestSet) -> (String, String) {
+        let name = match &self.args.judge_model {
+            _ if self.data.is_micro() => "exact".to_owned(),
+            Some(judge) if self.args.judge_all || set == TestSet::CharXiv => {
+                format!("judge {judge}")
+            }
+            _ => "official".to_owned(),
+        };
+        (name, scorers::VERSION.to_string())
+    }
+
+    /// Counts a call that the parser refused, by the reason, or that could not be carried out.
+    /// Those of answers without a verdict are counted once they have one: they come again.
+    fn count_call(&mut self, answered: &Answered) {
+        let Some(episode) = &answered.episode else {
+            return;
+        };
+        if answered.verdict == benchmarks::Verdict::NotJudged {
+            return;
+        }
+        match episode.outcome {
+            // The episode keeps the refusal's words; the kind is read from the call again.
+            ToolOutcome::Refused(_) => {
+                if let Some(turn) = episode.turns.first()
+                    && let Parsed::Refused(refusal) = parse(&turn.completion.text)
+                {
+                    self.refused.add(&refusal);
+                }
+            }
+            ToolOutcome::Failed(_) => self.failed_calls += 1,
+            ToolOutcome::NotCalled | ToolOutcome::Succeeded => {}
+        }
+    }
+
+    /// Writes the manifest as far as the run has come.
+    fn write_manifest(&mut self) -> anyhow::Result<()> {
+        let manifest = &mut self.manifest;
+        manifest.counts = self.before.counts.clone();
+        manifest.costs = self.before.costs.clone();
+        manifest.seconds = self.before.seconds.clone();
+        manifest.counts.extend(self.data.counts());
+        for (set, count) in &self.undecodable {
+            let name = format!("{set}_undecodable_images");
+            manifest.counts.insert(name, *count);
+        }
+        let mut add = |name: String, count: u64| *manifest.counts.entry(name).or_default() += count;
+        for (reason, count) in &self.refused.0 {
+            if let serde_json::Value::String(reason) = serde_json::to_value(reason)? {
+                add(format!("tool_refused_{reason}"), *count as u64);
+            }
+        }
+        if self.failed_calls > 0 {
+            add("tool_failed".to_owned(), self.failed_calls);
+        }
+        for watched in &self.watched {
+            let usage = watched.usage();
+            for (name, count) in usage.counts() {
+                add(format!("{}_{name}", watched.role), count);
+            }
+            if let Some(cost) = usage.cost {
+                *manifest.costs.entry(watched.role.to_owned()).or_default() += cost;
+            }
+        }
+        *manifest.seconds.entry("evaluation".to_owned()).or_default() +=
+            self.started.elapsed().as_secs_f64();
+        manifest.peak_memory_bytes = peak_memory_bytes();
+        write_json(&self.folder.join(MANIFEST), &self.manifest)?;
+        Ok(())
+    }
+
+    /// Ends the run when one of its servers is not there.
+    fn refuse_silence(&self) -> anyhow::Result<()> {
+        for watched in &self.watched {
+            if let Some(reason) = watched.given_up() {
+                bail!(
+                    "the server of the {} does not answer: {reason}; what was answered is kept in {}: \
+                     the same command asks only for the rest",
+                    watched.role,
+                    self.folder.display()
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the manifest, also of a run that ended early, and passes its end on.
+    pub fn finish(mut self, result: anyhow::Result<()>) -> anyhow::Result<Tally> {
+        let written = self.write_manifest();
+        for watched in &self.watched {
+            eprintln!("{}: {}", watched.role, watched.usage());
+        }
+        result?;
+        written?;
+        Ok(self.tally)
+    }
+}
+
+/// Makes the run's folder and holds it: two processes that write one file lose records.
+fn lock(folder: &Path) -> anyhow::Result<File> {
+    let path = folder.join("lock");
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!(
+            "{}: another process is evaluating into it; wait for it, give each process a share \
+             (--shard 1/2 and --shard 2/2), or name another --out",
+            folder.display()
+        ),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
