@@ -1,11 +1,11 @@
 //! The three gates that a world and its base must pass before arms are compared.
 //!
-//! 1. A right tool call helps by ten points, a wrong one hurts by ten. 2. GRPO alone improves the
-//! student by more than the interval, and its calls do not die out. 3. The penalty sees wrong calls:
-//! for fresh samples of a policy, the area under the ROC curve of the divergence as a detector of
-//! calls that are not right, counted over pairs of calls of one prompt, because that is what group
-//! advantages compare: 0.5 sees nothing, 1 everything. The standard error is a bootstrap's over
-//! prompts.
+//! 1. A right tool call helps by ten points, a wrong one hurts by ten.
+//! 2. GRPO alone improves the student by more than the interval, and its calls do not die out.
+//! 3. The penalty sees wrong calls: for fresh samples of a policy, the area under the ROC curve of
+//!    the divergence as a detector of calls that are not right, counted over pairs of calls of one
+//!    prompt, because that is what group advantages compare: 0.5 sees nothing, 1 everything. The
+//!    standard error is a bootstrap's over prompts.
 
 use std::sync::Arc;
 

@@ -187,7 +187,7 @@ fn attention_of_single_queries() {
     let blocks = vec![
         block(0, &[0..37, 60..61], None),
         block(1, &[0..37, 61..66], None),
-        block(2, &[37..60], Some(66)),
+        block(2, &[37..50, 50..60], Some(66)),
         block(3, &[], Some(67)),
     ];
     let layout = AttentionLayout::new(blocks, 4, 68).unwrap();
