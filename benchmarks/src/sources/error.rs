@@ -4,8 +4,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::TestSet;
-
 /// A record of a data file: its line, or its key in a JSON object, or its row in a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -40,11 +38,11 @@ impl fmt::Display for Place {
 /// Data that cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// No file of the set in the folder.
-    #[error("no data of {set} in {}: looked for {}", .folder.display(), .looked_for.join(", "))]
+    /// No file of the questions in the folder.
+    #[error("no data of {what} in {}: looked for {}", .folder.display(), .looked_for.join(", "))]
     NoData {
-        /// The set asked for.
-        set: TestSet,
+        /// The questions asked for.
+        what: String,
         /// The folder given as `--data`.
         folder: PathBuf,
         /// The files any of which would have done.
@@ -117,8 +115,15 @@ pub enum SourceError {
         /// What the feature is needed for.
         use_of: &'static str,
     },
-    /// The hub.
-    #[cfg(feature = "hub")]
-    #[error("hub: {0}")]
-    Hub(String),
+    /// Files that cannot be downloaded, or are not what they should be.
+    #[error("download: {0}")]
+    Download(String),
+    /// A checkpoint that is not on this machine and cannot be had.
+    #[error("no checkpoint '{name}': {problem}")]
+    NoCheckpoint {
+        /// Its name as given.
+        name: String,
+        /// What is wrong and what to type.
+        problem: String,
+    },
 }

@@ -3,6 +3,7 @@
 //! A folder may be laid out as the data sets are on the hub (ReFocus, VTool-R1, TableVQA-Bench,
 //! CharXiv), or as the public part of this project's data: each set is read from the first file
 //! of [`files_of`] that is there. Parquet files and image archives need the feature `hub`.
+//! Beside the sets: the training questions of ReFocus and VTool-R1 ([`load_training`]).
 
 mod boxes;
 mod charts;
@@ -11,22 +12,27 @@ mod error;
 mod images;
 mod row;
 mod set;
+mod tables;
+mod training;
 
 #[cfg(feature = "hub")]
 mod archive;
 #[cfg(feature = "hub")]
-pub mod hub;
+mod fetch;
 #[cfg(feature = "hub")]
 mod parquet;
-mod tables;
+#[cfg(feature = "hub")]
+mod published;
 
 use std::path::{Path, PathBuf};
 
 pub use charxiv::{bare_question, response_prompt};
 pub use error::{Place, RecordName, SourceError};
 pub use set::{Listing, LoadReport, LoadedSet, official_size};
+pub use training::{TrainingSplit, load_training};
 
 use crate::TestSet;
+use charts::Chart;
 use images::Finder;
 
 /// The files that a set may be read from, best first, relative to the data folder. The last part
@@ -94,16 +100,7 @@ fn files_of(set: TestSet) -> &'static [&'static str] {
 /// image is not there is no error: it is counted in [`LoadReport::without_image`]; nor is one whose
 /// image is broken: [`LoadedSet::question`] tells.
 pub fn load(data: &Path, set: TestSet) -> Result<LoadedSet, SourceError> {
-    let looked_for = files_of(set);
-    let files = looked_for
-        .iter()
-        .map(|pattern| present(data, pattern))
-        .find(|files| !files.is_empty())
-        .ok_or_else(|| SourceError::NoData {
-            set,
-            folder: data.to_owned(),
-            looked_for: looked_for.iter().map(|&name| name.to_owned()).collect(),
-        })?;
+    let files = first_present(data, set.name(), files_of(set))?;
     let mut entries = Vec::new();
     for file in &files {
         let images = Finder::new(data, file)?;
@@ -111,7 +108,11 @@ pub fn load(data: &Path, set: TestSet) -> Result<LoadedSet, SourceError> {
             match set {
                 TestSet::CharXiv => entries.push(charxiv::entry(&row, &images)?),
                 TestSet::ChartQaHorizontal | TestSet::ChartQaVertical => {
-                    entries.extend(charts::entry(&row, set, &images)?);
+                    let chart = Chart::of(&row)?;
+                    // Rows of dialect A do not say which bars they show: the file's name does.
+                    if chart.bars.unwrap_or(set) == set {
+                        entries.push(chart.entry(&images)?);
+                    }
                 }
                 TestSet::Vwtq | TestSet::VwtqSyn | TestSet::VTabFact => {
                     entries.push(tables::entry(&row, set, &images)?);
@@ -119,7 +120,59 @@ pub fn load(data: &Path, set: TestSet) -> Result<LoadedSet, SourceError> {
             }
         }
     }
-    let names = files
+    let files = below(data, &files);
+    LoadedSet::new(set, official_size(set), files, entries)
+}
+
+/// Brings the files of `set` from the hub into `folder`, for [`load`]; a folder that is complete
+/// is only checked.
+///
+/// # Errors
+/// [`SourceError::NeedsHub`] without the feature `hub`. [`SourceError::Download`]: a host cannot be
+/// reached or lacks a file, or a file is not what the host or the lock file says it is.
+/// [`SourceError::Io`] for the disk.
+pub fn download(set: TestSet, folder: &Path) -> Result<(), SourceError> {
+    #[cfg(feature = "hub")]
+    return published::download(set, folder, &published::HOSTS);
+    #[cfg(not(feature = "hub"))]
+    Err(needs_hub(folder.join(set.name())))
+}
+
+/// Brings the training questions from the hub into `folder`, for [`load_training`].
+///
+/// # Errors
+/// As [`download`].
+pub fn download_training(folder: &Path) -> Result<(), SourceError> {
+    #[cfg(feature = "hub")]
+    return published::download_training(folder, &published::HOSTS);
+    #[cfg(not(feature = "hub"))]
+    Err(needs_hub(folder.to_owned()))
+}
+
+#[cfg(not(feature = "hub"))]
+fn needs_hub(file: PathBuf) -> SourceError {
+    SourceError::NeedsHub {
+        file,
+        use_of: "downloads",
+    }
+}
+
+/// The files of the first of `patterns` that is there.
+fn first_present(data: &Path, what: &str, patterns: &[&str]) -> Result<Vec<PathBuf>, SourceError> {
+    patterns
+        .iter()
+        .map(|pattern| present(data, pattern))
+        .find(|files| !files.is_empty())
+        .ok_or_else(|| SourceError::NoData {
+            what: what.to_owned(),
+            folder: data.to_owned(),
+            looked_for: patterns.iter().map(|&name| name.to_owned()).collect(),
+        })
+}
+
+/// The names of files relative to the data folder.
+fn below(data: &Path, files: &[PathBuf]) -> Vec<String> {
+    files
         .iter()
         .map(|file| {
             file.strip_prefix(data)
@@ -127,23 +180,7 @@ pub fn load(data: &Path, set: TestSet) -> Result<LoadedSet, SourceError> {
                 .display()
                 .to_string()
         })
-        .collect();
-    LoadedSet::new(set, names, entries)
-}
-
-/// Brings the files of `set` from the hub into `folder`, for [`load`]; a folder that is complete
-/// is only checked.
-///
-/// # Errors
-/// [`SourceError::NeedsHub`] without the feature `hub`, otherwise as `hub::download`.
-pub fn download(set: TestSet, folder: &Path) -> Result<(), SourceError> {
-    #[cfg(feature = "hub")]
-    return hub::download(set, folder);
-    #[cfg(not(feature = "hub"))]
-    Err(SourceError::NeedsHub {
-        file: folder.join(set.name()),
-        use_of: "downloads",
-    })
+        .collect()
 }
 
 /// The files under `data` that `pattern` stands for, in order of their names.

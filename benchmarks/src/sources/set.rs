@@ -20,7 +20,7 @@ pub struct LoadReport {
     pub set: TestSet,
     /// The files it was read from, relative to the data folder.
     pub files: Vec<String>,
-    /// How many questions the published set has ([`official_size`]).
+    /// How many questions the published set has: [`official_size`] for a test set.
     pub official: usize,
     /// How many of them the files hold.
     pub rows: usize,
@@ -170,15 +170,17 @@ pub struct LoadedSet {
 }
 
 impl LoadedSet {
+    /// `official` is how many questions the published file has.
     pub(super) fn new(
         set: TestSet,
+        official: usize,
         files: Vec<String>,
         entries: Vec<Entry>,
     ) -> Result<Self, SourceError> {
         let mut report = LoadReport {
             set,
             files,
-            official: official_size(set),
+            official,
             rows: entries.len(),
             questions: 0,
             ids_hash: String::new(),
