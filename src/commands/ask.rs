@@ -9,6 +9,7 @@ use agent::{
     ToolOutcome, run_episodes,
 };
 use anyhow::Context;
+use benchmarks::sources::checkpoint;
 use replicate::compute::{Compute, DeviceName, WeightType};
 use replicate::policy::LocalPolicy;
 use visual_tools::{BoxRepairs, FigureBoxes, NamedBoxes, Style};
@@ -16,9 +17,9 @@ use visual_tools::{BoxRepairs, FigureBoxes, NamedBoxes, Style};
 /// Asks a model one question about an image and shows both turns.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The checkpoint's folder.
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    /// The checkpoint's folder, or a model of the hub: `ORG/NAME` or `ORG/NAME@REVISION`.
+    #[arg(long, value_name = "DIR|HUB-ID")]
+    model: String,
     /// The figure, PNG or JPEG.
     #[arg(long, value_name = "FILE")]
     image: PathBuf,
@@ -169,7 +170,8 @@ impl Policy for Prompted {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let task = task(&args.image, args.boxes.as_deref(), &args.question)?;
     let compute = Compute::open(args.device, args.weights)?;
-    let mut policy = LocalPolicy::load(&args.model, &compute, args.max_new_tokens)?;
+    let model = checkpoint::resolve(&args.model)?;
+    let mut policy = LocalPolicy::load(&model, &compute, args.max_new_tokens)?;
     policy.temperature = args.temperature;
     let options = episode_options(&policy);
     let mut policy = Prompted {

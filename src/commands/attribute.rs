@@ -1,10 +1,11 @@
 //! `iapo attribute`: what of the prompt speaks for a tool call.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use agent::{Conversation, first_turn};
 use anyhow::{Context, bail, ensure};
+use benchmarks::sources::checkpoint;
 use replicate::alignment::{Site, attribute};
 use replicate::attribution_map::{AttributionMap, PatchGrid, TokenScore};
 use replicate::compute::{Compute, DeviceName, WeightType};
@@ -18,12 +19,12 @@ use super::ask;
 /// Attributes a model's tool call to the blocks, tokens and image patches of its prompt.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The checkpoint's folder.
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    /// The checkpoint's folder, or a model of the hub: `ORG/NAME` or `ORG/NAME@REVISION`.
+    #[arg(long, value_name = "DIR|HUB-ID")]
+    model: String,
     /// Compares with this checkpoint, which has the same tokenizer, on the same prompt and call.
-    #[arg(long, value_name = "DIR")]
-    teacher: Option<PathBuf>,
+    #[arg(long, value_name = "DIR|HUB-ID")]
+    teacher: Option<String>,
     /// The figure, PNG or JPEG.
     #[arg(long, value_name = "FILE")]
     image: PathBuf,
@@ -78,12 +79,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let task = ask::task(&args.image, args.boxes.as_deref(), &args.question)?;
     let compute = Compute::open(args.device, args.weights)?;
-    let mut policy = LocalPolicy::load(&args.model, &compute, args.max_new_tokens)?;
+    let load = |name: &str| -> anyhow::Result<LocalPolicy> {
+        let folder = checkpoint::resolve(name)?;
+        Ok(LocalPolicy::load(&folder, &compute, args.max_new_tokens)?)
+    };
+    let mut policy = load(&args.model)?;
     let teacher = match &args.teacher {
-        Some(dir) => {
-            let teacher = LocalPolicy::load(dir, &compute, args.max_new_tokens)?;
-            check_tokenizers((args.model.as_path(), &policy), (dir.as_path(), &teacher))?;
-            Some((dir, teacher))
+        Some(name) => {
+            let teacher = load(name)?;
+            check_tokenizers((args.model.as_str(), &policy), (name.as_str(), &teacher))?;
+            Some((name, teacher))
         }
         None => None,
     };
@@ -117,9 +122,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut described = json!(settings);
     described["quadrature"] = json!(settings.quadrature());
     let mut json = json!({ "settings": described, "model": own });
-    if let Some((dir, mut teacher)) = teacher {
+    if let Some((name, mut teacher)) = teacher {
         let theirs = map_of(&mut teacher, &conversation, &call, &settings)?;
-        show(dir, &theirs);
+        show(name, &theirs);
         let distribution = |map: &AttributionMap| attribution::Distribution::new(&map.shares, 0.0);
         let divergence = settings
             .divergence
@@ -137,17 +142,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// The call is given to the teacher as token ids, which must mean the same to it.
 fn check_tokenizers(
-    (dir, policy): (&Path, &LocalPolicy),
-    (teacher_dir, teacher): (&Path, &LocalPolicy),
+    (name, policy): (&str, &LocalPolicy),
+    (teacher_name, teacher): (&str, &LocalPolicy),
 ) -> anyhow::Result<()> {
     let (own, other) = (policy.processor.tokenizer(), teacher.processor.tokenizer());
     ensure!(
         own.same_vocabulary(other),
-        "--teacher {}: its tokenizer ({} tokens) is not that of --model {} ({} tokens), so the call's \
-         tokens would mean something else to it; give a teacher with the same tokenizer.json",
-        teacher_dir.display(),
+        "--teacher {teacher_name}: its tokenizer ({} tokens) is not that of --model {name} ({} tokens), \
+         so the call's tokens would mean something else to it; give a teacher with the same \
+         tokenizer.json",
         other.vocab_size(),
-        dir.display(),
         own.vocab_size()
     );
     Ok(())
@@ -204,8 +208,8 @@ fn map_of(
     })
 }
 
-fn show(model: &Path, map: &AttributionMap) {
-    println!("{}: {}", model.display(), map.call.replace('\n', " "));
+fn show(model: &str, map: &AttributionMap) {
+    println!("{model}: {}", map.call.replace('\n', " "));
     let named = ["P context", "R request", "I image", "T tools"];
     for (name, share) in named.iter().zip(&map.shares) {
         println!("  {name:10} {share:.3}");

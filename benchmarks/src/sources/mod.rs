@@ -3,11 +3,13 @@
 //! A folder may be laid out as the data sets are on the hub (ReFocus, VTool-R1, TableVQA-Bench,
 //! CharXiv), or as the public part of this project's data: each set is read from the first file
 //! of [`files_of`] that is there. Parquet files and image archives need the feature `hub`.
-//! Beside the sets: the training questions of ReFocus and VTool-R1 ([`load_training`]).
+//! Beside the sets: the training questions of ReFocus and VTool-R1 ([`load_training`]), and
+//! checkpoints by name ([`checkpoint::resolve`]).
 
 mod boxes;
 mod charts;
 mod charxiv;
+pub mod checkpoint;
 mod error;
 mod images;
 mod row;
