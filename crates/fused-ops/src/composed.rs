@@ -16,25 +16,40 @@ pub fn attention(
     scale: f64,
 ) -> Result<Tensor> {
     let (_, heads, _) = q.dims3()?;
-    let (keys, kv_heads, dim) = k.dims3()?;
-    let group = heads / kv_heads;
-    let spread = |x: &Tensor| {
-        x.transpose(0, 1)?
-            .unsqueeze(1)?
-            .expand((kv_heads, group, keys, dim))?
-            .reshape((heads, keys, dim))?
-            .contiguous()
-    };
+    attention_weights(q, k, layout, scale)?
+        .matmul(&spread(v, heads)?)?
+        .transpose(0, 1)?
+        .contiguous()
+}
+
+/// The probabilities (heads, queries, keys) that [`attention`] weighs the values with: each row
+/// sums to 1 and is 0 where the layout hides a key.
+pub fn attention_weights(
+    q: &Tensor,
+    k: &Tensor,
+    layout: &AttentionLayout,
+    scale: f64,
+) -> Result<Tensor> {
+    let (_, heads, _) = q.dims3()?;
     let q = q.transpose(0, 1)?.contiguous()?;
     let mask = layout.dense_mask(q.device(), q.dtype())?;
     let scores = q
-        .matmul(&spread(k)?.transpose(1, 2)?.contiguous()?)?
+        .matmul(&spread(k, heads)?.transpose(1, 2)?.contiguous()?)?
         .affine(scale, 0.0)?
         .broadcast_add(&mask)?;
     let peak = scores.detach().max_keepdim(D::Minus1)?;
     let weights = scores.broadcast_sub(&peak)?.exp()?;
-    let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
-    weights.matmul(&spread(v)?)?.transpose(0, 1)?.contiguous()
+    weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)
+}
+
+/// Keys or values (keys, kv_heads, dim) as (heads, keys, dim): each for its group of query heads.
+fn spread(x: &Tensor, heads: usize) -> Result<Tensor> {
+    let (keys, kv_heads, dim) = x.dims3()?;
+    x.transpose(0, 1)?
+        .unsqueeze(1)?
+        .expand((kv_heads, heads / kv_heads, keys, dim))?
+        .reshape((heads, keys, dim))?
+        .contiguous()
 }
 
 /// See [`crate::rms_norm`]. The mean square is taken in f32.

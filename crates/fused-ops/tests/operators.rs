@@ -196,6 +196,31 @@ fn attention_of_single_queries() {
     }
 }
 
+#[test]
+fn attention_weights_are_what_attention_weighs_with() {
+    let layout = mixed_layout();
+    let (queries, keys) = (layout.queries(), layout.keys());
+    let (q, k) = (normal(&[queries, 6, 16], 1), normal(&[keys, 2, 16], 2));
+    let v = normal(&[keys, 2, 16], 3);
+    let weights = composed::attention_weights(&q, &k, &layout, 0.25).unwrap();
+    assert_eq!(weights.dims(), [6, queries, keys]);
+    for sum in values(&weights.sum(2).unwrap()) {
+        assert!((sum - 1.0).abs() < 1e-5, "{sum}");
+    }
+    // Query head h weighs the values of head h / 3.
+    let attended = fused_ops::attention(&q, &k, &v, &layout, 0.25).unwrap();
+    for head in 0..6 {
+        let of_head = v.narrow(1, head / 3, 1).unwrap().squeeze(1).unwrap();
+        let applied = weights
+            .get(head)
+            .unwrap()
+            .matmul(&of_head.contiguous().unwrap())
+            .unwrap();
+        let expected = attended.narrow(1, head, 1).unwrap().squeeze(1).unwrap();
+        assert_close("attended", &applied, &expected, TOLERANCE);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 

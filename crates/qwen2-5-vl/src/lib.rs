@@ -4,6 +4,7 @@
 //! after the other, and a [`fused_ops::AttentionLayout`] that says who sees whom. There is no
 //! padding anywhere.
 
+mod attentions;
 mod chat_template;
 mod checkpoint;
 mod config;

@@ -144,6 +144,17 @@ impl DecoderLayer {
         Ok(fused_ops::attention(q, k, v, layout, scale)?)
     }
 
+    /// The probabilities `(heads, queries, keys)` that [`DecoderLayer::attend`] weighs values with.
+    pub fn attention_weights(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        layout: &AttentionLayout,
+    ) -> Result<Tensor> {
+        let scale = 1.0 / (self.head_dim as f64).sqrt();
+        Ok(fused_ops::composed::attention_weights(q, k, layout, scale)?)
+    }
+
     /// What follows attention: its output projection and the feed-forward layer, both residual.
     pub fn finish(&self, x: &Tensor, attended: &Tensor) -> Result<Tensor> {
         let tokens = x.dim(0)?;
