@@ -4,7 +4,7 @@
 //! `focus_on_x_values_with_highlight(image_1, ["2005"], x_values_bbox)`. This crate reads such code
 //! as data ([`parse()`]), never executes it, and paints what ReFocus (Fu et al. 2025,
 //! arXiv 2501.05452) and VTool-R1 (arXiv 2505.19255) paint with Pillow ([`apply()`]), within the
-//! constants of a [`Style`].
+//! constants of a [`Style`]. [`blurred`] takes a figure's details away, for attribution.
 //!
 //! ```
 //! use visual_tools::{apply, parse, FigureBoxes, NamedBoxes, Parsed, PixelBox, Style};
@@ -23,6 +23,7 @@
 //! ```
 
 mod apply;
+mod blur;
 mod boxes;
 mod call;
 mod paint;
@@ -31,6 +32,7 @@ mod style;
 mod tool;
 
 pub use apply::{Applied, StepOutcome, ToolError, Unchanged, apply, apply_reporting};
+pub use blur::{BLUR, blurred};
 pub use boxes::{BoxRepairs, FigureBoxes, NamedBoxes, PixelBox};
 pub use call::{BoxSource, BoxValue, ImageSource, Names, Step, ToolCall};
 pub use parse::{Parsed, Reason, Refusal, RefusalCounts, parse};
