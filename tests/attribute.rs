@@ -80,6 +80,50 @@ fn the_json_tells_the_settings_and_where_each_image_token_lies() {
 }
 
 #[test]
+fn a_blurred_image_and_rollout_give_maps_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("map");
+    let run = |more: &[&str]| -> Value {
+        let output = attribute(&out, more);
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let json = std::fs::read(out.with_extension("json")).unwrap();
+        serde_json::from_slice(&json).unwrap()
+    };
+    // Each token's block and score.
+    let scores = |json: &Value| -> Vec<(bool, f64)> {
+        let tokens = json["model"]["tokens"].as_array().unwrap();
+        tokens
+            .iter()
+            .map(|token| {
+                (
+                    token.get("cell").is_some(),
+                    token["score"].as_f64().unwrap(),
+                )
+            })
+            .collect()
+    };
+
+    let json = run(&["--baseline", "blurred-image", "--nodes", "4"]);
+    insta::assert_snapshot!(json["settings"]["baseline"], @r#"{"blurred-image":0.05}"#);
+    let blurred = scores(&json);
+    // The text is the same in both prompts, so nothing goes to it.
+    assert!(blurred.iter().all(|(image, score)| *image || *score == 0.0));
+    assert!(blurred.iter().any(|(_, score)| *score != 0.0));
+
+    let json = run(&["--method", "rollout"]);
+    insta::assert_snapshot!(json["settings"], @r#"{"method":"rollout","masses":"absolute"}"#);
+    let rollout = scores(&json);
+    assert!(rollout.iter().all(|(_, score)| *score >= 0.0));
+    let reached: f64 = rollout.iter().map(|(_, score)| score).sum();
+    // What remains is the attention of the call's tokens to one another.
+    assert!(reached > 0.1 && reached < 1.0 + 1e-5, "{reached}");
+}
+
+#[test]
 fn what_cannot_be_attributed_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("map");

@@ -10,7 +10,9 @@
 //! among all calls of a prompt.
 
 use agent::Block;
-use attribution::{Blocks, Distribution, Quadrature, integrated_gradients};
+use attribution::{
+    Attentions, Blocks, Distribution, Quadrature, attention_rollout, integrated_gradients,
+};
 use candle_core::{DType, Tensor};
 use fused_ops::side_by_side;
 use qwen2_5_vl::Model;
@@ -41,7 +43,7 @@ pub struct Site<'a> {
 pub struct CallAttribution {
     /// Shares of P, R, I, T.
     pub shares: Distribution,
-    /// |completeness gap| / |F(input) − F(baseline)|; `None` for occlusion.
+    /// |completeness gap| / |F(input) − F(baseline)|; `None` for occlusion and rollout.
     pub relative_gap: Option<f64>,
     /// F at the prompt: the log-probability of the attributed tokens.
     pub log_prob: f64,
@@ -165,18 +167,30 @@ pub fn integrate(
     settings: &profile::Attribution,
     quadrature: &Quadrature,
 ) -> Result<CallAttribution> {
-    let prompt = &site.prompt.prompt;
-    let tokens = site.calls[call];
-    let labels = site.prompt.blocks.iter().map(|block| *block as usize);
-    let blocks = Blocks::new(labels.collect(), Block::ALL.len())?;
-    let input = model
-        .embed(&prompt.input_ids, prompt.image_features.as_ref())?
-        .detach();
-    let (length, hidden) = input.dims2()?;
     let baseline = match settings.baseline {
         Baseline::Zero => attribution::Baseline::Zero,
         Baseline::BlockMean => attribution::Baseline::BlockMean,
     };
+    integrate_from(&baseline, model, site, call, settings, quadrature)
+}
+
+/// [`integrate`] from a baseline that no profile names: the embeddings of the same prompt with
+/// blurred images, for one. `settings.baseline` is not read.
+pub fn integrate_from(
+    baseline: &attribution::Baseline,
+    model: &Model,
+    site: &Site<'_>,
+    call: usize,
+    settings: &profile::Attribution,
+    quadrature: &Quadrature,
+) -> Result<CallAttribution> {
+    let prompt = &site.prompt.prompt;
+    let tokens = site.calls[call];
+    let blocks = blocks_of(site)?;
+    let input = model
+        .embed(&prompt.input_ids, prompt.image_features.as_ref())?
+        .detach();
+    let (length, hidden) = input.dims2()?;
     let baseline = baseline.tensor(&input, &blocks)?;
     let mut f = |points: &Tensor| -> candle_core::Result<Tensor> {
         let nodes = points.dim(0)?;
@@ -225,6 +239,55 @@ pub fn integrate(
         log_prob: result.f_input,
         scores: Some(result.scores),
     })
+}
+
+/// Attention rollout of one call: what part of the attention of the positions that predict it
+/// reaches each token of the prompt. It tells where the model looks, not what speaks for the call.
+pub fn rollout(
+    model: &Model,
+    site: &Site<'_>,
+    call: usize,
+    settings: &profile::Attribution,
+) -> Result<CallAttribution> {
+    let tokens = site.calls[call];
+    let packed = Packed::new(
+        model,
+        &[Tree {
+            prompt: &site.prompt.prompt,
+            branches: vec![tokens],
+        }],
+    )?;
+    let embeddings = packed.embed(model)?;
+    let layers = model.attentions(&embeddings, &packed.positions, &packed.layout)?;
+    let blocks = blocks_of(site)?;
+    // The prompt's last position predicts the first token of the call.
+    let first_target = blocks.tokens().saturating_sub(1);
+    let attentions = Attentions {
+        layers: &layers,
+        first_target,
+        end_target: first_target + tokens.len(),
+    };
+    let scores: Vec<f32> = attention_rollout(attentions, blocks.tokens())?
+        .into_iter()
+        .map(|score| score as f32)
+        .collect();
+    let masses = blocks.masses(&scores, settings.masses, None)?;
+    let scored = packed.log_probs(model, &embeddings, 1.0)?;
+    let log_probs: Vec<f32> = scored.log_probs.to_vec1()?;
+    Ok(CallAttribution {
+        shares: Distribution::new(&masses, SMOOTHING)?,
+        relative_gap: None,
+        log_prob: selected(&log_probs, &site.content[call], settings.tokens)
+            .map(f64::from)
+            .sum(),
+        scores: Some(scores),
+    })
+}
+
+/// The block of every token of a site's prompt.
+fn blocks_of(site: &Site<'_>) -> Result<Blocks> {
+    let labels = site.prompt.blocks.iter().map(|block| *block as usize);
+    Ok(Blocks::new(labels.collect(), Block::ALL.len())?)
 }
 
 fn selected<'a>(

@@ -2,19 +2,36 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use agent::{Conversation, first_turn};
+use agent::{Conversation, Task, first_turn};
 use anyhow::{Context, bail, ensure};
 use benchmarks::sources::checkpoint;
-use replicate::alignment::{Site, attribute};
+use replicate::alignment::{Site, attribute, integrate_from, rollout};
 use replicate::attribution_map::{AttributionMap, PatchGrid, TokenScore};
 use replicate::compute::{Compute, DeviceName, WeightType};
 use replicate::policy::LocalPolicy;
 use replicate::profile::{self, Baseline, Method, Tokens};
 use replicate::training::content_tokens;
 use serde_json::json;
+use visual_tools::{BLUR, blurred};
 
 use super::ask;
+
+/// What gives each token its score.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Scores {
+    IntegratedGradients,
+    Rollout,
+}
+
+/// Where the path of integrated gradients starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Start {
+    Zero,
+    BlockMean,
+    BlurredImage,
+}
 
 /// Attributes a model's tool call to the blocks, tokens and image patches of its prompt.
 #[derive(clap::Args)]
@@ -37,9 +54,14 @@ pub struct Args {
     /// Quadrature nodes of integrated gradients; at least 2 with the zero baseline.
     #[arg(long, default_value_t = 32)]
     nodes: usize,
-    /// What embeddings are compared with: `zero` or `block-mean`.
-    #[arg(long, default_value = "zero", value_parser = parse_baseline)]
-    baseline: Baseline,
+    /// Integrated gradients, or rollout of attention, which has no baseline and no nodes: it tells
+    /// where the model looks, not what speaks for the call.
+    #[arg(long, value_enum, default_value_t = Scores::IntegratedGradients)]
+    method: Scores,
+    /// What embeddings are compared with. The blurred image (σ: a twentieth of its longer side)
+    /// leaves the text as it is, so that all goes to the image.
+    #[arg(long, value_enum, default_value_t = Start::Zero)]
+    baseline: Start,
     /// Longest completion, tokens, when the model makes its own.
     #[arg(long, default_value_t = 64)]
     max_new_tokens: usize,
@@ -56,19 +78,15 @@ pub struct Args {
     question: String,
 }
 
-fn parse_baseline(text: &str) -> Result<Baseline, String> {
-    match text {
-        "zero" => Ok(Baseline::Zero),
-        "block-mean" => Ok(Baseline::BlockMean),
-        _ => Err("expected `zero` or `block-mean`".into()),
-    }
-}
-
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let settings = profile::Attribution {
         method: Method::IntegratedGradients,
-        baseline: args.baseline,
+        baseline: match args.baseline {
+            Start::Zero => Baseline::Zero,
+            // Both are at home where embeddings are: one rule of quadrature serves them.
+            Start::BlockMean | Start::BlurredImage => Baseline::BlockMean,
+        },
         nodes: args.nodes,
         masses: attribution::Aggregation::Absolute,
         tokens: Tokens::All,
@@ -114,16 +132,42 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         !call.is_empty(),
         "there is no token to attribute; give --call TEXT"
     );
-    let own = map_of(&mut policy, &conversation, &call, &settings)?;
+    let start = (args.baseline == Start::BlurredImage).then(|| {
+        let image = Arc::new(blurred(&task.image, BLUR));
+        first_turn(
+            &Task {
+                image,
+                ..task.clone()
+            },
+            options.prompt,
+        )
+    });
+    let attributed = Attributed {
+        conversation: &conversation,
+        start: start.as_ref(),
+        call: &call,
+        settings: &settings,
+        method: args.method,
+    };
+    let own = attributed.map(&mut policy)?;
     show(&args.model, &own);
     let svg = own.to_svg(&task.image)?;
     results::write_atomically(&args.out.with_extension("svg"), svg.as_bytes())?;
 
-    let mut described = json!(settings);
-    described["quadrature"] = json!(settings.quadrature());
+    let described = match args.method {
+        Scores::Rollout => json!({ "method": "rollout", "masses": settings.masses }),
+        Scores::IntegratedGradients => {
+            let mut described = json!(settings);
+            described["quadrature"] = json!(settings.quadrature());
+            if start.is_some() {
+                described["baseline"] = json!({ "blurred-image": BLUR });
+            }
+            described
+        }
+    };
     let mut json = json!({ "settings": described, "model": own });
     if let Some((name, mut teacher)) = teacher {
-        let theirs = map_of(&mut teacher, &conversation, &call, &settings)?;
+        let theirs = attributed.map(&mut teacher)?;
         show(name, &theirs);
         let distribution = |map: &AttributionMap| attribution::Distribution::new(&map.shares, 0.0);
         let divergence = settings
@@ -157,55 +201,74 @@ fn check_tokenizers(
     Ok(())
 }
 
-/// The attribution of a call under a model, which sees the conversation through its own processor.
-fn map_of(
-    policy: &mut LocalPolicy,
-    conversation: &Conversation,
-    call: &[u32],
-    settings: &profile::Attribution,
-) -> anyhow::Result<AttributionMap> {
-    let prompt = policy.encode(&[conversation])?.remove(0);
-    let site = Site {
-        prompt: &prompt,
-        calls: vec![call],
-        content: vec![content_tokens(policy, call)],
-    };
-    let found = attribute(&policy.model.detached()?, &[site], settings)?
-        .remove(0)
-        .remove(0);
-    let config = policy.model.config();
-    let patches = prompt.prompt.grids.first();
-    let patches = patches.context("the prompt has no image")?;
-    let grid = PatchGrid {
-        rows: patches.h / config.vision.spatial_merge_size,
-        columns: patches.w / config.vision.spatial_merge_size,
-    };
-    let mut image_tokens = 0..;
-    let scores = found.scores.unwrap_or_default();
-    let tokens = prompt
-        .prompt
-        .input_ids
-        .iter()
-        .zip(&prompt.blocks)
-        .zip(scores)
-        .map(|((id, block), score)| {
-            let index = (*id == config.image_token_id).then(|| image_tokens.next());
-            Ok(TokenScore {
-                text: policy.processor.decode(&[*id], false)?,
-                block: *block,
-                score,
-                cell: index.flatten().and_then(|index| grid.cell(index)),
+/// What is attributed, to what, and how.
+struct Attributed<'a> {
+    conversation: &'a Conversation,
+    /// The conversation whose embeddings are the baseline, in place of the settings' own.
+    start: Option<&'a Conversation>,
+    call: &'a [u32],
+    settings: &'a profile::Attribution,
+    method: Scores,
+}
+
+impl Attributed<'_> {
+    /// The attribution under a model, which sees the conversation through its own processor.
+    fn map(&self, policy: &mut LocalPolicy) -> anyhow::Result<AttributionMap> {
+        let prompt = policy.encode(&[self.conversation])?.remove(0);
+        let site = Site {
+            prompt: &prompt,
+            calls: vec![self.call],
+            content: vec![content_tokens(policy, self.call)],
+        };
+        let model = policy.model.detached()?;
+        let found = match (self.method, self.start) {
+            (Scores::Rollout, _) => rollout(&model, &site, 0, self.settings)?,
+            (Scores::IntegratedGradients, None) => attribute(&model, &[site], self.settings)?
+                .remove(0)
+                .remove(0),
+            (Scores::IntegratedGradients, Some(start)) => {
+                let start = policy.encode(&[start])?.remove(0);
+                let features = start.prompt.image_features.as_ref();
+                let start = model.embed(&start.prompt.input_ids, features)?;
+                let baseline = attribution::Baseline::Given(start);
+                let quadrature = self.settings.quadrature();
+                integrate_from(&baseline, &model, &site, 0, self.settings, &quadrature)?
+            }
+        };
+        let config = policy.model.config();
+        let patches = prompt.prompt.grids.first();
+        let patches = patches.context("the prompt has no image")?;
+        let grid = PatchGrid {
+            rows: patches.h / config.vision.spatial_merge_size,
+            columns: patches.w / config.vision.spatial_merge_size,
+        };
+        let mut image_tokens = 0..;
+        let scores = found.scores.unwrap_or_default();
+        let tokens = prompt
+            .prompt
+            .input_ids
+            .iter()
+            .zip(&prompt.blocks)
+            .zip(scores)
+            .map(|((id, block), score)| {
+                let index = (*id == config.image_token_id).then(|| image_tokens.next());
+                Ok(TokenScore {
+                    text: policy.processor.decode(&[*id], false)?,
+                    block: *block,
+                    score,
+                    cell: index.flatten().and_then(|index| grid.cell(index)),
+                })
             })
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(AttributionMap {
+            call: policy.processor.decode(self.call, true)?,
+            shares: found.shares.shares().to_vec(),
+            relative_gap: found.relative_gap,
+            log_prob: found.log_prob,
+            grid,
+            tokens,
         })
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(AttributionMap {
-        call: policy.processor.decode(call, true)?,
-        shares: found.shares.shares().to_vec(),
-        relative_gap: found.relative_gap,
-        log_prob: found.log_prob,
-        grid,
-        tokens,
-    })
+    }
 }
 
 fn show(model: &str, map: &AttributionMap) {
