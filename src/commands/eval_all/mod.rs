@@ -42,7 +42,8 @@ const GIVE_UP_AFTER: u32 = 3;
 /// Evaluates checkpoints, or a model behind an endpoint, on the six test sets.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A checkpoint's folder, several times for several; with --endpoint, the model's name there.
+    /// A checkpoint's folder or a hub id (ORG/NAME[@REVISION], feature `hub`), several times for
+    /// several; with --endpoint, the model's name there.
     #[arg(long = "model", required = true, value_name = "DIR|NAME")]
     models: Vec<String>,
     /// An OpenAI-compatible server; its key is read from OPENAI_API_KEY.
@@ -143,9 +144,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     let mut tally = Tally::default();
     for (model, arm) in args.models.iter().zip(&arms) {
-        let checkpoint = match &args.endpoint {
-            Some(_) => model.clone(),
-            None => checkpoint_hash(model)?,
+        let local = match &args.endpoint {
+            Some(_) => None,
+            None => Some(benchmarks::sources::checkpoint::resolve(model)?),
+        };
+        let checkpoint = match &local {
+            Some(folder) => checkpoint_hash(folder)?,
+            None => model.clone(),
         };
         let folder = run_folder(&out, arm, 0);
         let mut run = Evaluation::open(&args, &data, folder, arm, checkpoint.clone())?;
@@ -153,7 +158,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             run = run.watching("judge", judging);
         }
         let cache = Cache::open(run.folder().join(COMPLETIONS))?;
-        if let Some(url) = &args.endpoint {
+        if let Some(checkpoint_folder) = local {
+            let compute = Compute::open(args.device, args.weights)?;
+            let local =
+                LocalPolicy::load(&checkpoint_folder, &compute, args.max_new_tokens as usize)?;
+            // Other types of weights give other answers.
+            let name = format!("{checkpoint} {}", compute.dtype.as_str());
+            let mut policy = CachedPolicy::greedy(local, cache, name, args.max_new_tokens);
+            // Encoded prompts of answered questions would fill the memory.
+            let result = run.all(&mut policy, scoring, args.concurrency, |kept| {
+                kept.policy_mut().forget();
+            });
+            tally.add(run.finish(result)?);
+        } else if let Some(url) = &args.endpoint {
             let client = Client::new(
                 settings(&args, url, model),
                 ApiKey::from_env(KEY),
@@ -162,18 +179,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             let mut run = run.watching("policy", &client);
             let mut policy = EndpointPolicy::new(&client, Parameters::greedy(args.max_new_tokens));
             let result = run.all(&mut policy, scoring, 4 * args.concurrency, |_| ());
-            tally.add(run.finish(result)?);
-        } else {
-            let compute = Compute::open(args.device, args.weights)?;
-            let local =
-                LocalPolicy::load(Path::new(model), &compute, args.max_new_tokens as usize)?;
-            // Other types of weights give other answers.
-            let name = format!("{checkpoint} {}", compute.dtype.as_str());
-            let mut policy = CachedPolicy::greedy(local, cache, name, args.max_new_tokens);
-            // Encoded prompts of answered questions would fill the memory.
-            let result = run.all(&mut policy, scoring, args.concurrency, |kept| {
-                kept.policy_mut().forget();
-            });
             tally.add(run.finish(result)?);
         }
     }
@@ -274,14 +279,7 @@ fn arm_of(model: &str) -> anyhow::Result<Arm> {
 }
 
 /// BLAKE3 over the weight files of a checkpoint, in the order of their names.
-fn checkpoint_hash(model: &str) -> anyhow::Result<String> {
-    let folder = Path::new(model);
-    if !folder.is_dir() {
-        bail!(
-            "--model {model}: no such folder; download the checkpoint first \
-             (`hf download {model} --local-dir DIR`), or name its server with --endpoint"
-        );
-    }
+fn checkpoint_hash(folder: &Path) -> anyhow::Result<String> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
         .with_context(|| format!("cannot read {}", folder.display()))?
         .filter_map(|entry| Some(entry.ok()?.path()))
