@@ -220,7 +220,7 @@ fn nodes(tensors: &Tensors, checks: &mut Checks<'_>) -> Result<()> {
     Ok(())
 }
 
-/// `gausslegendre.8`, `riemann_middle.8`, `riemann_trapezoid.8` or `converged_gl2048`.
+/// `gausslegendre.8`, another of Captum's rules as `riemann_middle.8`, or `converged_gl2048`.
 fn quadrature_of(method: &str) -> Result<Quadrature> {
     let (rule, nodes) = method
         .strip_prefix("converged_gl")
@@ -230,18 +230,15 @@ fn quadrature_of(method: &str) -> Result<Quadrature> {
     let nodes = nodes
         .parse()
         .with_context(|| format!("{method} has no number of nodes"))?;
-    Ok(match rule {
-        "gausslegendre" => Quadrature::GaussLegendre { nodes },
-        "riemann_middle" => Quadrature::Riemann {
-            rule: Rule::Middle,
-            nodes,
-        },
-        "riemann_trapezoid" => Quadrature::Riemann {
-            rule: Rule::Trapezoid,
-            nodes,
-        },
-        other => bail!("the method {other} is not known"),
-    })
+    let rule = match rule {
+        "gausslegendre" => return Ok(Quadrature::GaussLegendre { nodes }),
+        "riemann_left" => Rule::Left,
+        "riemann_right" => Rule::Right,
+        "riemann_middle" => Rule::Middle,
+        "riemann_trapezoid" => Rule::Trapezoid,
+        other => bail!("the method {other} is none of Captum's five rules"),
+    };
+    Ok(Quadrature::Riemann { rule, nodes })
 }
 
 fn mass_key(checkpoint: &str, method: &str) -> String {

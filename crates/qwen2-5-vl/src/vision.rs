@@ -7,7 +7,9 @@
 //!
 //! Source: `Qwen2_5_VisionTransformerPretrainedModel` of transformers 5.23. Deviation: the reference
 //! embeds the patches and then sorts them by window; here the pixel rows are sorted, which is the
-//! same and needs no gradient.
+//! same and needs no gradient. The product runs over (frame, row, column, channel), the order in which
+//! the reference's convolution adds up: a sum of 1,176 f32 products in another order differs by
+//! 5e-6, and six blocks make 2e-4 of that.
 
 use candle_core::{DType, Tensor};
 use fused_ops::AttentionLayout;
@@ -118,10 +120,7 @@ pub struct VisionTrace {
 
 impl VisionTower {
     pub fn new(config: &VisionConfig, source: &impl Source) -> Result<Self> {
-        let width = config.hidden_size;
-        let patches = source
-            .tensor("visual.patch_embed.proj.weight")?
-            .reshape((width, config.patch_values()))?;
+        let patches = channels_last(config, &source.tensor("visual.patch_embed.proj.weight")?)?;
         let blocks = (0..config.depth)
             .map(|index| {
                 let name = |suffix: &str| format!("visual.blocks.{index}.{suffix}");
@@ -180,6 +179,7 @@ impl VisionTower {
             .reshape((units, unit * config.patch_values()))?
             .index_select(&order, 0)?
             .reshape((patches, config.patch_values()))?;
+        let pixels = channels_last(config, &pixels)?;
         let rotary = self.rotary(&layout, dtype)?;
         let windows = AttentionLayout::bidirectional(&layout.window_lengths);
         let frames = AttentionLayout::bidirectional(&layout.frame_lengths);
@@ -219,6 +219,16 @@ impl VisionTower {
             self.patches.device(),
         )
     }
+}
+
+/// Rows of (channel, frame, y, x) values to rows of (frame, y, x, channel).
+fn channels_last(config: &VisionConfig, rows: &Tensor) -> Result<Tensor> {
+    let (count, values) = (rows.dim(0)?, config.patch_values());
+    let channels = config.in_channels;
+    Ok(rows
+        .reshape((count, channels, values / channels))?
+        .transpose(1, 2)?
+        .reshape((count, values))?)
 }
 
 impl Block {

@@ -3,7 +3,8 @@
 //! A panel holds `2 · LANES` columns of B, row after row; the product keeps `ROWS` rows by one
 //! panel of C in registers and walks the inner dimension once. Every element of C is the same
 //! chain of multiply-adds over the inner dimension whatever tile it falls into, so results do
-//! not depend on how rows and columns are split among threads or batches.
+//! not depend on how rows and columns are split among threads or batches. The bias comes last, as
+//! in BLAS, whose sums these are to the bit while it does not cut the inner dimension.
 
 use super::simd::{Simd, dispatched};
 
@@ -134,15 +135,7 @@ unsafe fn registers<S: Simd, const ROWS: usize, const VECTORS: usize>(
         let full = width == VECTORS * S::LANES;
         let c = c.add(column);
         let mut edge = [0f32; 32];
-        let mut start = [S::splat(0.0); VECTORS];
-        if !product.bias.is_null() {
-            let bias = product.bias.add(column);
-            std::ptr::copy_nonoverlapping(bias, edge.as_mut_ptr(), width);
-            for v in 0..VECTORS {
-                start[v] = S::load(edge.as_ptr().add(v * S::LANES));
-            }
-        }
-        let mut sums = [start; ROWS];
+        let mut sums = [[S::splat(0.0); VECTORS]; ROWS];
         let mut from_a = a;
         let mut from_b = panel;
         for _ in 0..product.inner {
@@ -158,6 +151,16 @@ unsafe fn registers<S: Simd, const ROWS: usize, const VECTORS: usize>(
             }
             from_a = from_a.wrapping_add(product.a_inner);
             from_b = from_b.wrapping_add(2 * S::LANES);
+        }
+        if !product.bias.is_null() {
+            let bias = product.bias.add(column);
+            std::ptr::copy_nonoverlapping(bias, edge.as_mut_ptr(), width);
+            for v in 0..VECTORS {
+                let bias = S::load(edge.as_ptr().add(v * S::LANES));
+                for sums in &mut sums {
+                    sums[v] = S::add(sums[v], bias);
+                }
+            }
         }
         for row in 0..ROWS {
             let to = c.add(row * product.c_row);
