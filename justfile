@@ -46,6 +46,10 @@ bench-peers *ARGS:
 nodes *ARGS:
     cargo run --release --example nodes -- {{ARGS}}
 
+# which form of the penalty sees wrong calls: results/attribution
+forms *ARGS:
+    cargo run --release --example forms -- {{ARGS}}
+
 # criterion benches of the fused operators
 bench *ARGS:
     cargo bench -p fused-ops {{ARGS}}

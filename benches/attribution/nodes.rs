@@ -1,4 +1,5 @@
-//! How many nodes integrated gradients need on the trained micro models.
+//! How many nodes integrated gradients need on the trained micro models, and what path differences,
+//! which need no gradient, give for the blocks instead.
 //!
 //! `cargo run --release --example nodes -- [STUDENT] [TEACHER] [--out results/attribution/nodes.md]`
 //!
@@ -14,7 +15,7 @@ use anyhow::{Context, Result};
 use attribution::{Aggregation, Divergence, Quadrature, Rule};
 use fused_ops::side_by_side;
 use qwen2_5_vl::Model;
-use replicate::alignment::{CallAttribution, Site, integrate};
+use replicate::alignment::{CallAttribution, Site, attribute, integrate};
 use replicate::compute::Compute;
 use replicate::evaluation::validation_questions;
 use replicate::gates::{SampledCalls, sample_calls};
@@ -96,16 +97,23 @@ fn page(
     let calls: usize = sites.iter().map(|site| site.calls.len()).sum();
     let mut page = format!(
         "# Nodes of integrated gradients\n\n{calls} distinct calls of {} validation prompts, sampled \
-         from the student at temperature 1; absolute block sums, all tokens of a call. Made by \
-         `cargo run --release --example nodes`.\n",
+         from the student at temperature 1; all tokens of a call. Absolute sums need the score of \
+         every token; signed sums of a block are also given by path differences, whose gap is 0 by \
+         construction and whose error is in the distance. Made by `cargo run --release --example \
+         nodes`.\n",
         sampled.prompts.len()
     );
-    for baseline in [Baseline::Zero, Baseline::BlockMean] {
+    for (baseline, masses) in [
+        (Baseline::Zero, Aggregation::Absolute),
+        (Baseline::Zero, Aggregation::Signed),
+        (Baseline::BlockMean, Aggregation::Absolute),
+        (Baseline::BlockMean, Aggregation::Signed),
+    ] {
         let settings = Attribution {
             method: Method::IntegratedGradients,
             baseline,
             nodes: 1,
-            masses: Aggregation::Absolute,
+            masses,
             tokens: Tokens::All,
             divergence: Divergence::Kl,
         };
@@ -113,18 +121,42 @@ fn page(
             Baseline::Zero => log_spaced(256),
             Baseline::BlockMean => Quadrature::GaussLegendre { nodes: 256 },
         };
-        let reference = measure(student, teacher, sites, &settings, &converged)?;
+        let by_rule = |rule: &Quadrature| {
+            measure(student, teacher, |model| {
+                let found = side_by_side(model.device(), sites.len(), |index| {
+                    let site = &sites[index];
+                    (0..site.calls.len())
+                        .map(|call| integrate(model, site, call, &settings, rule))
+                        .collect::<replicate::Result<Vec<_>>>()
+                });
+                found.into_iter().collect()
+            })
+        };
+        let reference = by_rule(&converged)?;
         page += &format!(
-            "\n## Baseline {}\n\nConverged: {}, median gap {:.1} %.\n\n\
+            "\n## Baseline {}, {} sums\n\nConverged: {}, median gap {:.1} %.\n\n\
              | rule | nodes | median gap | distance of blocks | pairs ranked alike | seconds a call |\n\
              |---|---:|---:|---:|---:|---:|\n",
             match baseline {
                 Baseline::Zero => "zero",
                 Baseline::BlockMean => "block mean",
             },
+            match masses {
+                Aggregation::Signed => "signed",
+                _ => "absolute",
+            },
             name(&converged),
             100.0 * median_gap(&reference.student),
         );
+        let line = |name: &str, nodes: usize, found: &Measured| -> Result<String> {
+            Ok(format!(
+                "| {name} | {nodes} | {:.1} % | {:.3} | {:.2} | {:.4} |\n",
+                100.0 * median_gap(&found.student),
+                distance(&found.student, &reference.student)?,
+                agreement(&found.penalties, &reference.penalties),
+                found.seconds / calls as f64,
+            ))
+        };
         for nodes in [4, 8, 16, 32, 64] {
             let mut rules = vec![
                 Quadrature::Riemann {
@@ -137,15 +169,18 @@ fn page(
                 rules.push(log_spaced(nodes));
             }
             for rule in rules {
-                let found = measure(student, teacher, sites, &settings, &rule)?;
-                page += &format!(
-                    "| {} | {nodes} | {:.1} % | {:.3} | {:.2} | {:.4} |\n",
-                    name(&rule),
-                    100.0 * median_gap(&found.student),
-                    distance(&found.student, &reference.student)?,
-                    agreement(&found.penalties, &reference.penalties),
-                    found.seconds / calls as f64,
-                );
+                page += &line(name(&rule), nodes, &by_rule(&rule)?)?;
+            }
+        }
+        if masses == Aggregation::Signed {
+            for steps in [1, 2, 4, 8, 16] {
+                let settings = Attribution {
+                    method: Method::PathDifferences,
+                    nodes: steps,
+                    ..settings.clone()
+                };
+                let found = measure(student, teacher, |model| attribute(model, sites, &settings))?;
+                page += &line("path differences", steps, &found)?;
             }
         }
     }
@@ -172,20 +207,9 @@ fn name(rule: &Quadrature) -> &'static str {
 fn measure(
     student: &Model,
     teacher: &Model,
-    sites: &[Site<'_>],
-    settings: &Attribution,
-    rule: &Quadrature,
+    of: impl Fn(&Model) -> replicate::Result<Vec<Vec<CallAttribution>>>,
 ) -> Result<Measured> {
     let clock = Instant::now();
-    let of = |model: &Model| -> Result<Vec<Vec<CallAttribution>>> {
-        let found = side_by_side(model.device(), sites.len(), |index| {
-            let site = &sites[index];
-            (0..site.calls.len())
-                .map(|call| integrate(model, site, call, settings, rule))
-                .collect::<replicate::Result<Vec<_>>>()
-        });
-        Ok(found.into_iter().collect::<replicate::Result<Vec<_>>>()?)
-    };
     let (student, teacher) = (of(student)?, of(teacher)?);
     let seconds = clock.elapsed().as_secs_f64();
     let penalties = student

@@ -62,7 +62,7 @@ pub struct AttributionMap {
     pub log_prob: f64,
     /// The grid of the image.
     pub grid: PatchGrid,
-    /// Every token of the prompt in order; empty for occlusion, which knows blocks alone.
+    /// Every token of the prompt in order; empty for methods that know blocks alone.
     pub tokens: Vec<TokenScore>,
 }
 

@@ -86,20 +86,25 @@ pub fn deviations(profile: &Profile) -> Vec<Deviation> {
         "scaled to the rewards of the micro world",
     );
     let attribution = &profile.attribution;
-    if attribution.method == Method::Occlusion {
-        say(
+    match attribution.method {
+        Method::Occlusion => say(
             "attribution",
             "integrated gradients",
             "occlusion: drop of the call's log-probability without a block".into(),
             "integrated gradients did not tell wrong calls from right ones at this scale",
-        );
-    } else {
-        say(
+        ),
+        Method::PathDifferences => say(
+            "integration",
+            NOT_TOLD,
+            format!("differences along {} steps of the path", attribution.nodes),
+            "the integral for whole blocks, complete and without a backward pass",
+        ),
+        Method::IntegratedGradients => say(
             "integration",
             NOT_TOLD,
             format!("{} Gauss-Legendre nodes", attribution.nodes),
             "log-spaced where the baseline is zero",
-        );
+        ),
     }
     if attribution.baseline == Baseline::BlockMean {
         say(

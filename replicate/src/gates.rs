@@ -307,7 +307,7 @@ pub fn detections(
     let mut found = Vec::new();
     for (name, settings) in forms(profile) {
         let calls = match settings.method {
-            Method::Occlusion => &sampled,
+            Method::Occlusion | Method::PathDifferences => &sampled,
             Method::IntegratedGradients => &few,
         };
         let scores = divergences(policy, teacher, calls, &settings)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use agent::{Block, Conversation, PromptStyle, first_turn, run_episodes};
-use attribution::{Aggregation, Blocks, Distribution, Divergence, occlusion};
+use attribution::{Aggregation, Blocks, Distribution, Divergence, occlusion, path_differences};
 use benchmarks::TestSet;
 use benchmarks::micro::{Difficulty, MicroQuestion, Split, language, question};
 use candle_core::{Device, Tensor};
@@ -242,13 +242,21 @@ fn site<'a>(policy: &LocalPolicy, prompt: &'a EncodedPrompt, calls: &'a [Vec<u32
 }
 
 #[test]
-fn shared_occlusion_equals_the_library_call_by_call() {
+fn edits_shared_by_all_calls_equal_the_library_call_by_call() {
+    for method in [Method::Occlusion, Method::PathDifferences] {
+        for baseline in [Baseline::BlockMean, Baseline::Zero] {
+            shared_edits_equal_the_library(method, baseline);
+        }
+    }
+}
+
+fn shared_edits_equal_the_library(method: Method, of: Baseline) {
     let mut policy = policy();
     let micro = micro(2);
     let prompt = encoded(&mut policy, &micro);
     let calls = calls(&policy, &micro);
     let model = policy.model.detached().unwrap();
-    let settings = settings(Method::Occlusion, Baseline::BlockMean, 1);
+    let settings = settings(method, of, 2);
     let shared = attribute(&model, &[site(&policy, &prompt, &calls)], &settings).unwrap();
 
     let labels: Vec<usize> = prompt.blocks.iter().map(|block| *block as usize).collect();
@@ -259,9 +267,11 @@ fn shared_occlusion_equals_the_library_call_by_call() {
             prompt.prompt.image_features.as_ref(),
         )
         .unwrap();
-    let baseline = attribution::Baseline::BlockMean
-        .tensor(&input, &blocks)
-        .unwrap();
+    let baseline = match of {
+        Baseline::Zero => attribution::Baseline::Zero,
+        Baseline::BlockMean => attribution::Baseline::BlockMean,
+    };
+    let baseline = baseline.tensor(&input, &blocks).unwrap();
     for (call, shared) in calls.iter().zip(&shared[0]) {
         let tree = [Tree {
             prompt: &prompt.prompt,
@@ -285,7 +295,12 @@ fn shared_occlusion_equals_the_library_call_by_call() {
                 .collect::<candle_core::Result<Vec<_>>>()?;
             Tensor::stack(&values, 0)
         };
-        let found = occlusion(&input, &baseline, &blocks, 1, &mut f).unwrap();
+        let found = match method {
+            Method::Occlusion => occlusion(&input, &baseline, &blocks, 1, &mut f),
+            _ => path_differences(&input, &baseline, &blocks, &settings.staircase(), 1, &mut f),
+        }
+        .unwrap();
+        assert_eq!(shared.relative_gap.is_some(), method != Method::Occlusion);
         let masses = blocks
             .masses(&found.scores, Aggregation::Signed, None)
             .unwrap();

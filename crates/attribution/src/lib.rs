@@ -35,6 +35,7 @@ mod method;
 mod occlusion;
 mod quadrature;
 mod rollout;
+mod staircase;
 
 pub use baseline::Baseline;
 pub use blocks::{Aggregation, Blocks};
@@ -45,3 +46,4 @@ pub use method::{Attribution, Function, Method, Request};
 pub use occlusion::occlusion;
 pub use quadrature::{Node, Quadrature, Rule};
 pub use rollout::{Attentions, attention_rollout};
+pub use staircase::{Staircase, path_differences};

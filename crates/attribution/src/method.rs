@@ -9,6 +9,7 @@ use crate::gradients::{gradient_x_input, integrated_gradients, values};
 use crate::occlusion::occlusion;
 use crate::quadrature::Quadrature;
 use crate::rollout::{Attentions, attention_rollout};
+use crate::staircase::{Staircase, path_differences};
 
 /// What is attributed: embedding matrices `(nodes, tokens, hidden)` to values `(nodes)`.
 pub type Function<'a> = dyn FnMut(&Tensor) -> candle_core::Result<Tensor> + 'a;
@@ -63,6 +64,11 @@ pub enum Method {
         /// The rule for the path integral.
         quadrature: Quadrature,
     },
+    /// [`path_differences`] from the request's baseline: the same integral, for blocks alone.
+    PathDifferences {
+        /// Where the differences are taken.
+        staircase: Staircase,
+    },
     /// [`gradient_x_input`]; the request's baseline is not used.
     GradientXInput,
     /// [`occlusion`] of each block by the request's baseline: leave one block out.
@@ -101,6 +107,9 @@ impl Method {
         match self {
             Method::IntegratedGradients { quadrature } => {
                 integrated_gradients(input, baseline, quadrature, nodes_per_batch, f)
+            }
+            Method::PathDifferences { staircase } => {
+                path_differences(input, baseline, blocks, staircase, nodes_per_batch, f)
             }
             Method::GradientXInput => gradient_x_input(input, f),
             Method::Occlusion => occlusion(input, baseline, blocks, nodes_per_batch, f),
