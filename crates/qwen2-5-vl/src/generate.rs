@@ -234,21 +234,39 @@ impl Generation {
             .rotary(&positions, model.dtype(), model.device())?;
         let layout = AttentionLayout::causal(&lengths);
         let mut x = Tensor::cat(&embeddings, 0)?;
-        for (layer, buffers) in model.text.layers.iter().zip(&cache.layers) {
+        let (last, others) = model
+            .text
+            .layers
+            .split_last()
+            .ok_or_else(|| Error::Argument("the decoder has no layers".into()))?;
+        for (layer, buffers) in others.iter().zip(&cache.layers) {
             let (q, k, v) = layer.project(&x, &rotary)?;
-            buffers[0].slice_set(&k.contiguous()?, 0, 0)?;
-            buffers[1].slice_set(&v.contiguous()?, 0, 0)?;
+            cache_prompts(buffers, &k, &v)?;
             x = layer.finish(&x, &layer.attend(&q, &k, &v, &layout)?)?;
         }
+        // What follows needs keys and values of every token, but nothing else than the last token
+        // of each prompt from the last layer.
         let mut end = 0;
-        let last: Vec<u32> = lengths
-            .iter()
-            .map(|length| {
-                end += length;
-                (end - 1) as u32
-            })
-            .collect();
-        let x = x.index_select(&Tensor::new(last, model.device())?, 0)?;
+        let (mut rows, mut at) = (Vec::new(), Vec::new());
+        let mut blocks = Vec::with_capacity(lengths.len());
+        for (index, &length) in lengths.iter().enumerate() {
+            blocks.push(QueryBlock {
+                queries: index..index + 1,
+                visible: std::iter::once(end..end + length).collect(),
+                causal: None,
+            });
+            end += length;
+            rows.push((end - 1) as u32);
+            at.push([0, 1, 2].map(|axis| positions.axis(axis)[end - 1]));
+        }
+        let rows = Tensor::new(rows, model.device())?;
+        let at = Positions::from_axes([0, 1, 2].map(|axis| at.iter().map(|p| p[axis]).collect()))?;
+        let of_rows = model.text.rotary(&at, model.dtype(), model.device())?;
+        let layout = AttentionLayout::new(blocks, lengths.len(), end)?;
+        let (q, k, v) = last.project_rows(&x, &rotary, &rows, &of_rows)?;
+        cache_prompts(&cache.layers[others.len()], &k, &v)?;
+        let attended = last.attend(&q, &k, &v, &layout)?;
+        let x = last.finish(&x.index_select(&rows, 0)?, &attended)?;
         let logits = scores(&model, &x)?;
         Ok(Generation {
             banned: model.config().vision_token_ids(),
@@ -294,6 +312,12 @@ impl Generation {
         }
         Ok(self.running)
     }
+}
+
+/// Writes the keys and values of the prompts to the first rows of a layer's cache.
+fn cache_prompts(buffers: &[Tensor; 2], keys: &Tensor, values: &Tensor) -> Result<()> {
+    buffers[0].slice_set(&keys.contiguous()?, 0, 0)?;
+    Ok(buffers[1].slice_set(&values.contiguous()?, 0, 0)?)
 }
 
 /// Runs the last token of every active sample; scores `(active, vocab)` of the next, flat.

@@ -123,13 +123,35 @@ impl DecoderLayer {
     /// Queries `(tokens, heads, dim)`, keys and values `(tokens, kv heads, dim)`; queries and keys
     /// are turned to their positions.
     pub fn project(&self, x: &Tensor, rotary: &Rotary) -> Result<(Tensor, Tensor, Tensor)> {
-        let tokens = x.dim(0)?;
         let x = fused_ops::rms_norm(x, &self.input_norm, self.eps)?;
-        let split = |y: Tensor, heads: usize| y.reshape((tokens, heads, self.head_dim));
-        let q = split(self.q.forward(&x)?, self.heads)?;
-        let k = split(self.k.forward(&x)?, self.kv_heads)?;
-        let v = split(self.v.forward(&x)?, self.kv_heads)?;
-        Ok((rotary.apply(&q)?, rotary.apply(&k)?, v))
+        let (k, v) = self.keys_and_values(&x, rotary)?;
+        Ok((self.queries(&x, rotary)?, k, v))
+    }
+
+    /// As [`DecoderLayer::project`], with queries of the tokens of `rows` alone, whose rotary tables
+    /// are `of_rows`.
+    pub fn project_rows(
+        &self,
+        x: &Tensor,
+        rotary: &Rotary,
+        rows: &Tensor,
+        of_rows: &Rotary,
+    ) -> Result<(Tensor, Tensor, Tensor)> {
+        let x = fused_ops::rms_norm(x, &self.input_norm, self.eps)?;
+        let (k, v) = self.keys_and_values(&x, rotary)?;
+        Ok((self.queries(&x.index_select(rows, 0)?, of_rows)?, k, v))
+    }
+
+    fn queries(&self, normed: &Tensor, rotary: &Rotary) -> Result<Tensor> {
+        let q = self.q.forward(normed)?;
+        Ok(rotary.apply(&q.reshape(((), self.heads, self.head_dim))?)?)
+    }
+
+    fn keys_and_values(&self, normed: &Tensor, rotary: &Rotary) -> Result<(Tensor, Tensor)> {
+        let split = |y: Tensor| y.reshape(((), self.kv_heads, self.head_dim));
+        let k = split(self.k.forward(normed)?)?;
+        let v = split(self.v.forward(normed)?)?;
+        Ok((rotary.apply(&k)?, v))
     }
 
     /// `(queries, heads, dim)`.

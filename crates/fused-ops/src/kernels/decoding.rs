@@ -27,21 +27,9 @@ pub(crate) fn forward(
     let mut out = Buffer::new(sizes.queries * sizes.heads * sizes.dim);
     let mut log_sums = Buffer::new(sizes.queries * sizes.heads);
     let (to, to_log_sums) = (out.pointer(), log_sums.pointer());
-    parallel(layout.blocks().len() * sizes.kv_heads, |task| {
-        let block = &layout.blocks()[task / sizes.kv_heads];
+    parallel(layout.blocks().len(), |task| {
         // SAFETY: lengths were checked by the operator; tasks write rows of their own.
-        unsafe {
-            single(
-                block,
-                task % sizes.kv_heads,
-                sizes,
-                q,
-                k,
-                v,
-                to,
-                to_log_sums,
-            )
-        };
+        unsafe { single(&layout.blocks()[task], sizes, q, k, v, to, to_log_sums) };
     });
     // SAFETY: every query is in one block, so every row was written.
     unsafe { (out.filled(), log_sums.filled()) }
@@ -53,10 +41,13 @@ fn runs(block: &QueryBlock) -> impl Iterator<Item = Range<usize>> + '_ {
     block.visible.iter().cloned().chain(own)
 }
 
+/// Keys whose rows are walked at a time, all heads one after the other: they stay in the first-level
+/// cache, and memory is read from front to back.
+const TILE: usize = 16;
+
 #[inline(always)]
 unsafe fn single_in<S: Simd>(
     block: &QueryBlock,
-    kv_head: usize,
     sizes: &Sizes,
     q: &[f32],
     k: &[f32],
@@ -64,36 +55,37 @@ unsafe fn single_in<S: Simd>(
     out: Pointer,
     log_sums: Pointer,
 ) {
-    let (dim, rows) = (sizes.dim, sizes.group());
+    let (dim, heads, group) = (sizes.dim, sizes.heads, sizes.group());
     let whole = dim - dim % S::LANES;
     let seen: usize = runs(block).map(|run| run.len()).sum();
     let padded = seen.next_multiple_of(S::LANES);
-    // The heads of a group are neighbours, so their rows are too.
-    let place = block.queries.start * sizes.heads + kv_head * rows;
-    let query = &q[place * dim..(place + rows) * dim];
-    let mut scores = vec![f32::NEG_INFINITY; rows * padded];
-    let mut sums = vec![0f32; rows * dim];
+    let place = block.queries.start * heads;
     let stride = sizes.kv_heads * dim;
+    let mut scores = vec![f32::NEG_INFINITY; heads * padded];
+    let mut sums = vec![0f32; heads * dim];
     unsafe {
-        let mut at = 0;
-        for key in runs(block).flatten() {
-            let key = k.as_ptr().add(key * stride + kv_head * dim);
-            for row in 0..rows {
-                let query = query.as_ptr().add(row * dim);
-                let mut products = S::splat(0.0);
-                for d in (0..whole).step_by(S::LANES) {
-                    products = S::fma(S::load(query.add(d)), S::load(key.add(d)), products);
+        let query = q.as_ptr().add(place * dim);
+        for (at, tile) in tiles(block) {
+            ahead::<S>(k, &tile, stride);
+            for head in 0..heads {
+                let query = query.add(head * dim);
+                let scores = scores.as_mut_ptr().add(head * padded + at);
+                for (index, key) in tile.clone().enumerate() {
+                    let key = k.as_ptr().add(key * stride + head / group * dim);
+                    let mut products = S::splat(0.0);
+                    for d in (0..whole).step_by(S::LANES) {
+                        products = S::fma(S::load(query.add(d)), S::load(key.add(d)), products);
+                    }
+                    let mut product = S::sum(products);
+                    for d in whole..dim {
+                        product += *query.add(d) * *key.add(d);
+                    }
+                    *scores.add(index) = product * sizes.scale;
                 }
-                let mut product = S::sum(products);
-                for d in whole..dim {
-                    product += *query.add(d) * *key.add(d);
-                }
-                scores[row * padded + at] = product * sizes.scale;
             }
-            at += 1;
         }
-        for row in 0..rows {
-            let scores = &mut scores[row * padded..(row + 1) * padded];
+        for head in 0..heads {
+            let scores = &mut scores[head * padded..(head + 1) * padded];
             let mut peak = S::splat(f32::NEG_INFINITY);
             for at in (0..padded).step_by(S::LANES) {
                 peak = S::max(S::load(scores.as_ptr().add(at)), peak);
@@ -108,37 +100,67 @@ unsafe fn single_in<S: Simd>(
                 S::store(at, weight);
             }
             let total = S::sum(total);
-            *log_sums.at(place + row) = peak + total.ln();
+            *log_sums.at(place + head) = peak + total.ln();
             let inverse = 1.0 / total;
             for weight in scores {
                 *weight *= inverse;
             }
         }
-        at = 0;
-        for key in runs(block).flatten() {
-            let value = v.as_ptr().add(key * stride + kv_head * dim);
-            for row in 0..rows {
-                let weight = scores[row * padded + at];
-                let spread = S::splat(weight);
-                let sums = sums.as_mut_ptr().add(row * dim);
+        for (at, tile) in tiles(block) {
+            ahead::<S>(v, &tile, stride);
+            for head in 0..heads {
+                let weights = scores.as_ptr().add(head * padded + at);
+                let value = v.as_ptr().add(head / group * dim);
+                let sums = sums.as_mut_ptr().add(head * dim);
                 for d in (0..whole).step_by(S::LANES) {
-                    let sum = S::fma(spread, S::load(value.add(d)), S::load(sums.add(d)));
+                    let mut sum = S::load(sums.add(d));
+                    for (index, key) in tile.clone().enumerate() {
+                        let value = S::load(value.add(key * stride + d));
+                        sum = S::fma(S::splat(*weights.add(index)), value, sum);
+                    }
                     S::store(sums.add(d), sum);
                 }
                 for d in whole..dim {
-                    *sums.add(d) += weight * *value.add(d);
+                    for (index, key) in tile.clone().enumerate() {
+                        *sums.add(d) += *weights.add(index) * *value.add(key * stride + d);
+                    }
                 }
             }
-            at += 1;
         }
-        std::ptr::copy_nonoverlapping(sums.as_ptr(), out.at(place * dim), rows * dim);
+        std::ptr::copy_nonoverlapping(sums.as_ptr(), out.at(place * dim), heads * dim);
     }
 }
 
+/// Asks for the rows of the tile after next: a cache of many prompts lies in main memory.
+#[inline(always)]
+unsafe fn ahead<S: Simd>(cache: &[f32], tile: &Range<usize>, stride: usize) {
+    const LINE: usize = 16;
+    let first = cache
+        .as_ptr()
+        .wrapping_add((tile.start + 2 * TILE) * stride);
+    for line in (0..TILE * stride).step_by(LINE) {
+        unsafe { S::prefetch(first.wrapping_add(line)) };
+    }
+}
+
+/// The keys that the block's query sees, in tiles: where a tile starts among them, and its rows.
+fn tiles(block: &QueryBlock) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
+    let mut before = 0;
+    runs(block).flat_map(move |run| {
+        let first = before;
+        before += run.len();
+        let end = run.end;
+        let start = run.start;
+        (start..end)
+            .step_by(TILE)
+            .map(move |row| (first + row - start, row..(row + TILE).min(end)))
+    })
+}
+
 dispatched! {
-    /// One query, for the query heads of one key head.
+    /// One query, for all its heads.
     fn single(
-        block: &QueryBlock, kv_head: usize, sizes: &Sizes, q: &[f32], k: &[f32], v: &[f32],
-        out: Pointer, log_sums: Pointer,
+        block: &QueryBlock, sizes: &Sizes, q: &[f32], k: &[f32], v: &[f32], out: Pointer,
+        log_sums: Pointer,
     ) = single_in
 }

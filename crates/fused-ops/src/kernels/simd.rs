@@ -249,6 +249,21 @@ mod x86 {
         unsafe fn scale_by_power(value: __m512, n: __m512) -> __m512 {
             unsafe { _mm512_scalef_ps(value, n) }
         }
+        // Halves are folded onto each other, as in the portable sum: the same bits.
+        #[inline(always)]
+        unsafe fn sum(value: __m512) -> f32 {
+            unsafe {
+                let upper = _mm512_extractf32x8_ps::<1>(value);
+                Avx2::sum(_mm256_add_ps(_mm512_castps512_ps256(value), upper))
+            }
+        }
+        #[inline(always)]
+        unsafe fn largest(value: __m512) -> f32 {
+            unsafe {
+                let upper = _mm512_extractf32x8_ps::<1>(value);
+                Avx2::largest(_mm256_max_ps(_mm512_castps512_ps256(value), upper))
+            }
+        }
         #[inline(always)]
         unsafe fn tile_product(product: Product) {
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
@@ -314,6 +329,24 @@ mod x86 {
                 let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
                 let power = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent));
                 _mm256_mul_ps(value, power)
+            }
+        }
+        #[inline(always)]
+        unsafe fn sum(value: __m256) -> f32 {
+            unsafe {
+                let upper = _mm256_extractf128_ps::<1>(value);
+                let four = _mm_add_ps(_mm256_castps256_ps128(value), upper);
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn largest(value: __m256) -> f32 {
+            unsafe {
+                let upper = _mm256_extractf128_ps::<1>(value);
+                let four = _mm_max_ps(_mm256_castps256_ps128(value), upper);
+                let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
             }
         }
         #[inline(always)]
