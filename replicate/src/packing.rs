@@ -37,7 +37,7 @@ pub struct Packed {
     /// The branches' tokens.
     pub targets: Vec<u32>,
     /// For each target the token whose hidden state predicts it.
-    predictors: Vec<u32>,
+    pub predictors: Vec<u32>,
 }
 
 impl Packed {
@@ -123,6 +123,11 @@ impl Packed {
         temperature: f64,
     ) -> Result<TokenLogProbs> {
         let hidden = model.hidden(embeddings, &self.positions, &self.layout)?;
+        self.score(model, &hidden, temperature)
+    }
+
+    /// As [`Packed::log_probs`], from the hidden states of all tokens, `(tokens, hidden)`.
+    pub fn score(&self, model: &Model, hidden: &Tensor, temperature: f64) -> Result<TokenLogProbs> {
         let index = Tensor::new(self.predictors.as_slice(), hidden.device())?;
         let hidden = hidden.index_select(&index, 0)?;
         Ok(model.token_log_probs(&hidden, &self.targets, temperature)?)

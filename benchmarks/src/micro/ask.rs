@@ -58,6 +58,17 @@ impl Focus {
     }
 }
 
+/// One number of a figure, under the label by which a question can tell it from the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Entry {
+    /// The label: of the bar, or of the number's row or column, whichever the question leaves open.
+    pub label: u8,
+    /// The number, or the bar's height.
+    pub value: u8,
+    /// The cell of the canvas, counted row by row, where the number or the bar's label stands.
+    pub cell: usize,
+}
+
 /// A question with its exact answer and the focuses that help.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
@@ -69,6 +80,11 @@ pub struct Asked {
     pub kind: Kind,
     /// Whether the question is a statement to be judged.
     pub statement: bool,
+    /// The entries that the question is about.
+    pub entries: Vec<Entry>,
+    /// Those of them that the answer rests on: the one with the extreme or wanted number, or all
+    /// that lie above a count's bound (all, where none does).
+    pub decisive: Vec<Entry>,
     /// The right focuses, the one that demonstrations use first.
     pub right: Vec<Focus>,
     /// Focuses on other entries of the same figure: they run and mislead.
@@ -80,8 +96,7 @@ pub struct Asked {
 pub struct Selection {
     /// How the request names them: `row ka`, `ka, lo, mi`.
     phrase: String,
-    /// A label and a value each.
-    entries: Vec<(u8, u8)>,
+    entries: Vec<Entry>,
     /// Smallest and largest value that such an entry can have.
     range: [u8; 2],
     /// The focus on exactly these entries.
@@ -94,11 +109,11 @@ pub struct Selection {
 pub fn select(figure: &Figure, named: [usize; 2], draw: &mut Generator) -> Selection {
     let panel = &figure.panels[draw.below(figure.panels.len())];
     match &panel.content {
-        Content::Table(table) => select_in_table(table, draw),
+        Content::Table(table) => select_in_table(table, panel.left, draw),
         Content::Bars(bars) => {
             let [least, most] = named;
             let count = least + draw.below(most.saturating_sub(least) + 1);
-            select_bars(bars, count.min(bars.labels.len() - 1), draw)
+            select_bars(bars, panel.left, count.min(bars.labels.len() - 1), draw)
         }
     }
 }
@@ -113,7 +128,7 @@ pub fn ask(figure: &Figure, named: [usize; 2], statement: bool, draw: &mut Gener
     ask_about(&selection, kind, statement, draw)
 }
 
-fn select_in_table(table: &Table, draw: &mut Generator) -> Selection {
+fn select_in_table(table: &Table, left: usize, draw: &mut Generator) -> Selection {
     let by_row = draw.below(2) == 0;
     let (axis, word, own, across) = if by_row {
         (Axis::Rows, "row", &table.rows, &table.columns)
@@ -131,12 +146,15 @@ fn select_in_table(table: &Table, draw: &mut Generator) -> Selection {
             .iter()
             .enumerate()
             .map(|(index, &label)| {
-                let number = if by_row {
-                    table.cells[chosen][index]
-                } else {
-                    table.cells[index][chosen]
+                let (row, column) = match by_row {
+                    true => (chosen, index),
+                    false => (index, chosen),
                 };
-                (label, number)
+                Entry {
+                    label,
+                    value: table.cells[row][column],
+                    cell: Table::cell(left, row, column),
+                }
             })
             .collect(),
         range: [10, 99],
@@ -148,7 +166,7 @@ fn select_in_table(table: &Table, draw: &mut Generator) -> Selection {
     }
 }
 
-fn select_bars(bars: &Bars, count: usize, draw: &mut Generator) -> Selection {
+fn select_bars(bars: &Bars, left: usize, count: usize, draw: &mut Generator) -> Selection {
     let axis = match bars.orientation {
         Orientation::Horizontal => Axis::YValues,
         Orientation::Vertical => Axis::XValues,
@@ -171,7 +189,11 @@ fn select_bars(bars: &Bars, count: usize, draw: &mut Generator) -> Selection {
         phrase: right.names.join(", "),
         entries: chosen
             .iter()
-            .map(|&index| (bars.labels[index], bars.values[index]))
+            .map(|&index| Entry {
+                label: bars.labels[index],
+                value: bars.values[index],
+                cell: bars.label_cell(left, index),
+            })
             .collect(),
         range: [1, LARGEST_BAR],
         wrong: (0..4)
@@ -228,7 +250,7 @@ pub fn ask_about(
     let mut right = vec![right];
     if kind == Kind::Value && entries.len() > 1 {
         entries = vec![entries[draw.below(entries.len())]];
-        let name = label_text(entries[0].0);
+        let name = label_text(entries[0].label);
         if selection.is_of_bars() {
             phrase = name;
         } else {
@@ -245,31 +267,53 @@ pub fn ask_about(
         }
     }
     // Ties go to the first entry; `largest` is then still one number, `which` one name.
-    let largest = entries
-        .iter()
-        .copied()
-        .reduce(|best, entry| if entry.1 > best.1 { entry } else { best });
-    let smallest = entries
-        .iter()
-        .copied()
-        .reduce(|best, entry| if entry.1 < best.1 { entry } else { best });
-    let (largest, smallest) = (largest.unwrap_or((0, 0)), smallest.unwrap_or((0, 0)));
+    let largest = entries.iter().copied().reduce(|best, entry| {
+        if entry.value > best.value {
+            entry
+        } else {
+            best
+        }
+    });
+    let smallest = entries.iter().copied().reduce(|best, entry| {
+        if entry.value < best.value {
+            entry
+        } else {
+            best
+        }
+    });
+    // A selection is never empty.
+    let (largest, smallest) = (
+        largest.unwrap_or(entries[0]),
+        smallest.unwrap_or(entries[0]),
+    );
+    let mut decisive = vec![match kind {
+        Kind::Smallest | Kind::WhichSmallest => smallest,
+        _ => largest,
+    }];
     let (question, answer) = match kind {
-        Kind::Value => (format!("value of {phrase}"), entries[0].1.to_string()),
-        Kind::Largest => (format!("largest of {phrase}"), largest.1.to_string()),
-        Kind::Smallest => (format!("smallest of {phrase}"), smallest.1.to_string()),
+        Kind::Value => (format!("value of {phrase}"), entries[0].value.to_string()),
+        Kind::Largest => (format!("largest of {phrase}"), largest.value.to_string()),
+        Kind::Smallest => (format!("smallest of {phrase}"), smallest.value.to_string()),
         Kind::WhichLargest => (
             format!("which is largest of {phrase}"),
-            label_text(largest.0),
+            label_text(largest.label),
         ),
         Kind::WhichSmallest => (
             format!("which is smallest of {phrase}"),
-            label_text(smallest.0),
+            label_text(smallest.label),
         ),
         Kind::CountAbove => {
             let third = (highest - lowest) / 3;
             let bound = lowest + third + draw.below(third as usize + 1) as u8;
-            let count = entries.iter().filter(|entry| entry.1 > bound).count();
+            decisive = entries
+                .iter()
+                .copied()
+                .filter(|entry| entry.value > bound)
+                .collect();
+            let count = decisive.len();
+            if decisive.is_empty() {
+                decisive = entries.clone();
+            }
             (
                 format!("count above {bound} of {phrase}"),
                 count.to_string(),
@@ -292,6 +336,8 @@ pub fn ask_about(
         answer,
         kind,
         statement,
+        entries,
+        decisive,
         right,
         wrong,
     }
@@ -301,18 +347,20 @@ pub fn ask_about(
 fn another(
     kind: Kind,
     truth: &str,
-    entries: &[(u8, u8)],
+    entries: &[Entry],
     [lowest, highest]: [u8; 2],
     draw: &mut Generator,
 ) -> String {
     let options: Vec<String> = match kind {
-        Kind::WhichLargest | Kind::WhichSmallest => {
-            entries.iter().map(|entry| label_text(entry.0)).collect()
-        }
+        Kind::WhichLargest | Kind::WhichSmallest => entries
+            .iter()
+            .map(|entry| label_text(entry.label))
+            .collect(),
         Kind::CountAbove => (0..=entries.len()).map(|count| count.to_string()).collect(),
-        Kind::Largest | Kind::Smallest if entries.len() > 1 => {
-            entries.iter().map(|entry| entry.1.to_string()).collect()
-        }
+        Kind::Largest | Kind::Smallest if entries.len() > 1 => entries
+            .iter()
+            .map(|entry| entry.value.to_string())
+            .collect(),
         _ => (lowest..=highest).map(|value| value.to_string()).collect(),
     };
     let others: Vec<&String> = options.iter().filter(|option| *option != truth).collect();

@@ -226,17 +226,16 @@ impl Figure {
     /// The dense truth of every cell, row by row.
     pub fn cells(&self) -> Vec<CellTruth> {
         let mut cells = vec![CellTruth::default(); GRID_COLUMNS * GRID_ROWS];
-        let at = |column: usize, row: usize| row * GRID_COLUMNS + column;
         for Panel { left, content } in &self.panels {
             match content {
                 Content::Table(table) => {
                     for (index, label) in table.columns.iter().enumerate() {
-                        cells[at(left + 1 + index, 0)].label = Some(*label);
+                        cells[cell_index(left + 1 + index, 0)].label = Some(*label);
                     }
                     for (row, label) in table.rows.iter().enumerate() {
-                        cells[at(*left, 1 + row)].label = Some(*label);
+                        cells[cell_index(*left, 1 + row)].label = Some(*label);
                         for (column, number) in table.cells[row].iter().enumerate() {
-                            cells[at(left + 1 + column, 1 + row)] = CellTruth {
+                            cells[Table::cell(*left, row, column)] = CellTruth {
                                 number: Some(*number),
                                 row: Some(*label),
                                 column: Some(table.columns[column]),
@@ -248,11 +247,7 @@ impl Figure {
                 Content::Bars(bars) => {
                     for (index, (label, value)) in bars.labels.iter().zip(&bars.values).enumerate()
                     {
-                        let (column, row) = match bars.orientation {
-                            Orientation::Horizontal => (*left, index),
-                            Orientation::Vertical => (left + index, GRID_ROWS - 1),
-                        };
-                        cells[at(column, row)] = CellTruth {
+                        cells[bars.label_cell(*left, index)] = CellTruth {
                             label: Some(*label),
                             bar: Some(*value),
                             ..CellTruth::default()
@@ -266,6 +261,12 @@ impl Figure {
 }
 
 impl Table {
+    /// The cell of the canvas that shows a number, in a table whose row labels stand in column
+    /// `left`.
+    pub fn cell(left: usize, row: usize, column: usize) -> usize {
+        cell_index(left + 1 + column, 1 + row)
+    }
+
     /// `labels` names first the rows, then the columns.
     fn random(labels: &[usize], rows: usize, draw: &mut Generator) -> Self {
         let columns = labels.len() - rows;
@@ -280,6 +281,14 @@ impl Table {
 }
 
 impl Bars {
+    /// The cell of the canvas that shows a bar's label, in a chart that begins at column `left`.
+    pub fn label_cell(&self, left: usize, index: usize) -> usize {
+        match self.orientation {
+            Orientation::Horizontal => cell_index(left, index),
+            Orientation::Vertical => cell_index(left + index, GRID_ROWS - 1),
+        }
+    }
+
     /// Values are distinct, so that the largest is one.
     fn random(labels: &[usize], orientation: Orientation, draw: &mut Generator) -> Self {
         Bars {
@@ -296,6 +305,10 @@ impl Bars {
 
 fn between(draw: &mut Generator, [least, most]: [usize; 2]) -> usize {
     least + draw.below(most.saturating_sub(least) + 1)
+}
+
+fn cell_index(column: usize, row: usize) -> usize {
+    row * GRID_COLUMNS + column
 }
 
 fn cell_box(column: usize, row: usize, columns: usize, rows: usize) -> PixelBox {

@@ -15,7 +15,7 @@ use agent::Task;
 use seeded_random::{Draw, Generator, Stream};
 use visual_tools::Effect;
 
-pub use ask::{Asked, Focus, Kind, Selection, ask, ask_about, select};
+pub use ask::{Asked, Entry, Focus, Kind, Selection, ask, ask_about, select};
 pub use figure::{
     Bars, CELL, CellTruth, Content, Difficulty, Figure, GRID_COLUMNS, GRID_ROWS, LABELS,
     LARGEST_BAR, Orientation, Panel, Table, label_text,

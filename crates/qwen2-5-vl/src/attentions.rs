@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 use fused_ops::AttentionLayout;
 
-use crate::{Model, Positions, Result};
+use crate::{Error, Model, Positions, Result};
 
 impl Model {
     /// The attention probabilities of every decoder layer for packed tokens, averaged over the
@@ -31,6 +31,32 @@ impl Model {
             x = layer.finish(&x, &attended)?.detach();
         }
         Ok(attentions)
+    }
+
+    /// Queries `(tokens, heads, dim)` and keys `(tokens, kv heads, dim)` of decoder layer `layer`,
+    /// turned to their positions, from the residual stream before it (`layer` of
+    /// [`Model::residuals`]). With a graph: for losses on what a head looks at.
+    ///
+    /// # Errors
+    /// A layer that the model does not have, and a residual stream of another shape than
+    /// `(positions, hidden)`.
+    pub fn queries_and_keys(
+        &self,
+        layer: usize,
+        residual: &Tensor,
+        positions: &Positions,
+    ) -> Result<(Tensor, Tensor)> {
+        self.check_tokens(residual, positions)?;
+        let layers = &self.text.layers;
+        let Some(layer) = layers.get(layer) else {
+            return Err(Error::Argument(format!(
+                "layer {layer} was asked for, the decoder has {}, counted from 0",
+                layers.len()
+            )));
+        };
+        let rotary = self.text.rotary(positions, self.dtype(), self.device())?;
+        let (q, k, _) = layer.project(residual, &rotary)?;
+        Ok((q, k))
     }
 }
 
@@ -124,7 +150,10 @@ mod tests {
             .rotary(&positions, DType::F32, &Device::Cpu)
             .unwrap();
         for (index, layer) in model.text.layers.iter().enumerate() {
-            let (q, k, v) = layer.project(&residuals[index], &rotary).unwrap();
+            let (_, _, v) = layer.project(&residuals[index], &rotary).unwrap();
+            let (q, k) = model
+                .queries_and_keys(index, &residuals[index], &positions)
+                .unwrap();
             let weights = layer.attention_weights(&q, &k, &layout).unwrap();
             let attended = layer.attend(&q, &k, &v, &layout).unwrap();
             // Both query heads share the one head of values.
@@ -141,5 +170,19 @@ mod tests {
                 assert!((a - b).abs() < 1e-5, "layer {index}: {a}, {b}");
             }
         }
+    }
+
+    #[test]
+    fn a_layer_that_is_not_there_is_named() {
+        let model = model();
+        let (embeddings, positions, _) = packed(&model);
+        let error = model
+            .queries_and_keys(2, &embeddings, &positions)
+            .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("layer 2 was asked for, the decoder has 2")
+        );
     }
 }

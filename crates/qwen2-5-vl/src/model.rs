@@ -388,6 +388,11 @@ impl Model {
         Ok(residuals)
     }
 
+    /// The last of [`Model::residuals`] as [`Model::hidden`] gives it: after the final norm.
+    pub fn final_norm(&self, residual: &Tensor) -> Result<Tensor> {
+        self.text.final_norm(residual)
+    }
+
     pub(crate) fn check_tokens(&self, embeddings: &Tensor, positions: &Positions) -> Result<()> {
         let hidden = self.config.text.hidden_size;
         if embeddings.dims() != [positions.len(), hidden] {

@@ -6,8 +6,8 @@ use agent::{Block, Conversation, ObservationMode, PromptStyle, first_turn, secon
 use benchmarks::TestSet;
 use benchmarks::micro::language::{render_answer, render_call};
 use benchmarks::micro::{
-    CELL, CellTruth, Difficulty, Figure, Focus, GRID_COLUMNS, Kind, MicroQuestion, Split, TRAINED,
-    ask_about, draw_figure, question, render, select,
+    CELL, CellTruth, Difficulty, Entry, Figure, Focus, GRID_COLUMNS, Kind, MicroQuestion, Split,
+    TRAINED, ask_about, draw_figure, question, render, select,
 };
 use image::RgbImage;
 use seeded_random::{Draw, Generator, Stream};
@@ -87,6 +87,16 @@ pub struct Reading {
     pub conversations: Vec<Conversation>,
     /// The completions that answer them.
     pub answers: Vec<String>,
+    /// What each is about.
+    pub entries: Vec<Pointers>,
+}
+
+/// Cells of the canvas that a question leads to.
+pub struct Pointers {
+    /// Where the entries stand that the question is about.
+    pub selected: Vec<usize>,
+    /// Where those stand that the answer rests on.
+    pub decisive: Vec<usize>,
 }
 
 /// Questions about a figure; on an edited one all are about what it shows.
@@ -109,6 +119,7 @@ pub fn reading(
     let mut material = Reading {
         conversations: Vec::new(),
         answers: Vec::new(),
+        entries: Vec::new(),
     };
     for _ in 0..stage.questions {
         let selection = match &shown {
@@ -121,6 +132,11 @@ pub fn reading(
         };
         let statement = tables && !lookup_only && draw.unit() < stage.statements;
         let asked = ask_about(&selection, kind, statement, draw);
+        let cells = |entries: &[Entry]| entries.iter().map(|entry| entry.cell).collect();
+        material.entries.push(Pointers {
+            selected: cells(&asked.entries),
+            decisive: cells(&asked.decisive),
+        });
         let task = agent::Task {
             image: image.clone(),
             boxes: Arc::default(),

@@ -2,12 +2,13 @@
 //!
 //! 1. The vision tower learns to read with dense labels ([`vision`]).
 //! 2. The decoder learns to answer questions about figures, raw and masked, packed several to an
-//!    image; the vision tower is frozen from here on.
+//!    image, and where to look for them ([`pointing`]); the vision tower is frozen from here on.
 //! 3. The student continues on demonstrations of which some are wrong, so that its first calls have
 //!    systematic errors; the teacher, of the same lineage, on right ones.
 
 mod card;
 pub mod material;
+pub mod pointing;
 pub mod recipe;
 pub mod vision;
 
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use agent::Conversation;
 use benchmarks::micro::language::processor_files;
 use candle_core::{DType, Device, Tensor, Var};
-use fused_ops::side_by_side;
+use fused_ops::{TokenLogProbs, side_by_side};
 use grpo::{Decay, Gradients, Schedule, clip_grad_norm};
 use qwen2_5_vl::{Model, Part, Processor, Prompt};
 use seeded_random::{Draw, Stream};
@@ -252,6 +253,9 @@ struct PackedQuestions {
     answers: Vec<usize>,
 }
 
+/// The place of the word that answers within [`render_answer`]'s tokens.
+const ANSWER_WORD: usize = 1;
+
 fn train_reading(
     recipe: &Recipe,
     mut model: Model,
@@ -295,25 +299,44 @@ fn train_reading(
             })
             .collect();
         let answers: Vec<usize> = packs.iter().flat_map(|pack| pack.answers.clone()).collect();
-        supervised_loss(shared, &trees, &answers)
+        let packed = Packed::new(shared, &trees)?;
+        let embeddings = packed.embed(shared)?;
+        let residuals = shared.residuals(&embeddings, &packed.positions, &packed.layout)?;
+        let hidden = shared.final_norm(&residuals[residuals.len() - 1])?;
+        let scored = packed.score(shared, &hidden, 1.0)?;
+        let answer = answer_loss(&packed, &scored, &answers)?;
+        let askers: Vec<u32> = packed
+            .branches
+            .iter()
+            .zip(&answers)
+            .map(|(branch, length)| packed.predictors[branch.end - length + ANSWER_WORD])
+            .collect();
+        let pointers: Vec<&material::Pointers> =
+            materials.iter().flat_map(|m| &m.entries).collect();
+        let [selected, decisive] =
+            pointing::losses(shared, &packed, &residuals, &askers, &pointers)?;
+        let looking = ((&selected + &decisive)? * stage.pointing)?;
+        Ok(PartLoss {
+            figures: vec![
+                ("loss", answer.to_scalar()?),
+                ("selected", selected.to_scalar()?),
+                ("decisive", decisive.to_scalar()?),
+            ],
+            loss: (answer + looking)?,
+        })
     })?;
     Ok(model)
 }
 
-/// Mean cross-entropy over the last tokens of every branch.
-fn supervised_loss(model: &Model, trees: &[Tree<'_>], answers: &[usize]) -> Result<PartLoss> {
-    let packed = Packed::new(model, trees)?;
-    let embeddings = packed.embed(model)?;
-    let scored = packed.log_probs(model, &embeddings, 1.0)?;
+/// Mean cross-entropy over the last `answers[i]` tokens of every branch `i`.
+fn answer_loss(packed: &Packed, scored: &TokenLogProbs, answers: &[usize]) -> Result<Tensor> {
     let mut wanted = Vec::new();
     for (branch, length) in packed.branches.iter().zip(answers) {
         wanted.extend((branch.end - length..branch.end).map(|place| place as u32));
     }
-    let wanted = Tensor::new(wanted, embeddings.device())?;
+    let wanted = Tensor::new(wanted, scored.log_probs.device())?;
     let chosen = scored.log_probs.index_select(&wanted, 0)?;
-    let loss = chosen.mean_all()?.neg()?;
-    let figures = vec![("loss", loss.to_scalar()?)];
-    Ok(PartLoss { loss, figures })
+    Ok(chosen.mean_all()?.neg()?)
 }
 
 /// `first` is the encoded first conversation of `material`, with the image's features.
@@ -393,7 +416,14 @@ fn train_demonstrations(
             })
             .collect();
         let lengths: Vec<usize> = completions.iter().map(Vec::len).collect();
-        supervised_loss(shared, &trees, &lengths)
+        let packed = Packed::new(shared, &trees)?;
+        let embeddings = packed.embed(shared)?;
+        let scored = packed.log_probs(shared, &embeddings, 1.0)?;
+        let loss = answer_loss(&packed, &scored, &lengths)?;
+        Ok(PartLoss {
+            figures: vec![("loss", loss.to_scalar()?)],
+            loss,
+        })
     })?;
     Ok(model)
 }

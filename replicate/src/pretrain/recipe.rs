@@ -95,6 +95,8 @@ pub struct ReadingStage {
     pub lookup_only: usize,
     /// Share of the questions about tables that are statements to be judged, after those steps.
     pub statements: f64,
+    /// Weight of the loss on where the decoder looks ([`super::pointing`]); 0 leaves it out.
+    pub pointing: f64,
 }
 
 /// Settings of stage 3.
