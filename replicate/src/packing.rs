@@ -122,14 +122,29 @@ impl Packed {
         embeddings: &Tensor,
         temperature: f64,
     ) -> Result<TokenLogProbs> {
-        let hidden = model.hidden(embeddings, &self.positions, &self.layout)?;
-        self.score(model, &hidden, temperature)
+        let mut tokens: Vec<usize> = self.predictors.iter().map(|&p| p as usize).collect();
+        tokens.sort_unstable();
+        tokens.dedup();
+        let hidden = model.hidden_of(&tokens, embeddings, &self.positions, &self.layout)?;
+        // Branches of one prompt share the token that predicts their first.
+        let place = |&p: &u32| tokens.partition_point(|&token| token < p as usize) as u32;
+        let index: Vec<u32> = self.predictors.iter().map(place).collect();
+        self.score_at(index, model, &hidden, temperature)
     }
 
     /// As [`Packed::log_probs`], from the hidden states of all tokens, `(tokens, hidden)`.
     pub fn score(&self, model: &Model, hidden: &Tensor, temperature: f64) -> Result<TokenLogProbs> {
-        let index = Tensor::new(self.predictors.as_slice(), hidden.device())?;
-        let hidden = hidden.index_select(&index, 0)?;
+        self.score_at(self.predictors.clone(), model, hidden, temperature)
+    }
+
+    fn score_at(
+        &self,
+        index: Vec<u32>,
+        model: &Model,
+        hidden: &Tensor,
+        temperature: f64,
+    ) -> Result<TokenLogProbs> {
+        let hidden = hidden.index_select(&Tensor::new(index, hidden.device())?, 0)?;
         Ok(model.token_log_probs(&hidden, &self.targets, temperature)?)
     }
 }

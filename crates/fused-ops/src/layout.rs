@@ -176,6 +176,47 @@ impl AttentionLayout {
         Ok(Self::from_checked(blocks, start, start))
     }
 
+    /// The layout of some of the queries, which must ascend, against the same keys.
+    ///
+    /// # Errors
+    /// When they do not ascend, or one is not below [`AttentionLayout::queries`].
+    pub fn select(&self, queries: &[usize]) -> Result<Self> {
+        let ascending = queries.windows(2).all(|pair| pair[0] < pair[1]);
+        if !ascending || queries.last().is_some_and(|&last| last >= self.queries()) {
+            return Err(Error::Layout(format!(
+                "selected queries must ascend and be below {}",
+                self.queries()
+            )));
+        }
+        let mut blocks = Vec::new();
+        let mut first = 0;
+        for block in self.blocks() {
+            let own = queries[first..].partition_point(|&query| query < block.queries.end);
+            // Neighbours stay one block.
+            for run in queries[first..first + own].chunk_by(|a, b| a + 1 == *b) {
+                let before = run[0] - block.queries.start;
+                let mut visible = block.visible.clone();
+                let mut causal = block.causal.map(|start| start + before);
+                if let Some(start) = block.causal {
+                    // What all of the run see is a run of keys like any other.
+                    let alone = usize::from(run.len() == 1);
+                    visible.push(start..start + before + alone);
+                    causal = causal.filter(|_| alone == 0);
+                }
+                let from = blocks
+                    .last()
+                    .map_or(0, |last: &QueryBlock| last.queries.end);
+                blocks.push(QueryBlock {
+                    queries: from..from + run.len(),
+                    visible,
+                    causal,
+                });
+            }
+            first += own;
+        }
+        Self::new(blocks, queries.len(), self.keys())
+    }
+
     /// The blocks, in the order of their queries; none is empty, no run of keys is empty.
     pub fn blocks(&self) -> &[QueryBlock] {
         &self.inner.blocks

@@ -172,6 +172,29 @@ fn attention_tree() {
 }
 
 #[test]
+fn attention_of_selected_queries() {
+    let layout = mixed_layout();
+    let every_third: Vec<usize> = (0..layout.queries()).filter(|q| q % 3 != 1).collect();
+    let some = layout.select(&every_third).unwrap();
+    check_attention(&some, 4, 2, 24);
+    let rows = |layout: &AttentionLayout| -> Vec<Vec<f32>> {
+        layout
+            .dense_mask(&Device::Cpu, DType::F32)
+            .unwrap()
+            .to_vec2()
+            .unwrap()
+    };
+    let (all, selected) = (rows(&layout), rows(&some));
+    for (row, &query) in selected.iter().zip(&every_third) {
+        assert_eq!(row, &all[query], "query {query}");
+    }
+    let everything: Vec<usize> = (0..layout.queries()).collect();
+    assert_eq!(rows(&layout.select(&everything).unwrap()), all);
+    assert!(layout.select(&[3, 3]).is_err());
+    assert!(layout.select(&[layout.queries()]).is_err());
+}
+
+#[test]
 fn attention_mixed() {
     check_attention(&mixed_layout(), 8, 1, 40);
 }

@@ -234,39 +234,25 @@ impl Generation {
             .rotary(&positions, model.dtype(), model.device())?;
         let layout = AttentionLayout::causal(&lengths);
         let mut x = Tensor::cat(&embeddings, 0)?;
-        let (last, others) = model
-            .text
-            .layers
-            .split_last()
-            .ok_or_else(|| Error::Argument("the decoder has no layers".into()))?;
+        let (last, others) = model.text.split_last()?;
         for (layer, buffers) in others.iter().zip(&cache.layers) {
             let (q, k, v) = layer.project(&x, &rotary)?;
             cache_prompts(buffers, &k, &v)?;
             x = layer.finish(&x, &layer.attend(&q, &k, &v, &layout)?)?;
         }
-        // What follows needs keys and values of every token, but nothing else than the last token
-        // of each prompt from the last layer.
         let mut end = 0;
-        let (mut rows, mut at) = (Vec::new(), Vec::new());
-        let mut blocks = Vec::with_capacity(lengths.len());
-        for (index, &length) in lengths.iter().enumerate() {
-            blocks.push(QueryBlock {
-                queries: index..index + 1,
-                visible: std::iter::once(end..end + length).collect(),
-                causal: None,
-            });
-            end += length;
-            rows.push((end - 1) as u32);
-            at.push([0, 1, 2].map(|axis| positions.axis(axis)[end - 1]));
-        }
-        let rows = Tensor::new(rows, model.device())?;
-        let at = Positions::from_axes([0, 1, 2].map(|axis| at.iter().map(|p| p[axis]).collect()))?;
-        let of_rows = model.text.rotary(&at, model.dtype(), model.device())?;
-        let layout = AttentionLayout::new(blocks, lengths.len(), end)?;
-        let (q, k, v) = last.project_rows(&x, &rotary, &rows, &of_rows)?;
+        let ends: Vec<usize> = lengths
+            .iter()
+            .map(|length| {
+                end += length;
+                end - 1
+            })
+            .collect();
+        let some = model.some_tokens(&ends, &positions, &layout)?;
+        let (q, k, v) = last.project_some(&x, &rotary, &some)?;
         cache_prompts(&cache.layers[others.len()], &k, &v)?;
-        let attended = last.attend(&q, &k, &v, &layout)?;
-        let x = last.finish(&x.index_select(&rows, 0)?, &attended)?;
+        let attended = last.attend(&q, &k, &v, &some.layout)?;
+        let x = last.finish(&x.index_select(&some.index, 0)?, &attended)?;
         let logits = scores(&model, &x)?;
         Ok(Generation {
             banned: model.config().vision_token_ids(),

@@ -10,7 +10,7 @@ use seeded_random::Stream;
 
 use crate::layers::{Adapter, Source};
 use crate::lora::{Lora, LoraOptions};
-use crate::text::TextDecoder;
+use crate::text::{SomeTokens, TextDecoder};
 use crate::vision::{VisionTower, VisionTrace};
 use crate::{Config, Error, Grid, Parameters, Part, Positions, Result, checkpoint};
 
@@ -368,6 +368,38 @@ impl Model {
             x = layer.forward(&x, &rotary, layout)?;
         }
         self.text.final_norm(&x)
+    }
+
+    /// [`Model::hidden`] of some tokens alone, `(some, hidden)`, which must ascend. The last layer is
+    /// run for them only: of the others it needs keys and values, and nothing reads more. Values and
+    /// gradients are those of [`Model::hidden`] and a selection, up to the order of sums.
+    pub fn hidden_of(
+        &self,
+        tokens: &[usize],
+        embeddings: &Tensor,
+        positions: &Positions,
+        layout: &AttentionLayout,
+    ) -> Result<Tensor> {
+        self.check_tokens(embeddings, positions)?;
+        let rotary = self.text.rotary(positions, self.dtype, &self.device)?;
+        let (last, others) = self.text.split_last()?;
+        let some = self.some_tokens(tokens, positions, layout)?;
+        let mut x = embeddings.clone();
+        for layer in others {
+            x = layer.forward(&x, &rotary, layout)?;
+        }
+        self.text
+            .final_norm(&last.forward_some(&x, &rotary, &some)?)
+    }
+
+    pub(crate) fn some_tokens(
+        &self,
+        tokens: &[usize],
+        positions: &Positions,
+        layout: &AttentionLayout,
+    ) -> Result<SomeTokens> {
+        let (dtype, device) = (self.dtype, &self.device);
+        SomeTokens::new(&self.text, tokens, positions, layout, dtype, device)
     }
 
     /// The residual stream before the first layer and after each, `(tokens, hidden)` each, before

@@ -87,6 +87,22 @@ impl Positions {
         &self.axes[axis]
     }
 
+    /// The positions of some tokens.
+    ///
+    /// Fails when one is not below [`Positions::len`].
+    pub fn select(&self, tokens: &[usize]) -> Result<Self> {
+        if let Some(beyond) = tokens.iter().find(|&&token| token >= self.len()) {
+            return Err(Error::Argument(format!(
+                "token {beyond} was selected, there are {}",
+                self.len()
+            )));
+        }
+        let axes = self.axes.each_ref();
+        Ok(Positions {
+            axes: axes.map(|axis| tokens.iter().map(|&token| axis[token]).collect()),
+        })
+    }
+
     /// The position at which text goes on after these tokens: the largest index plus one.
     pub fn next(&self) -> u32 {
         self.axes

@@ -13,7 +13,7 @@ use fused_ops::AttentionLayout;
 
 use crate::config::TextConfig;
 use crate::layers::{FeedForward, Linear, Rotary, Source, inverse_frequencies};
-use crate::{Positions, Result};
+use crate::{Error, Positions, Result};
 
 #[derive(Clone, Debug)]
 pub(crate) struct TextDecoder {
@@ -85,9 +85,44 @@ impl TextDecoder {
         Rotary::from_angles(&angles, positions.len(), dtype, device)
     }
 
+    /// The last layer, and those before it.
+    pub fn split_last(&self) -> Result<(&DecoderLayer, &[DecoderLayer])> {
+        let no_layers = || Error::Argument("the decoder has no layers".into());
+        self.layers.split_last().ok_or_else(no_layers)
+    }
+
     /// The norm before the output projection.
     pub fn final_norm(&self, x: &Tensor) -> Result<Tensor> {
         Ok(fused_ops::rms_norm(x, &self.norm, self.eps)?)
+    }
+}
+
+/// Some of the packed tokens, in ascending order: what the last layer needs to be run for. Its keys
+/// and values are needed of all tokens, but nothing reads the rest of the others.
+pub(crate) struct SomeTokens {
+    /// Their indices, u32.
+    pub index: Tensor,
+    /// Their rotary tables.
+    pub rotary: Rotary,
+    /// Their queries against the keys of all tokens.
+    pub layout: AttentionLayout,
+}
+
+impl SomeTokens {
+    pub fn new(
+        decoder: &TextDecoder,
+        tokens: &[usize],
+        positions: &Positions,
+        layout: &AttentionLayout,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let index: Vec<u32> = tokens.iter().map(|&token| token as u32).collect();
+        Ok(SomeTokens {
+            index: Tensor::new(index, device)?,
+            rotary: decoder.rotary(&positions.select(tokens)?, dtype, device)?,
+            layout: layout.select(tokens)?,
+        })
     }
 }
 
@@ -120,6 +155,13 @@ impl DecoderLayer {
         self.finish(x, &attended)
     }
 
+    /// [`DecoderLayer::forward`] for some tokens alone, `(some, hidden)`.
+    pub fn forward_some(&self, x: &Tensor, rotary: &Rotary, some: &SomeTokens) -> Result<Tensor> {
+        let (q, k, v) = self.project_some(x, rotary, some)?;
+        let attended = self.attend(&q, &k, &v, &some.layout)?;
+        self.finish(&x.index_select(&some.index, 0)?, &attended)
+    }
+
     /// Queries `(tokens, heads, dim)`, keys and values `(tokens, kv heads, dim)`; queries and keys
     /// are turned to their positions.
     pub fn project(&self, x: &Tensor, rotary: &Rotary) -> Result<(Tensor, Tensor, Tensor)> {
@@ -128,18 +170,17 @@ impl DecoderLayer {
         Ok((self.queries(&x, rotary)?, k, v))
     }
 
-    /// As [`DecoderLayer::project`], with queries of the tokens of `rows` alone, whose rotary tables
-    /// are `of_rows`.
-    pub fn project_rows(
+    /// As [`DecoderLayer::project`], with the queries of some tokens alone.
+    pub fn project_some(
         &self,
         x: &Tensor,
         rotary: &Rotary,
-        rows: &Tensor,
-        of_rows: &Rotary,
+        some: &SomeTokens,
     ) -> Result<(Tensor, Tensor, Tensor)> {
         let x = fused_ops::rms_norm(x, &self.input_norm, self.eps)?;
         let (k, v) = self.keys_and_values(&x, rotary)?;
-        Ok((self.queries(&x.index_select(rows, 0)?, of_rows)?, k, v))
+        let q = self.queries(&x.index_select(&some.index, 0)?, &some.rotary)?;
+        Ok((q, k, v))
     }
 
     fn queries(&self, normed: &Tensor, rotary: &Rotary) -> Result<Tensor> {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use candle_core::{DType, Device, Tensor, Var};
 use common::{config, largest_difference, model, options, pixels, prompt, values};
-use fused_ops::AttentionLayout;
+use fused_ops::{AttentionLayout, Segment};
 use qwen2_5_vl::{Grid, LoraOptions, Model, Part, Positions, Prompt};
 use seeded_random::Stream;
 
@@ -210,6 +210,54 @@ fn recompute_gives_the_same_gradients() {
                 |gradients: &candle_core::backprop::GradStore| gradients.get(variable).map(values);
             assert_eq!(of(&found), of(&expected), "{name}");
         }
+    }
+}
+
+/// Two prompts, one with two continuations; the tokens are those that log-probabilities need.
+#[test]
+fn hidden_states_of_some_tokens_are_those_of_all() {
+    let model = model(true, 2);
+    let ids: Vec<u32> = (0..24).map(|token| token * 5 % 30).collect();
+    let embeddings = model.embed(&ids, None).unwrap();
+    let text = Positions::text;
+    let positions = [text(0, 9), text(9, 4), text(9, 1), text(0, 7), text(7, 3)];
+    let positions = Positions::concat(&positions);
+    let segment = |length, parent| Segment { length, parent };
+    let layout = AttentionLayout::tree(&[
+        segment(9, None),
+        segment(4, Some(0)),
+        segment(1, Some(0)),
+        segment(7, None),
+        segment(3, Some(3)),
+    ])
+    .unwrap();
+    let some: [usize; 10] = [8, 9, 10, 11, 12, 13, 20, 21, 22, 23];
+    let index = Tensor::new(&some.map(|token| token as u32), &Device::Cpu).unwrap();
+    let all = model.hidden(&embeddings, &positions, &layout).unwrap();
+    let expected = all.index_select(&index, 0).unwrap();
+    let found = model
+        .hidden_of(&some, &embeddings, &positions, &layout)
+        .unwrap();
+    let close = |name: &str, found: &Tensor, expected: &Tensor| {
+        for (a, b) in values(found).iter().zip(values(expected)) {
+            assert!((a - b).abs() < 1e-5 * (1.0 + b.abs()), "{name}: {a}, {b}");
+        }
+    };
+    close("hidden", &found, &expected);
+    let gradients = |hidden: &Tensor| hidden.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+    let (found, expected) = (gradients(&found), gradients(&expected));
+    for (name, variable) in model.parameters().iter() {
+        match (found.get(variable), expected.get(variable)) {
+            (Some(found), Some(expected)) => close(name, found, expected),
+            (found, expected) => assert_eq!(found.is_some(), expected.is_some(), "{name}"),
+        }
+    }
+    for wrong in [&[3, 3][..], &[24][..]] {
+        assert!(
+            model
+                .hidden_of(wrong, &embeddings, &positions, &layout)
+                .is_err()
+        );
     }
 }
 
