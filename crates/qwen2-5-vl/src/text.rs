@@ -185,7 +185,7 @@ impl DecoderLayer {
 
     fn queries(&self, normed: &Tensor, rotary: &Rotary) -> Result<Tensor> {
         let q = self.q.forward(normed)?;
-        Ok(rotary.apply(&q.reshape(((), self.heads, self.head_dim))?)?)
+        rotary.apply(&q.reshape(((), self.heads, self.head_dim))?)
     }
 
     fn keys_and_values(&self, normed: &Tensor, rotary: &Rotary) -> Result<(Tensor, Tensor)> {
