@@ -387,43 +387,46 @@ fn called_prompt(checkpoint: &Path) -> Result<(Model, Arc<EncodedPrompt>, Vec<Ve
     Ok((policy.model, encoded, calls))
 }
 
-/// Integrated gradients of every call of a group, one model.
+/// Integrated gradients of every call of a group, one model; with `steps` path differences instead.
+/// Reports the median gap and every call's shares of the blocks by signed sums.
 fn attribution(checkpoint: &Path, settings: &Settings) -> Result<Work> {
     let (model, prompt, calls) = called_prompt(checkpoint)?;
     let model = model.detached()?;
+    let (method, nodes) = match settings.number("steps") {
+        Ok(steps) => (Method::PathDifferences, steps),
+        Err(_) => (Method::IntegratedGradients, settings.number("nodes")?),
+    };
     let settings = Attribution {
-        method: Method::IntegratedGradients,
+        method,
         baseline: match settings.text("baseline")? {
             "zero" => Baseline::Zero,
             _ => Baseline::BlockMean,
         },
-        nodes: settings.number("nodes")?,
-        masses: Aggregation::Absolute,
+        nodes,
+        masses: Aggregation::Signed,
         tokens: Tokens::All,
         divergence: Divergence::Kl,
     };
     Ok(Box::new(move || {
-        let site = Site {
-            prompt: &prompt,
-            calls: calls.iter().map(Vec::as_slice).collect(),
-            content: calls.iter().map(|call| vec![true; call.len()]).collect(),
+        // Path differences share their passes among the calls of a site; else a site is one task.
+        let calls_of_site = match method {
+            Method::PathDifferences => calls.len(),
+            _ => 1,
         };
-        // A site is one task, so calls are handed over as sites of their own.
-        let sites: Vec<Site> = (0..calls.len())
-            .map(|index| Site {
-                prompt: site.prompt,
-                calls: vec![site.calls[index]],
-                content: vec![site.content[index].clone()],
+        let sites: Vec<Site> = calls
+            .chunks(calls_of_site)
+            .map(|calls| Site {
+                prompt: &prompt,
+                calls: calls.iter().map(Vec::as_slice).collect(),
+                content: calls.iter().map(|call| vec![true; call.len()]).collect(),
             })
             .collect();
         let found = attribute(&model, &sites, &settings)?;
-        let mut gaps: Vec<f64> = found
-            .iter()
-            .flatten()
-            .filter_map(|c| c.relative_gap)
-            .collect();
+        let found: Vec<_> = found.iter().flatten().collect();
+        let mut gaps: Vec<f64> = found.iter().filter_map(|c| c.relative_gap).collect();
         gaps.sort_by(f64::total_cmp);
-        Ok(json!({"gap": gaps[gaps.len() / 2], "calls": gaps.len()}))
+        let shares: Vec<&[f64]> = found.iter().map(|c| c.shares.shares()).collect();
+        Ok(json!({"gap": gaps[gaps.len() / 2], "calls": gaps.len(), "shares": shares}))
     }))
 }
 

@@ -199,8 +199,8 @@ def attribute(checkpoint, settings):
     length, nodes = prompt.shape[0], int(settings["nodes"])
     model = load(checkpoint).eval().requires_grad_(False)
     baseline = torch.zeros_like(prompt)
+    blocks = torch.tensor(case["blocks"])
     if settings["baseline"] != "zero":
-        blocks = torch.tensor(case["blocks"])
         for block in blocks.unique():
             baseline[blocks == block] = prompt[blocks == block].mean(0)
 
@@ -225,17 +225,20 @@ def attribute(checkpoint, settings):
     functions = [function(call) for call in case["calls"]]
 
     def work():
-        gaps = []
+        gaps, shares = [], []
         for log_prob in functions:
             with torch.no_grad():
                 whole = (log_prob(prompt.unsqueeze(0)) - log_prob(baseline.unsqueeze(0))).item()
             scores = IntegratedGradients(log_prob).attribute(
-                prompt.unsqueeze(0), baselines=baseline.unsqueeze(0), n_steps=nodes, method="gausslegendre",
+                prompt.unsqueeze(0), baselines=baseline.unsqueeze(0), n_steps=nodes, method=settings["method"],
                 internal_batch_size=min(nodes, int(settings["batch"])),
             )
             gaps.append(abs(scores.sum().item() - whole) / abs(whole))
+            of_token = scores[0].sum(-1)
+            masses = torch.stack([of_token[blocks == block].sum().abs() for block in range(4)])
+            shares.append((masses / masses.sum()).tolist())
         gaps.sort()
-        return {"gap": gaps[len(gaps) // 2], "calls": len(gaps)}
+        return {"gap": gaps[len(gaps) // 2], "calls": len(gaps), "shares": shares}
 
     serve("attribute", work)
 
