@@ -102,13 +102,15 @@ def compare(options, scratch):
     images = scratch / "images"
     pictures(images)
     step = {"prompts": 32, "samples": 1, "prompt": 1, "reply": 256}
-    prefill = {"prompts": 128, "prompt": 112, "new": 1}
+    prefill = {"prompts": 128, "samples": 1, "prompt": 112, "new": 1}
     decode = {**prefill, "new": 65}
+    rollout = {**decode, "prompts": 16, "samples": 8}
     update = {"prompts": 8, "samples": 8, "new": 16}
     cases = {
         "train": ("training step, 32 × 256 tokens", "PyTorch, transformers (sdpa)", "1.3", step, {}),
         "prefill": ("prefill, 128 prompts of 112 tokens", "transformers `generate`", "1.3", prefill, {}),
         "decode": ("the same and 64 more tokens each", "transformers `generate`", "3", decode, {}),
+        "rollout": ("64 tokens for 16 prompts × 8 samples", "transformers `generate`", "3", rollout, {}),
         "grpo": ("GRPO update, 8 prompts × 8 completions", "TRL `GRPOTrainer`", "6", update,
                  {"export": export, "scratch": scratch / "trl"}),
         "preprocess": ("image processor, 8 pictures", "transformers, torchvision", "1.5", {"images": images}, {}),
@@ -117,7 +119,7 @@ def compare(options, scratch):
     for name, (what, peer, wanted, settings, extra) in cases.items():
         if options.only and name not in options.only:
             continue
-        case = "generate" if name in ("prefill", "decode") else name
+        case = "generate" if name in ("prefill", "decode", "rollout") else name
         found = alternate(case, settings, {**settings, **extra}, options)
         row = {"case": name, "what": what, "peer": peer, "wanted": wanted, **summary(found)}
         last = [reports[-1] for reports in found.values()]
@@ -133,7 +135,7 @@ def agreement(name, ours, theirs):
     """Whether both sides did the same work."""
     if name == "train":
         return f"loss {ours['loss']:.5f} and {theirs['loss']:.5f}"
-    if name in ("prefill", "decode"):
+    if name in ("prefill", "decode", "rollout"):
         same = sum(a == b for a, b in zip(ours["last"], theirs["last"]))
         return f"last token equal for {same} of {len(ours['last'])}"
     if name == "preprocess":

@@ -208,7 +208,7 @@ fn generate(checkpoint: &Path, settings: &Settings) -> Result<Work> {
             grids: Vec::new(),
         })
         .collect();
-    let seeds = vec![vec![0]; prompts.len()];
+    let seeds = vec![vec![0; settings.number("samples")?]; prompts.len()];
     let options = GenerationOptions {
         max_new_tokens: settings.number("new")?,
         temperature: 0.0,
@@ -220,7 +220,8 @@ fn generate(checkpoint: &Path, settings: &Settings) -> Result<Work> {
         let sampled = model.generate(&prompts, &seeds, &options)?;
         let last: Vec<u32> = sampled
             .iter()
-            .filter_map(|samples| samples[0].token_ids.last().copied())
+            .flatten()
+            .filter_map(|sample| sample.token_ids.last().copied())
             .collect();
         Ok(json!({"last": last}))
     }))

@@ -106,6 +106,7 @@ def generate(checkpoint, settings):
     model = load(checkpoint).eval()
     model.generation_config.eos_token_id = None  # nothing ends early
     ids = torch.tensor([[word(row, column) for column in range(prompt)] for row in range(prompts)])
+    ids = ids.repeat_interleave(int(settings["samples"]), 0)
     vision = [getattr(model.config, name) for name in VISION_IDS if getattr(model.config, name, None) is not None]
     config = GenerationConfig(
         max_new_tokens=new, do_sample=False, use_cache=True, pad_token_id=0,

@@ -150,7 +150,11 @@ impl Model {
             }
             return Ok(results);
         }
-        let share = prompts.len().div_ceil(self.shares());
+        let rows = prompts
+            .iter()
+            .zip(samples)
+            .map(|(prompt, seeds)| prompt.input_ids.len() + seeds.len() * options.max_new_tokens);
+        let share = prompts.len().div_ceil(self.shares(rows.sum()));
         let shares: Vec<_> = prompts.chunks(share).zip(samples.chunks(share)).collect();
         let finished = side_by_side(self.device(), shares.len(), |index| {
             let (prompts, samples) = shares[index];
@@ -165,19 +169,25 @@ impl Model {
         Ok(results)
     }
 
-    /// Into how many batches prompts are shared out. A small model's steps are too short to split
-    /// each over the threads; a large one's weights should pass through the caches once.
-    fn shares(&self) -> usize {
+    /// Into how many batches prompts are shared out that need `rows` rows of cache. A small model's
+    /// steps are too short to split each over the threads, and read their keys and values faster
+    /// where these stay in a processor's cache; a large one's weights should pass through it once.
+    fn shares(&self, rows: usize) -> usize {
         const SMALL: usize = 4_000_000;
+        const BYTES: usize = 8 << 20;
         let parameters: usize = self
             .parameters()
             .iter()
             .map(|(_, variable)| variable.elem_count())
             .sum();
-        match self.device() {
-            Device::Cpu if parameters <= SMALL => rayon::current_num_threads(),
-            _ => 1,
+        if !self.device().is_cpu() || parameters > SMALL {
+            return 1;
         }
+        let text = &self.config().text;
+        let of_row = text.num_key_value_heads * text.head_dim() * text.num_hidden_layers;
+        let bytes = 2 * rows * of_row * self.dtype().size_in_bytes();
+        let threads = rayon::current_num_threads();
+        bytes.div_ceil(BYTES).next_multiple_of(threads).max(threads)
     }
 }
 
