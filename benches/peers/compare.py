@@ -251,14 +251,18 @@ def operations(config, settings):
     hidden, layers = config["hidden_size"], config["num_hidden_layers"]
     heads, kv = config["num_attention_heads"], config["num_key_value_heads"]
     inner = config["intermediate_size"]
-    weights = layers * (hidden * hidden * (2 + 2 * kv // heads) + 3 * hidden * inner)
+    keys_and_values = 2 * hidden * hidden * kv // heads
+    others = 2 * hidden * hidden + 3 * hidden * inner
     prompts, samples, prompt, reply = (settings[key] for key in ("prompts", "samples", "prompt", "reply"))
     own = reply - 1
-    tokens = prompts * (prompt + samples * own)
-    seen = prompts * (prompt * (prompt + 1) / 2 + samples * (own * prompt + own * (own + 1) / 2))
+    tokens, scored = prompts * (prompt + samples * own), prompts * (1 + samples * own)
+    # The last layer needs keys and values alone of tokens before which nothing is scored.
+    weights = layers * keys_and_values * tokens + others * ((layers - 1) * tokens + scored)
+    of_replies = samples * (own * prompt + own * (own + 1) / 2)
+    seen = prompts * ((layers - 1) * (prompt * (prompt + 1) / 2 + of_replies) + prompt + of_replies)
     head = prompts * samples * reply * hidden * config["vocab_size"]
     # Scores and weighted values; the backward pass of attention also recomputes the scores.
-    return 6 * (tokens * weights + head) + 2 * layers * hidden * seen * (2 + 5)
+    return 6 * (weights + head) + 2 * hidden * seen * (2 + 5)
 
 
 def say(value):
