@@ -112,7 +112,7 @@ fn scored(args: &Args, scorer: &Scorer<'_>) -> Result<Summary, RowsError> {
         Some(out) => score_file(args.set, scorer, &args.predictions, out),
         None => {
             let name = Path::new("the standard output");
-            let mut out = std::io::stdout().lock();
+            let mut out = std::io::stdout();
             score_rows(args.set, scorer, &args.predictions, &mut out, name)
         }
     }

@@ -97,7 +97,7 @@ fn document_rows(path: &Path, bytes: &[u8]) -> Result<String, RowsError> {
 /// is written to as it is, and a link stays a link.
 pub(super) fn write_whole<T>(
     output: &Path,
-    fill: impl FnOnce(&mut dyn Write) -> Result<T, RowsError>,
+    fill: impl FnOnce(&mut (dyn Write + Send)) -> Result<T, RowsError>,
 ) -> Result<T, RowsError> {
     let write_error = |source| RowsError::Write {
         path: output.to_owned(),

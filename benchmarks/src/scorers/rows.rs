@@ -90,12 +90,12 @@ pub fn score_file(
 /// Scores the rows of `input` and writes them to `output`, which errors call `name`, as they come.
 ///
 /// # Errors
-/// As [`score_file`]; the rows before the one at fault have been written.
+/// As [`score_file`]; rows of the blocks before the one at fault have been written.
 pub fn score_rows(
     set: ScoredSet,
     scorer: &Scorer<'_>,
     input: &Path,
-    output: &mut dyn Write,
+    output: &mut (dyn Write + Send),
     name: &Path,
 ) -> Result<Summary, RowsError> {
     if let (Scorer::Judge(..), ScoredSet::FinTabNetQa) = (scorer, set) {
@@ -105,26 +105,44 @@ pub fn score_rows(
     }
     let mut summary = Summary::default();
     let mut lines_before = 0;
-    each_block(input, |text| {
+    // A block is written while the next one is scored.
+    let mut scored = Vec::new();
+    let ended = each_block(input, |text| {
         let block = Block {
             set,
             scorer,
             path: input,
             lines_before,
         };
-        for (bytes, counted) in block.score(text)? {
-            output
-                .write_all(&bytes)
-                .map_err(|source| RowsError::Write {
-                    path: name.to_owned(),
-                    source,
-                })?;
-            summary.add(counted);
-        }
+        let before = std::mem::take(&mut scored);
+        let (written, next) = rayon::join(
+            || write_pieces(&before, output, name, &mut summary),
+            || block.score(text),
+        );
+        written?;
+        scored = next?;
         lines_before += text.lines().count();
         Ok(())
-    })?;
+    });
+    write_pieces(&scored, output, name, &mut summary)?;
+    ended?;
     Ok(summary)
+}
+
+fn write_pieces(
+    pieces: &[(Vec<u8>, Summary)],
+    output: &mut dyn Write,
+    name: &Path,
+    summary: &mut Summary,
+) -> Result<(), RowsError> {
+    for (bytes, counted) in pieces {
+        output.write_all(bytes).map_err(|source| RowsError::Write {
+            path: name.to_owned(),
+            source,
+        })?;
+        summary.add(counted);
+    }
+    Ok(())
 }
 
 /// A verdict with what a row's output and the summary need.

@@ -52,13 +52,13 @@ impl Summary {
     }
 
     /// Adds the counts of other rows.
-    pub(super) fn add(&mut self, other: Summary) {
+    pub(super) fn add(&mut self, other: &Summary) {
         self.rows += other.rows;
         self.right += other.right;
         self.n += other.n;
         self.not_judged += other.not_judged;
-        for (reason, count) in other.reasons {
-            *self.reasons.entry(reason).or_default() += count;
+        for (reason, count) in &other.reasons {
+            *self.reasons.entry(reason.clone()).or_default() += count;
         }
     }
 }
