@@ -1,6 +1,6 @@
 """Throughput of `iapo score` beside the official evaluator's, on the same rows, in the same run.
 
-    python3 benches/scorer/compare.py TABLEVQABENCH [--iapo target/release/iapo] [--rows 50000]
+    python3 benches/scorer/compare.py TABLEVQABENCH [--iapo target/release/iapo] [--rows 300000]
         [--repeats 5] [--out results/speed/scorer.md]
 
 TABLEVQABENCH is a checkout of github.com/naver-ai/tablevqabench (none of it is kept here). Its GPT-4V
@@ -93,7 +93,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("checkout", type=Path)
     parser.add_argument("--iapo", type=Path, default=Path("target/release/iapo"))
-    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--rows", type=int, default=300_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
