@@ -7,18 +7,18 @@
 //! sees nothing), and the seconds that one call costs for both models. The profile's form was chosen
 //! by this table.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use attribution::{Aggregation, Divergence};
 use replicate::alignment::attribute;
-use replicate::compute::Compute;
 use replicate::evaluation::validation_questions;
 use replicate::gates::{Detection, SampledCalls, detection, sample_calls, teacher_surprise};
-use replicate::policy::LocalPolicy;
-use replicate::profile::{Attribution, Baseline, Method, Profile, Tokens};
+use replicate::profile::{Attribution, Baseline, Method, Tokens};
 use seeded_random::Stream;
+
+mod subject;
+use subject::Subject;
 
 #[global_allocator]
 static ALLOCATOR: fused_ops::allocator::CachingAllocator = fused_ops::allocator::CachingAllocator;
@@ -36,32 +36,12 @@ const DIVERGENCES: [Divergence; 3] = [
 ];
 
 fn main() -> Result<()> {
-    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    let out = match arguments.iter().position(|argument| argument == "--out") {
-        Some(at) => {
-            let out = arguments.get(at + 1).context("--out needs a file")?.clone();
-            arguments.drain(at..=at + 1);
-            out
-        }
-        None => "results/attribution/forms.md".to_owned(),
-    };
-    let folder = |index: usize, name: &str| {
-        arguments.get(index).map_or_else(
-            || PathBuf::from("replicate/checkpoints/micro").join(name),
-            PathBuf::from,
-        )
-    };
-    let (student_dir, teacher_dir) = (folder(0, "student"), folder(1, "teacher"));
-    let profile = Profile::load("micro", &[])?;
-    let compute = Compute::cpu();
-    let mut policy = LocalPolicy::load(&student_dir, &compute, profile.grpo.max_new_tokens)?;
-    policy.temperature = profile.grpo.temperature;
-    let teacher = LocalPolicy::load(&teacher_dir, &compute, 1)?
-        .model
-        .detached()?;
+    let mut subject = Subject::from_arguments("results/attribution/forms.md")?;
+    let (profile, policy) = (subject.profile.clone(), &mut subject.student);
+    let teacher = &subject.teacher;
     let questions = validation_questions(&profile.world, QUESTIONS);
     let stream = Stream::new(profile.world.seed).purpose("forms");
-    let sampled = sample_calls(&mut policy, &questions, SAMPLES, &stream)?;
+    let sampled = sample_calls(policy, &questions, SAMPLES, &stream)?;
     let few = SampledCalls {
         prompts: sampled
             .prompts
@@ -72,7 +52,7 @@ fn main() -> Result<()> {
     };
     let student = policy.model.detached()?;
 
-    let control = teacher_surprise(&mut policy, &teacher, &sampled, &profile.attribution)?;
+    let control = teacher_surprise(policy, teacher, &sampled, &profile.attribution)?;
     let control = detection(&sampled, &control);
     let mut page = format!(
         "# Which form of the penalty sees wrong calls\n\n{} validation prompts whose calls were right \
@@ -90,12 +70,12 @@ fn main() -> Result<()> {
             Method::Occlusion | Method::PathDifferences => &sampled,
             Method::IntegratedGradients => &few,
         };
-        let encoded = taken.encode(&mut policy)?;
-        let sites = taken.sites(&policy, &encoded);
+        let encoded = taken.encode(policy)?;
+        let sites = taken.sites(policy, &encoded);
         let calls: usize = sites.iter().map(|site| site.calls.len()).sum();
         let clock = Instant::now();
         let of_student = attribute(&student, &sites, &settings)?;
-        let of_teacher = attribute(&teacher, &sites, &settings)?;
+        let of_teacher = attribute(teacher, &sites, &settings)?;
         let seconds = clock.elapsed().as_secs_f64() / calls as f64;
         page += &format!(
             "| {} | {} | {} | {} |",
@@ -130,12 +110,7 @@ fn main() -> Result<()> {
         }
         page += &format!(" {seconds:.4} |\n");
     }
-    print!("{page}");
-    if let Some(parent) = std::path::Path::new(&out).parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    results::write_atomically(out.as_ref(), page.as_bytes())?;
-    Ok(())
+    subject.publish(&page)
 }
 
 /// Every form that differs from the others.

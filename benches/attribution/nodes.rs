@@ -8,20 +8,20 @@
 //! mean), how well the penalty KL(student ‖ teacher) ranks the calls of a prompt as the converged
 //! penalty does (share of pairs in the same order), and seconds a call for both models.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use attribution::{Aggregation, Divergence, Quadrature, Rule};
 use fused_ops::side_by_side;
 use qwen2_5_vl::Model;
 use replicate::alignment::{CallAttribution, Site, attribute, integrate};
-use replicate::compute::Compute;
 use replicate::evaluation::validation_questions;
 use replicate::gates::{SampledCalls, sample_calls};
-use replicate::policy::LocalPolicy;
-use replicate::profile::{Attribution, Baseline, Method, Profile, Tokens};
+use replicate::profile::{Attribution, Baseline, Method, Tokens};
 use seeded_random::Stream;
+
+mod subject;
+use subject::Subject;
 
 #[global_allocator]
 static ALLOCATOR: fused_ops::allocator::CachingAllocator = fused_ops::allocator::CachingAllocator;
@@ -39,32 +39,11 @@ struct Measured {
 }
 
 fn main() -> Result<()> {
-    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    let out = match arguments.iter().position(|argument| argument == "--out") {
-        Some(at) => {
-            let out = arguments.get(at + 1).context("--out needs a file")?.clone();
-            arguments.drain(at..=at + 1);
-            out
-        }
-        None => "results/attribution/nodes.md".to_owned(),
-    };
-    let folder = |index: usize, name: &str| {
-        arguments.get(index).map_or_else(
-            || PathBuf::from("replicate/checkpoints/micro").join(name),
-            PathBuf::from,
-        )
-    };
-    let (student_dir, teacher_dir) = (folder(0, "student"), folder(1, "teacher"));
-    let profile = Profile::load("micro", &[])?;
-    let compute = Compute::cpu();
-    let mut policy = LocalPolicy::load(&student_dir, &compute, profile.grpo.max_new_tokens)?;
-    policy.temperature = 1.0;
-    let teacher = LocalPolicy::load(&teacher_dir, &compute, 1)?
-        .model
-        .detached()?;
+    let mut subject = Subject::from_arguments("results/attribution/nodes.md")?;
+    let (profile, policy) = (subject.profile.clone(), &mut subject.student);
     let questions = validation_questions(&profile.world, 16);
     let stream = Stream::new(profile.world.seed).purpose("nodes");
-    let mut sampled = sample_calls(&mut policy, &questions, 8, &stream)?;
+    let mut sampled = sample_calls(policy, &questions, 8, &stream)?;
     // Every family has its turn.
     let step = (sampled.prompts.len() / PROMPTS).max(1);
     sampled.prompts = sampled
@@ -77,15 +56,10 @@ fn main() -> Result<()> {
         prompt.calls.truncate(CALLS);
     }
     let student = policy.model.detached()?;
-    let encoded = sampled.encode(&mut policy)?;
-    let sites = sampled.sites(&policy, &encoded);
-    let page = page(&student, &teacher, &sites, &sampled)?;
-    print!("{page}");
-    if let Some(parent) = std::path::Path::new(&out).parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    results::write_atomically(out.as_ref(), page.as_bytes())?;
-    Ok(())
+    let encoded = sampled.encode(policy)?;
+    let sites = sampled.sites(policy, &encoded);
+    let page = page(&student, &subject.teacher, &sites, &sampled)?;
+    subject.publish(&page)
 }
 
 fn page(
