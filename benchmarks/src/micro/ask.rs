@@ -267,25 +267,15 @@ pub fn ask_about(
         }
     }
     // Ties go to the first entry; `largest` is then still one number, `which` one name.
-    let largest = entries.iter().copied().reduce(|best, entry| {
-        if entry.value > best.value {
-            entry
-        } else {
-            best
+    let (mut largest, mut smallest) = (entries[0], entries[0]);
+    for &entry in &entries {
+        if entry.value > largest.value {
+            largest = entry;
         }
-    });
-    let smallest = entries.iter().copied().reduce(|best, entry| {
-        if entry.value < best.value {
-            entry
-        } else {
-            best
+        if entry.value < smallest.value {
+            smallest = entry;
         }
-    });
-    // A selection is never empty.
-    let (largest, smallest) = (
-        largest.unwrap_or(entries[0]),
-        smallest.unwrap_or(entries[0]),
-    );
+    }
     let mut decisive = vec![match kind {
         Kind::Smallest | Kind::WhichSmallest => smallest,
         _ => largest,
