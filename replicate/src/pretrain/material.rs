@@ -87,8 +87,8 @@ pub struct Reading {
     pub conversations: Vec<Conversation>,
     /// The completions that answer them.
     pub answers: Vec<String>,
-    /// What each is about.
-    pub entries: Vec<Pointers>,
+    /// Where to look for each.
+    pub pointers: Vec<Pointers>,
 }
 
 /// Cells of the canvas that a question leads to.
@@ -119,7 +119,7 @@ pub fn reading(
     let mut material = Reading {
         conversations: Vec::new(),
         answers: Vec::new(),
-        entries: Vec::new(),
+        pointers: Vec::new(),
     };
     for _ in 0..stage.questions {
         let selection = match &shown {
@@ -133,7 +133,7 @@ pub fn reading(
         let statement = tables && !lookup_only && draw.unit() < stage.statements;
         let asked = ask_about(&selection, kind, statement, draw);
         let cells = |entries: &[Entry]| entries.iter().map(|entry| entry.cell).collect();
-        material.entries.push(Pointers {
+        material.pointers.push(Pointers {
             selected: cells(&asked.entries),
             decisive: cells(&asked.decisive),
         });

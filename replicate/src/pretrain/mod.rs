@@ -312,7 +312,7 @@ fn train_reading(
             .map(|(branch, length)| packed.predictors[branch.end - length + ANSWER_WORD])
             .collect();
         let pointers: Vec<&material::Pointers> =
-            materials.iter().flat_map(|m| &m.entries).collect();
+            materials.iter().flat_map(|m| &m.pointers).collect();
         let [selected, decisive] =
             pointing::losses(shared, &packed, &residuals, &askers, &pointers)?;
         let looking = ((&selected + &decisive)? * stage.pointing)?;
