@@ -10,7 +10,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use attribution::{Aggregation, Divergence};
+use attribution::{BlockMass, Divergence};
 use replicate::alignment::attribute;
 use replicate::evaluation::validation_questions;
 use replicate::gates::{Detection, SampledCalls, detection, sample_calls, teacher_surprise};
@@ -90,9 +90,9 @@ fn main() -> Result<()> {
                 Baseline::BlockMean => "block mean",
             },
             match settings.masses {
-                Aggregation::Absolute => "absolute",
-                Aggregation::Signed => "signed",
-                Aggregation::PositiveDrops => "positive drops",
+                BlockMass::Absolute => "absolute",
+                BlockMass::Signed => "signed",
+                BlockMass::PositiveDrops => "positive drops",
             },
             match settings.tokens {
                 Tokens::All => "all",
@@ -125,16 +125,16 @@ fn forms() -> Vec<Attribution> {
     ] {
         for baseline in [Baseline::Zero, Baseline::BlockMean] {
             for masses in [
-                Aggregation::Absolute,
-                Aggregation::Signed,
-                Aggregation::PositiveDrops,
+                BlockMass::Absolute,
+                BlockMass::Signed,
+                BlockMass::PositiveDrops,
             ] {
                 // One number a block has no signed sum, and only drops are positive or not.
                 let tokens_have_scores = method == Method::IntegratedGradients;
                 let other = if tokens_have_scores {
-                    Aggregation::PositiveDrops
+                    BlockMass::PositiveDrops
                 } else {
-                    Aggregation::Signed
+                    BlockMass::Signed
                 };
                 if masses == other {
                     continue;

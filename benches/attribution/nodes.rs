@@ -11,7 +11,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use attribution::{Aggregation, Divergence, Quadrature, Rule};
+use attribution::{BlockMass, Divergence, Quadrature, Rule};
 use fused_ops::side_by_side;
 use qwen2_5_vl::Model;
 use replicate::alignment::{CallAttribution, Site, attribute, integrate};
@@ -78,10 +78,10 @@ fn page(
         sampled.prompts.len()
     );
     for (baseline, masses) in [
-        (Baseline::Zero, Aggregation::Absolute),
-        (Baseline::Zero, Aggregation::Signed),
-        (Baseline::BlockMean, Aggregation::Absolute),
-        (Baseline::BlockMean, Aggregation::Signed),
+        (Baseline::Zero, BlockMass::Absolute),
+        (Baseline::Zero, BlockMass::Signed),
+        (Baseline::BlockMean, BlockMass::Absolute),
+        (Baseline::BlockMean, BlockMass::Signed),
     ] {
         let settings = Attribution {
             method: Method::IntegratedGradients,
@@ -116,7 +116,7 @@ fn page(
                 Baseline::BlockMean => "block mean",
             },
             match masses {
-                Aggregation::Signed => "signed",
+                BlockMass::Signed => "signed",
                 _ => "absolute",
             },
             name(&converged),
@@ -146,7 +146,7 @@ fn page(
                 page += &line(name(&rule), nodes, &by_rule(&rule)?)?;
             }
         }
-        if masses == Aggregation::Signed {
+        if masses == BlockMass::Signed {
             for steps in [1, 2, 4, 8, 16] {
                 let settings = Attribution {
                     method: Method::PathDifferences,

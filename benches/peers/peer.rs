@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use agent::{Conversation, Part, Policy, PromptStyle, Request, first_turn};
+use agent::{CompletionRequest, Conversation, MessagePart, Policy, PromptStyle, first_turn};
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use attribution::{Aggregation, Divergence};
+use attribution::{BlockMass, Divergence};
 use benchmarks::micro::{Difficulty, Split, TRAINED, question};
 use candle_core::{DType, Device, Tensor};
 use fused_ops::side_by_side;
@@ -20,9 +20,7 @@ use grpo::{
     AdamW, AdamWOptions, Clip, Gradients, KlEstimator, KlPenalty, LossInputs, LossOptions,
     RatioLevel, ScaleByStd, Totals, advantages, clip_grad_norm,
 };
-use qwen2_5_vl::{
-    GenerationOptions, ImageProcessor, ImageSettings, Model, Part as ModelPart, Prompt,
-};
+use qwen2_5_vl::{GenerationOptions, ImageProcessor, ImageSettings, Model, ModelPart, Prompt};
 use replicate::alignment::{Site, attribute};
 use replicate::compute::Compute;
 use replicate::packing::{Packed, Tree};
@@ -263,8 +261,8 @@ fn grpo_update(checkpoint: &Path, settings: &Settings) -> Result<Work> {
     Ok(Box::new(move || {
         update += 1;
         policy.forget();
-        let requests: Vec<Request> = (0..prompts * samples)
-            .map(|index| Request {
+        let requests: Vec<CompletionRequest> = (0..prompts * samples)
+            .map(|index| CompletionRequest {
                 conversation: &conversations[index / samples],
                 seed: update * 100_000 + index as u64,
             })
@@ -321,7 +319,7 @@ fn grpo_update(checkpoint: &Path, settings: &Settings) -> Result<Work> {
                 estimator: KlEstimator::K3,
                 coefficient: 0.04,
             }),
-            aggregation: grpo::Aggregation::TokenMean,
+            aggregation: grpo::LossAggregation::TokenMean,
         };
         let model = &policy.model;
         let computed = side_by_side(&Device::Cpu, parts.len(), |part| -> Result<_> {
@@ -374,7 +372,7 @@ fn called_prompt(checkpoint: &Path) -> Result<(Model, Arc<EncodedPrompt>, Vec<Ve
     // Distinct samples of the policy itself, as a group of rollouts has them.
     for seed in 0..200 {
         let completion = policy
-            .complete(&[Request { conversation, seed }])?
+            .complete(&[CompletionRequest { conversation, seed }])?
             .remove(0)?;
         if completion.text.contains("focus_on") && !calls.contains(&completion.token_ids) {
             calls.push(completion.token_ids);
@@ -404,7 +402,7 @@ fn attribution(checkpoint: &Path, settings: &Settings) -> Result<Work> {
             _ => Baseline::BlockMean,
         },
         nodes,
-        masses: Aggregation::Signed,
+        masses: BlockMass::Signed,
         tokens: Tokens::All,
         divergence: Divergence::Kl,
     };
@@ -461,8 +459,8 @@ fn export(checkpoint: &Path, out: &Path) -> Result<()> {
             let mut parts = Vec::new();
             for part in &message.parts {
                 parts.push(match part {
-                    Part::Text { text, .. } => json!({"type": "text", "text": text}),
-                    Part::Image(image) => {
+                    MessagePart::Text { text, .. } => json!({"type": "text", "text": text}),
+                    MessagePart::Image(image) => {
                         image.save(out.join(format!("{index}.png")))?;
                         json!({"type": "image"})
                     }

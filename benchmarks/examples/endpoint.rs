@@ -7,8 +7,8 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use agent::{Block, Conversation, Message, Part, Role};
-use benchmarks::endpoint::{ApiKey, Cache, Client, Parameters, Settings};
+use agent::{Block, Conversation, Message, MessagePart, Role};
+use benchmarks::endpoint::{ApiKey, Cache, Client, SamplingParameters, Settings};
 use benchmarks::judge::{Case, EndpointJudge, Judge, Rubric};
 use benchmarks::{TestSet, Verdict};
 
@@ -40,13 +40,13 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
                 format!("Write the number that comes after {number}. Reply with the number only.");
             vec![Message {
                 role: Role::User,
-                parts: vec![Part::text(Block::R, text)],
+                parts: vec![MessagePart::text(Block::R, text)],
             }]
         })
         .collect();
-    let requests: Vec<(&Conversation, Parameters)> = conversations
+    let requests: Vec<(&Conversation, SamplingParameters)> = conversations
         .iter()
-        .map(|conversation| (conversation, Parameters::greedy(16)))
+        .map(|conversation| (conversation, SamplingParameters::greedy(16)))
         .collect();
     let start = Instant::now();
     let replies = client.chat_all(&requests)?;

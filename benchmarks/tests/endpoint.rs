@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agent::{
-    Block, Conversation, EpisodeOptions, Message, ObservationMode, Part, Policy, PromptStyle,
-    Request, Role, Task, run_episodes,
+    Block, CompletionRequest, Conversation, EpisodeOptions, Message, MessagePart, ObservationMode,
+    Policy, PromptStyle, Role, Task, run_episodes,
 };
 use benchmarks::endpoint::{
-    ApiKey, Cache, Client, EndpointPolicy, Error, Parameters, Prices, Settings,
+    ApiKey, Cache, Client, EndpointPolicy, Error, Prices, SamplingParameters, Settings,
 };
 use image::{Rgb, RgbImage};
 use support::{Behaviour, Received, Server};
@@ -33,8 +33,8 @@ fn ask(text: &str) -> Conversation {
     vec![Message {
         role: Role::User,
         parts: vec![
-            Part::Image(Arc::new(RgbImage::from_pixel(4, 3, Rgb([7, 7, 7])))),
-            Part::text(Block::R, text),
+            MessagePart::Image(Arc::new(RgbImage::from_pixel(4, 3, Rgb([7, 7, 7])))),
+            MessagePart::text(Block::R, text),
         ],
     }]
 }
@@ -45,10 +45,10 @@ fn questions(n: usize) -> Vec<Conversation> {
         .collect()
 }
 
-fn requests(conversations: &[Conversation]) -> Vec<(&Conversation, Parameters)> {
+fn requests(conversations: &[Conversation]) -> Vec<(&Conversation, SamplingParameters)> {
     conversations
         .iter()
-        .map(|conversation| (conversation, Parameters::greedy(16)))
+        .map(|conversation| (conversation, SamplingParameters::greedy(16)))
         .collect()
 }
 
@@ -138,7 +138,9 @@ fn error_of(behaviour: Behaviour) -> (Error, usize) {
         ..settings(&server)
     };
     let client = Client::new(settings, None, None).unwrap();
-    let error = client.chat(&ask("q"), &Parameters::greedy(4)).unwrap_err();
+    let error = client
+        .chat(&ask("q"), &SamplingParameters::greedy(4))
+        .unwrap_err();
     assert_eq!(client.usage().failed, 1);
     (error, server.received().len())
 }
@@ -241,11 +243,11 @@ fn one_question_refused_costs_that_question_alone() {
         _ => echo(received),
     });
     let client = Client::new(settings(&server), None, None).unwrap();
-    let mut policy = EndpointPolicy::new(&client, Parameters::greedy(16));
+    let mut policy = EndpointPolicy::new(&client, SamplingParameters::greedy(16));
     let conversations = questions(6);
-    let requests: Vec<Request<'_>> = conversations
+    let requests: Vec<CompletionRequest<'_>> = conversations
         .iter()
-        .map(|conversation| Request {
+        .map(|conversation| CompletionRequest {
             conversation,
             seed: 0,
         })
@@ -493,15 +495,15 @@ fn samples_differ_by_their_seed_and_greedy_decoding_has_none() {
     let server = Server::start(|received| Behaviour::Say(received.body["seed"].to_string()));
     let client = Client::new(settings(&server), None, None).unwrap();
     let conversation = ask("q");
-    let requests: Vec<Request<'_>> = [5, u64::MAX]
+    let requests: Vec<CompletionRequest<'_>> = [5, u64::MAX]
         .into_iter()
-        .map(|seed| Request {
+        .map(|seed| CompletionRequest {
             conversation: &conversation,
             seed,
         })
         .collect();
-    let mut parameters = Parameters::greedy(4);
-    let texts = |parameters: &Parameters| -> Vec<String> {
+    let mut parameters = SamplingParameters::greedy(4);
+    let texts = |parameters: &SamplingParameters| -> Vec<String> {
         let completions = EndpointPolicy::new(&client, parameters.clone()).complete(&requests);
         completions
             .unwrap()
@@ -550,7 +552,7 @@ fn a_whole_episode_with_a_tool_runs_through_an_endpoint() {
         observation: ObservationMode::Append,
         tools: Style::refocus(),
     };
-    let mut policy = EndpointPolicy::new(&client, Parameters::greedy(64));
+    let mut policy = EndpointPolicy::new(&client, SamplingParameters::greedy(64));
     let episodes = run_episodes(&mut policy, &[(&task, 1)], &options).unwrap();
     let episode = episodes[0].as_ref().unwrap();
     assert!(episode.outcome.succeeded(), "{:?}", episode.outcome);
@@ -587,7 +589,9 @@ fn the_key_is_sent_and_kept_nowhere() {
     let key = ApiKey::from_env(VARIABLE);
     assert!(key.is_some());
     let client = Client::new(settings(&server), key, Some(Cache::open(&path).unwrap())).unwrap();
-    let reply = client.chat(&ask("q"), &Parameters::greedy(4)).unwrap();
+    let reply = client
+        .chat(&ask("q"), &SamplingParameters::greedy(4))
+        .unwrap();
     assert_eq!(
         server.received()[0].authorization,
         Some(format!("Bearer {value}"))

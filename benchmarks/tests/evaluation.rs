@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent::{EpisodeOptions, ObservationMode, PromptStyle, Task};
-use benchmarks::endpoint::{Client, EndpointPolicy, Parameters, Settings};
+use benchmarks::endpoint::{Client, EndpointPolicy, SamplingParameters, Settings};
 use benchmarks::evaluation::{Scoring, answer};
 use benchmarks::judge::EndpointJudge;
 use benchmarks::{Question, TestSet, Verdict, sources};
@@ -87,7 +87,7 @@ fn each_set_has_its_rule_and_no_failure_is_wrong() {
         }
     });
     let client_of_policy = client(&server);
-    let mut policy = EndpointPolicy::new(&client_of_policy, Parameters::greedy(64));
+    let mut policy = EndpointPolicy::new(&client_of_policy, SamplingParameters::greedy(64));
     let rule = Scoring::Official { charxiv: None };
     let answered = answer(&mut policy, &asked, &options(), rule).unwrap();
     let verdicts: Vec<Verdict> = answered.iter().map(|answered| answered.verdict).collect();
@@ -181,7 +181,7 @@ fn real_charts_with_real_boxes_go_through_both_turns() {
             ))
         });
         let client = client(&server);
-        let mut policy = EndpointPolicy::new(&client, Parameters::greedy(64));
+        let mut policy = EndpointPolicy::new(&client, SamplingParameters::greedy(64));
         let asked: Vec<(&Question, u64)> = questions.iter().map(|question| (question, 0)).collect();
         let rule = Scoring::Official { charxiv: None };
         for (answered, question) in answer(&mut policy, &asked, &options(), rule)

@@ -1,6 +1,6 @@
 //! Where a profile departs from the paper, as data for the report.
 
-use attribution::{Aggregation, Divergence};
+use attribution::{BlockMass, Divergence};
 use results::Deviation;
 
 use crate::profile::{Baseline, Method, Profile, Tokens};
@@ -114,7 +114,7 @@ pub fn deviations(profile: &Profile) -> Vec<Deviation> {
             "RMS norms are steepest at zero",
         );
     }
-    if attribution.masses != Aggregation::Absolute {
+    if attribution.masses != BlockMass::Absolute {
         say(
             "block masses",
             "sums of absolute scores",

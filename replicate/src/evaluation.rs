@@ -1,7 +1,7 @@
 //! Greedy answers to held-out questions, and what a policy does when its calls are made for it.
 
 use agent::{
-    Conversation, Episode, EpisodeOptions, ObservationMode, Policy, PromptStyle, Request,
+    CompletionRequest, Conversation, Episode, EpisodeOptions, ObservationMode, Policy, PromptStyle,
     final_answer, run_episodes, second_turn,
 };
 use baselines::trm::call_is_right;
@@ -132,9 +132,9 @@ pub fn forced_accuracy(
     let temperature = std::mem::replace(&mut policy.temperature, 0.0);
     let mut right = 0;
     for (questions, conversations) in questions.chunks(128).zip(conversations.chunks(128)) {
-        let requests: Vec<Request> = conversations
+        let requests: Vec<CompletionRequest> = conversations
             .iter()
-            .map(|conversation| Request {
+            .map(|conversation| CompletionRequest {
                 conversation,
                 seed: 0,
             })

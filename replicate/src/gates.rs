@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use agent::{Episode, run_episodes};
-use attribution::{Aggregation, Divergence};
+use attribution::{BlockMass, Divergence};
 use baselines::trm::call_is_right;
 use benchmarks::micro::MicroQuestion;
 use qwen2_5_vl::Model;
@@ -268,7 +268,7 @@ fn forms(profile: &profile::Profile) -> [(&'static str, profile::Attribution); 3
             form(
                 Method::IntegratedGradients,
                 Baseline::Zero,
-                Aggregation::Absolute,
+                BlockMass::Absolute,
                 Tokens::All,
                 Divergence::Kl,
             ),
@@ -278,7 +278,7 @@ fn forms(profile: &profile::Profile) -> [(&'static str, profile::Attribution); 3
             form(
                 Method::IntegratedGradients,
                 Baseline::BlockMean,
-                Aggregation::Signed,
+                BlockMass::Signed,
                 Tokens::Content,
                 Divergence::Kl,
             ),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use agent::{Block, Completion, Conversation, Part, Policy, Request};
+use agent::{Block, Completion, CompletionRequest, Conversation, MessagePart, Policy};
 use candle_core::Tensor;
 use fused_ops::side_by_side;
 use qwen2_5_vl::{ChatMessage, ChatPart, GenerationOptions, Grid, Model, Processor, Prompt};
@@ -94,7 +94,7 @@ impl LocalPolicy {
 impl Policy for LocalPolicy {
     type Error = Error;
 
-    fn complete(&mut self, requests: &[Request<'_>]) -> Result<Vec<Result<Completion>>> {
+    fn complete(&mut self, requests: &[CompletionRequest<'_>]) -> Result<Vec<Result<Completion>>> {
         let conversations: Vec<&Conversation> = requests
             .iter()
             .map(|request| request.conversation)
@@ -159,8 +159,8 @@ pub fn tokenize(
         .map(|source| match source {
             None => Block::P,
             Some(index) => match &conversation[index.message].parts[index.part] {
-                Part::Text { block, .. } => *block,
-                Part::Image(_) => Block::I,
+                MessagePart::Text { block, .. } => *block,
+                MessagePart::Image(_) => Block::I,
             },
         })
         .collect();
@@ -219,8 +219,8 @@ fn chat_messages(conversation: &Conversation) -> (Vec<ChatMessage>, Vec<&image::
                 .parts
                 .iter()
                 .map(|part| match part {
-                    Part::Text { text, .. } => ChatPart::Text(text.clone()),
-                    Part::Image(image) => {
+                    MessagePart::Text { text, .. } => ChatPart::Text(text.clone()),
+                    MessagePart::Image(image) => {
                         images.push(image.as_ref());
                         ChatPart::Image
                     }
@@ -238,12 +238,12 @@ pub fn conversation_key(conversation: &Conversation) -> ConversationKey {
         hasher.update(message.role.name().as_bytes());
         for part in &message.parts {
             match part {
-                Part::Text { text, block } => {
+                MessagePart::Text { text, block } => {
                     hasher.update(&[1, *block as u8]);
                     hasher.update(&(text.len() as u64).to_le_bytes());
                     hasher.update(text.as_bytes());
                 }
-                Part::Image(image) => {
+                MessagePart::Image(image) => {
                     hasher.update(&[2]);
                     hasher.update(&image.width().to_le_bytes());
                     hasher.update(&image.height().to_le_bytes());

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use attribution::{Aggregation, Divergence, Quadrature, Rule, Staircase};
+use attribution::{BlockMass, Divergence, Quadrature, Rule, Staircase};
 use baselines::WithoutCall;
 use benchmarks::micro::Difficulty;
 use serde::{Deserialize, Serialize};
@@ -195,7 +195,7 @@ pub struct Attribution {
     /// Quadrature nodes of integrated gradients; steps of path differences.
     pub nodes: usize,
     /// How the scores of a block become its mass.
-    pub masses: Aggregation,
+    pub masses: BlockMass,
     /// Which tokens of the call are attributed.
     pub tokens: Tokens,
     /// How student and teacher are compared.

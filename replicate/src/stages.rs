@@ -125,7 +125,7 @@ impl<'a> Replication<'a> {
     pub fn run(&self, report: &mut Report<'_>) -> Result<Vec<(PathBuf, RunHashes)>> {
         let mut hashes = Vec::new();
         let base = Subject {
-            arm: results::Arm::UNTRAINED,
+            arm: results::ArmName::UNTRAINED,
             seed: 0,
             checkpoint: &self.student,
             updates: BTreeMap::new(),
@@ -135,7 +135,7 @@ impl<'a> Replication<'a> {
 
         let schedule = &self.profile.schedule;
         let grpo = &self.profile.grpo;
-        let teacher_folder = self.folder(results::Arm::TEACHER, 0);
+        let teacher_folder = self.folder(results::ArmName::TEACHER, 0);
         let teacher = self.train(
             &teacher_folder,
             StagePlan {
@@ -152,7 +152,7 @@ impl<'a> Replication<'a> {
         )?;
         hashes.push(self.evaluate(
             &Subject {
-                arm: results::Arm::TEACHER,
+                arm: results::ArmName::TEACHER,
                 seed: 0,
                 checkpoint: &teacher,
                 updates: BTreeMap::from([("teacher".into(), schedule.teacher as u64)]),
@@ -232,7 +232,7 @@ impl<'a> Replication<'a> {
             }
         }
         let cold = self.out.join("cold-start/seed-0/checkpoint");
-        let teacher = self.policy(&self.folder(results::Arm::TEACHER, 0).join("checkpoint"))?;
+        let teacher = self.policy(&self.folder(results::ArmName::TEACHER, 0).join("checkpoint"))?;
         let detection = detections(
             &mut self.policy(&cold)?,
             &teacher.model.detached()?,
@@ -394,7 +394,7 @@ impl<'a> Replication<'a> {
             true => results::read_lines(&metrics)?,
             false => Vec::new(),
         };
-        let profile = results::Profile {
+        let profile = results::ProfileStamp {
             name: self.profile.name.clone(),
             hash: self.profile.hash(),
             resolved: serde_json::to_value(self.profile)
@@ -482,7 +482,7 @@ struct StagePlan<'s> {
     earlier: Option<&'s Path>,
 }
 
-fn arm_name(name: &str) -> results::Arm {
+fn arm_name(name: &str) -> results::ArmName {
     name.parse()
         .expect("names of arms are lower-case words with hyphens")
 }

@@ -17,10 +17,11 @@ use baselines::{distill, group_rewards, torl, trm, vtool_r1};
 use benchmarks::micro::{MicroQuestion, Split, TRAINED, is_right, question};
 use fused_ops::side_by_side;
 use grpo::{
-    Aggregation, Clip, Decay, Gradients, KlEstimator, KlPenalty, LossInputs, LossOptions,
-    RatioLevel, ScaleByStd, Schedule, Totals, advantages, clip_grad_norm, zero_variance_share,
+    Clip, Decay, Gradients, KlEstimator, KlPenalty, LearningRateSchedule, LossAggregation,
+    LossInputs, LossOptions, RatioLevel, ScaleByStd, Totals, advantages, clip_grad_norm,
+    zero_variance_share,
 };
-use qwen2_5_vl::{Model, Part};
+use qwen2_5_vl::{Model, ModelPart};
 use results::{AttributionMetrics, UpdateMetrics};
 use seeded_random::{Draw, Stream};
 
@@ -51,7 +52,7 @@ pub struct Training<'a> {
     teacher: Option<&'a Model>,
     /// Parameters and optimiser.
     pub trainer: Trainer,
-    schedule: Schedule,
+    schedule: LearningRateSchedule,
 }
 
 /// The sampled tokens of one turn.
@@ -98,7 +99,9 @@ impl<'a> Training<'a> {
         learning_rate: f64,
         stream: Stream,
     ) -> Result<Self> {
-        policy.model.freeze(&[Part::Vision, Part::Merger])?;
+        policy
+            .model
+            .freeze(&[ModelPart::Vision, ModelPart::Merger])?;
         policy.temperature = profile.grpo.temperature;
         let reference = policy.model.copy(policy.model.dtype())?.detached()?;
         let trainer = Trainer::new(policy.model.trainable(), adamw(profile.grpo.weight_decay))?;
@@ -111,7 +114,7 @@ impl<'a> Training<'a> {
             reference,
             teacher,
             trainer,
-            schedule: Schedule {
+            schedule: LearningRateSchedule {
                 peak: learning_rate,
                 warmup: profile.grpo.warmup,
                 decay: Decay::Constant,
@@ -416,7 +419,7 @@ impl<'a> Training<'a> {
                 estimator: KlEstimator::K3,
                 coefficient: settings.kl_coefficient,
             }),
-            aggregation: Aggregation::TokenMean,
+            aggregation: LossAggregation::TokenMean,
         };
         let batches = micro_batches(&groups);
         let device = self.policy.model.device();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use agent::{Block, Conversation, PromptStyle, first_turn, run_episodes};
-use attribution::{Aggregation, Blocks, Distribution, Divergence, occlusion, path_differences};
+use attribution::{BlockMass, Blocks, Distribution, Divergence, occlusion, path_differences};
 use benchmarks::TestSet;
 use benchmarks::micro::{Difficulty, MicroQuestion, Split, language, question};
 use candle_core::{Device, Tensor};
@@ -224,7 +224,7 @@ fn settings(method: Method, baseline: Baseline, nodes: usize) -> Attribution {
         method,
         baseline,
         nodes,
-        masses: Aggregation::Signed,
+        masses: BlockMass::Signed,
         tokens: Tokens::All,
         divergence: Divergence::Kl,
     }
@@ -302,7 +302,7 @@ fn shared_edits_equal_the_library(method: Method, of: Baseline) {
         .unwrap();
         assert_eq!(shared.relative_gap.is_some(), method != Method::Occlusion);
         let masses = blocks
-            .masses(&found.scores, Aggregation::Signed, None)
+            .masses(&found.scores, BlockMass::Signed, None)
             .unwrap();
         let expected = Distribution::new(&masses, 1e-3).unwrap();
         for (a, b) in shared.shares.shares().iter().zip(expected.shares()) {

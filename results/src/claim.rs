@@ -21,7 +21,7 @@ use std::fmt;
 
 use crate::origin::Origin;
 use crate::paper::Paper;
-use crate::record::Arm;
+use crate::record::ArmName;
 use crate::runs::Runs;
 use crate::statistics::{
     ArmOutcomes, Estimate, Incomparable, PairedDifference, compare, minimum_detectable_effect,
@@ -70,7 +70,7 @@ impl Decision {
 #[derive(Clone, Debug)]
 pub struct Comparison {
     /// The other arm.
-    pub against: Arm,
+    pub against: ArmName,
     /// The paired difference, or why there is none.
     pub difference: Result<PairedDifference, Incomparable>,
     /// The rule's outcome.
@@ -81,7 +81,7 @@ pub struct Comparison {
 #[derive(Clone, Debug)]
 pub struct Claim {
     /// The claimed arm.
-    pub arm: Arm,
+    pub arm: ArmName,
     /// What the runs are.
     pub origin: Origin,
     /// The claim itself: against VTool-R1.
@@ -101,7 +101,7 @@ impl Claim {
         let origin = runs.origin();
         let at_scale = origin == Origin::Paper;
         let first = ArmOutcomes::collect(&claim.arm, runs.records());
-        let against = |arm: &Arm| {
+        let against = |arm: &ArmName| {
             let second = ArmOutcomes::collect(arm, runs.records());
             let difference = compare(
                 &first,
@@ -127,7 +127,7 @@ impl Claim {
             .filter(|arm| **arm != claim.arm)
             .map(against)
             .collect();
-        let baselines: Vec<Decision> = Arm::BASELINES
+        let baselines: Vec<Decision> = ArmName::BASELINES
             .iter()
             .map(|name| {
                 let found = others
@@ -190,7 +190,7 @@ impl Claim {
             self.line(),
             format!(
                 "Against every baseline ({}): {}. The paper: {:+.1} against its best.",
-                Arm::BASELINES.join(", "),
+                ArmName::BASELINES.join(", "),
                 self.best_baseline,
                 self.claimed_best
             ),
@@ -358,10 +358,10 @@ mod tests {
             run.manifest = None;
             for record in &mut run.records {
                 let name = match record.arm.name() {
-                    Arm::IAPO => Arm::TEACHER,
-                    Arm::TEACHER => Arm::IAPO,
-                    Arm::VTOOL_R1 => Arm::DISTILL,
-                    Arm::DISTILL => Arm::VTOOL_R1,
+                    ArmName::IAPO => ArmName::TEACHER,
+                    ArmName::TEACHER => ArmName::IAPO,
+                    ArmName::VTOOL_R1 => ArmName::DISTILL,
+                    ArmName::DISTILL => ArmName::VTOOL_R1,
                     other => other,
                 };
                 record.arm = name.parse().unwrap();
@@ -376,7 +376,7 @@ mod tests {
     fn what_cannot_be_compared_is_not_tested() {
         let mut lines = Vec::new();
         let mut runs = fixture::runs(10);
-        runs.retain(|run| run.records[0].arm.name() != Arm::VTOOL_R1);
+        runs.retain(|run| run.records[0].arm.name() != ArmName::VTOOL_R1);
         let claim = test(runs);
         assert_eq!(
             (claim.main.decision, claim.best_baseline),
@@ -385,8 +385,9 @@ mod tests {
         lines.push(claim.line());
         let mut runs = fixture::runs(10);
         for run in &mut runs {
-            run.records
-                .retain(|record| record.arm.name() != Arm::IAPO || !record.set.starts_with("vwtq"));
+            run.records.retain(|record| {
+                record.arm.name() != ArmName::IAPO || !record.set.starts_with("vwtq")
+            });
         }
         lines.push(test(runs).line());
         let mut runs = fixture::runs(10);
@@ -407,12 +408,12 @@ mod tests {
     #[test]
     fn an_arm_does_not_differ_from_itself() {
         let mut runs = fixture::runs(20);
-        runs.retain(|run| run.records[0].arm.name() == Arm::IAPO);
+        runs.retain(|run| run.records[0].arm.name() == ArmName::IAPO);
         let mut copies = runs.clone();
         for run in &mut copies {
             run.manifest = None;
             for record in &mut run.records {
-                record.arm = Arm::VTOOL_R1.parse().unwrap();
+                record.arm = ArmName::VTOOL_R1.parse().unwrap();
             }
         }
         runs.extend(copies);

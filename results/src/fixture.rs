@@ -5,27 +5,27 @@ use std::path::PathBuf;
 
 use seeded_random::{Draw, Stream};
 
-use crate::manifest::{Manifest, Profile};
+use crate::manifest::{Manifest, ProfileStamp};
 use crate::metrics::{UpdateMetrics, Validation};
-use crate::record::{Arm, Record, SETS, Verdict};
+use crate::record::{ArmName, Record, SETS, Verdict};
 use crate::runs::{Run, Runs};
 
 /// Accuracy of each arm before effects; the arms differ by a few points.
 pub(crate) const ARMS: [(&str, f64); 7] = [
-    (Arm::UNTRAINED, 0.40),
-    (Arm::TEACHER, 0.72),
-    (Arm::VTOOL_R1, 0.55),
-    (Arm::TORL, 0.56),
-    (Arm::TRM, 0.57),
-    (Arm::IAPO, 0.62),
-    (Arm::DISTILL, 0.61),
+    (ArmName::UNTRAINED, 0.40),
+    (ArmName::TEACHER, 0.72),
+    (ArmName::VTOOL_R1, 0.55),
+    (ArmName::TORL, 0.56),
+    (ArmName::TRM, 0.57),
+    (ArmName::IAPO, 0.62),
+    (ArmName::DISTILL, 0.61),
 ];
 
 /// Runs of every arm, three seeds each for trained students, two questions a figure.
 pub(crate) fn runs(questions: usize) -> Vec<Run> {
     let mut runs = Vec::new();
     for (name, level) in ARMS {
-        let trained = ![Arm::UNTRAINED, Arm::TEACHER].contains(&name);
+        let trained = ![ArmName::UNTRAINED, ArmName::TEACHER].contains(&name);
         for seed in 0..if trained { 3 } else { 1 } {
             runs.push(run(name, level, seed, questions, trained));
         }
@@ -39,7 +39,7 @@ pub(crate) fn checked(questions: usize) -> Runs {
 }
 
 fn run(name: &str, level: f64, seed: u64, questions: usize, trained: bool) -> Run {
-    let arm: Arm = name.parse().unwrap();
+    let arm: ArmName = name.parse().unwrap();
     let stream = Stream::new(seed).purpose(name);
     let mut draws = stream.generator();
     let effect = 0.02 * draws.normal();
@@ -105,7 +105,7 @@ fn run(name: &str, level: f64, seed: u64, questions: usize, trained: bool) -> Ru
             }
         })
         .collect();
-    let profile = Profile {
+    let profile = ProfileStamp {
         name: "micro".to_string(),
         hash: "c0ffee".repeat(8),
         resolved: serde_json::json!({"updates": 60}),

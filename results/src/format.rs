@@ -12,7 +12,7 @@ use crate::claim::Claim;
 use crate::paper::UNREPORTED;
 use crate::record::SETS;
 use crate::statistics::{Cell, Estimate};
-use crate::table::{Row, Shown, Table};
+use crate::table::{Shown, Table, TableRow};
 
 /// The form in which a table is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +104,7 @@ fn paper_rows(table: &Table) -> Vec<Vec<String>> {
 }
 
 fn rows(table: &Table, show: impl Fn(&Shown) -> String) -> Vec<Vec<String>> {
-    let row = |row: &Row| {
+    let row = |row: &TableRow| {
         let mut cells = vec![row.arm.to_string()];
         cells.extend(row.shown().iter().map(&show));
         cells.extend(row.rates());
@@ -405,7 +405,7 @@ mod tests {
     use super::*;
     use crate::fixture;
     use crate::paper::Paper;
-    use crate::record::{Arm, Verdict};
+    use crate::record::{ArmName, Verdict};
     use crate::runs::Runs;
     use crate::statistics::Bootstrap;
     use crate::table::TableOptions;
@@ -447,7 +447,7 @@ mod tests {
     fn evaluations_of_given_models_say_what_was_asked_and_claim_nothing() {
         let rendered = |data: &str, arm: &str| {
             let mut runs = fixture::runs(4);
-            runs.retain(|run| [Arm::UNTRAINED, arm].contains(&run.records[0].arm.name()));
+            runs.retain(|run| [ArmName::UNTRAINED, arm].contains(&run.records[0].arm.name()));
             for run in &mut runs {
                 let profile = &mut run.manifest.as_mut().unwrap().profile;
                 profile.name = "eval-all".to_string();
@@ -460,7 +460,7 @@ mod tests {
             ("micro", "Given models on the micro world's questions, not"),
             ("shared/data", "Given models on the test sets, beside"),
         ] {
-            let [terminal, markdown, csv, latex] = rendered(data, Arm::TEACHER);
+            let [terminal, markdown, csv, latex] = rendered(data, ArmName::TEACHER);
             for text in [&terminal, &markdown, &latex] {
                 assert!(text.contains(title), "{text}");
                 assert!(!text.contains("claim") && !text.contains("Rule"), "{text}");
@@ -469,7 +469,7 @@ mod tests {
             assert!(csv.starts_with("arm,set,"), "{csv}");
         }
         // Where the claimed arm is among them, the claim is tested and says on what.
-        let [terminal, ..] = rendered("micro", Arm::IAPO);
+        let [terminal, ..] = rendered("micro", ArmName::IAPO);
         let verdict = "The paper's claim, tested on given models at micro scale: NOT TESTED: ";
         assert!(terminal.contains(verdict), "{terminal}");
     }

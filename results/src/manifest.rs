@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
-use crate::record::Arm;
+use crate::record::ArmName;
 
 /// The layout of the files of a run that this version writes and reads.
 pub const FORMAT: u32 = 1;
@@ -20,11 +20,11 @@ pub struct Manifest {
     /// The layout of the files, [`FORMAT`].
     pub format: u32,
     /// The arm.
-    pub arm: Arm,
+    pub arm: ArmName,
     /// The seed.
     pub seed: u64,
     /// The profile as it was resolved.
-    pub profile: Profile,
+    pub profile: ProfileStamp,
     /// BLAKE3 of the weights by role: `student-base`, `teacher`, `cold-start`, `final`.
     #[serde(default)]
     pub checkpoints: BTreeMap<String, String>,
@@ -66,7 +66,7 @@ pub struct Manifest {
 /// The profile of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Profile {
+pub struct ProfileStamp {
     /// Its name: `micro`, `smoke`, `paper`, or a file's stem.
     pub name: String,
     /// BLAKE3 of the resolved settings, hex: runs of one table share it.
@@ -77,7 +77,7 @@ pub struct Profile {
 
 impl Manifest {
     /// A manifest of this machine, without times yet.
-    pub fn new(arm: Arm, seed: u64, profile: Profile) -> Self {
+    pub fn new(arm: ArmName, seed: u64, profile: ProfileStamp) -> Self {
         let started = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());

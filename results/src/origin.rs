@@ -1,6 +1,6 @@
 //! What the runs of a table are: replications at some scale, or evaluations of given models.
 
-use crate::manifest::Profile;
+use crate::manifest::ProfileStamp;
 
 /// The profile at whose scale the paper's numbers were made.
 const PAPER: &str = "paper";
@@ -11,7 +11,7 @@ pub enum Origin {
     /// A replication at the paper's scale.
     Paper,
     /// A replication of another profile, by its name.
-    Profile(String),
+    ProfileStamp(String),
     /// Given models, asked the micro world's test questions.
     MicroEvaluation,
     /// Given models, asked the questions of the paper's own test sets.
@@ -25,7 +25,7 @@ impl Origin {
     /// or where the test sets were read.
     pub const EVALUATION: &'static str = "eval-all";
 
-    pub(crate) fn of(profile: Option<&Profile>) -> Self {
+    pub(crate) fn of(profile: Option<&ProfileStamp>) -> Self {
         match profile {
             None => Origin::Unknown,
             Some(profile) if profile.name == PAPER => Origin::Paper,
@@ -35,7 +35,7 @@ impl Origin {
                     _ => Origin::Evaluation,
                 }
             }
-            Some(profile) => Origin::Profile(profile.name.clone()),
+            Some(profile) => Origin::ProfileStamp(profile.name.clone()),
         }
     }
 
@@ -43,7 +43,7 @@ impl Origin {
     pub(crate) fn title(&self) -> String {
         match self {
             Origin::Paper => "Accuracy on the six test sets, beside the paper's".to_string(),
-            Origin::Profile(profile) => format!(
+            Origin::ProfileStamp(profile) => format!(
                 "A test of the claim at micro scale (profile '{profile}'), not the paper's table"
             ),
             Origin::MicroEvaluation => {
@@ -58,7 +58,7 @@ impl Origin {
     pub(crate) fn claim(&self) -> String {
         match self {
             Origin::Paper => "The paper's claim".to_string(),
-            Origin::Profile(profile) => {
+            Origin::ProfileStamp(profile) => {
                 format!("The paper's claim, tested at micro scale (profile '{profile}')")
             }
             Origin::MicroEvaluation => {
@@ -78,7 +78,7 @@ impl Origin {
             Origin::Evaluation => {
                 " The same test sets; n tells where a part of one was asked, and the models are others."
             }
-            Origin::Profile(_) | Origin::MicroEvaluation | Origin::Unknown => {
+            Origin::ProfileStamp(_) | Origin::MicroEvaluation | Origin::Unknown => {
                 " Other models on other questions: compare the order and the signs, not the sizes."
             }
         }
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn the_manifest_tells_what_was_evaluated() {
         let of = |name: &str, resolved| {
-            Origin::of(Some(&Profile {
+            Origin::of(Some(&ProfileStamp {
                 name: name.to_string(),
                 hash: "00".to_string(),
                 resolved,
@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(of("paper", json!({})), Origin::Paper);
         assert_eq!(
             of("smoke", json!({"data": "micro"})),
-            Origin::Profile("smoke".to_string())
+            Origin::ProfileStamp("smoke".to_string())
         );
         assert_eq!(
             of("eval-all", json!({"data": "micro"})),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::record::{Arm, SETS};
+use crate::record::{ArmName, SETS};
 
 /// The paper's table, in percent.
 #[derive(Clone, Debug, Deserialize)]
@@ -23,7 +23,7 @@ pub struct Paper {
     /// The claim.
     pub claim: PaperClaim,
     /// Cells by arm, then by set or `average`.
-    arms: BTreeMap<Arm, BTreeMap<String, PaperCell>>,
+    arms: BTreeMap<ArmName, BTreeMap<String, PaperCell>>,
 }
 
 /// The paper's claim, in points of the macro average.
@@ -31,13 +31,13 @@ pub struct Paper {
 #[serde(deny_unknown_fields)]
 pub struct PaperClaim {
     /// The arm that is claimed to be better.
-    pub arm: Arm,
+    pub arm: ArmName,
     /// The arm that it is compared with.
-    pub against: Arm,
+    pub against: ArmName,
     /// By how many points.
     pub difference: f64,
     /// The paper's best baseline.
-    pub best_baseline: Arm,
+    pub best_baseline: ArmName,
     /// By how many points it is better than that.
     pub best_baseline_difference: f64,
     /// Who says so.
@@ -130,14 +130,14 @@ impl Paper {
     }
 
     /// The arms of the paper's table, in our order.
-    pub fn arms(&self) -> Vec<&Arm> {
-        let mut arms: Vec<&Arm> = self.arms.keys().collect();
+    pub fn arms(&self) -> Vec<&ArmName> {
+        let mut arms: Vec<&ArmName> = self.arms.keys().collect();
         arms.sort_by(|a, b| a.rank().cmp(&b.rank()));
         arms
     }
 
     /// A known cell in percent; `None` where it is unreported. `column` is a set or `average`.
-    pub fn value(&self, arm: &Arm, column: &str) -> Option<f64> {
+    pub fn value(&self, arm: &ArmName, column: &str) -> Option<f64> {
         match self.arms.get(arm)?.get(column)? {
             PaperCell::Known(known) => Some(known.value),
             PaperCell::Word(_) => None,

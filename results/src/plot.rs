@@ -12,7 +12,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::error::{Error, Result};
 use crate::metrics::UpdateMetrics;
-use crate::record::{Arm, SETS};
+use crate::record::{ArmName, SETS};
 use crate::runs::Runs;
 use crate::statistics::Cell;
 use crate::table::Table;
@@ -25,15 +25,15 @@ const FAINT: RGBColor = RGBColor(225, 225, 225);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-fn color(arm: &Arm) -> RGBColor {
+fn color(arm: &ArmName) -> RGBColor {
     match arm.name() {
-        Arm::UNTRAINED => RGBColor(140, 140, 140),
-        Arm::TEACHER => RGBColor(0, 0, 0),
-        Arm::VTOOL_R1 => RGBColor(230, 159, 0),
-        Arm::TORL => RGBColor(86, 180, 233),
-        Arm::TRM => RGBColor(0, 158, 115),
-        Arm::IAPO => RGBColor(213, 94, 0),
-        Arm::DISTILL => RGBColor(204, 121, 167),
+        ArmName::UNTRAINED => RGBColor(140, 140, 140),
+        ArmName::TEACHER => RGBColor(0, 0, 0),
+        ArmName::VTOOL_R1 => RGBColor(230, 159, 0),
+        ArmName::TORL => RGBColor(86, 180, 233),
+        ArmName::TRM => RGBColor(0, 158, 115),
+        ArmName::IAPO => RGBColor(213, 94, 0),
+        ArmName::DISTILL => RGBColor(204, 121, 167),
         _ => RGBColor(0, 114, 178),
     }
 }
@@ -75,7 +75,7 @@ fn picture(
 
 /// One arm's values over updates: mean, least and greatest over the seeds.
 struct Curve {
-    arm: Arm,
+    arm: ArmName,
     points: Vec<(f64, f64, f64, f64)>,
 }
 
@@ -111,7 +111,7 @@ pub fn learning_curves(runs: &Runs) -> Result<Option<String>> {
         .map(|(caption, value)| (*caption, curves(runs, *value, block)))
         .filter(|(_, curves)| !curves.is_empty())
         .collect();
-    let mut arms: Vec<&Arm> = panels
+    let mut arms: Vec<&ArmName> = panels
         .iter()
         .flat_map(|(_, curves)| curves)
         .map(|curve| &curve.arm)
@@ -156,7 +156,7 @@ pub fn learning_curves(runs: &Runs) -> Result<Option<String>> {
 
 fn curves(runs: &Runs, value: fn(&UpdateMetrics) -> Option<f64>, block: u64) -> Vec<Curve> {
     // arm → block of updates → seed's mean
-    let mut arms: BTreeMap<(usize, &Arm), BTreeMap<u64, Vec<f64>>> = BTreeMap::new();
+    let mut arms: BTreeMap<(usize, &ArmName), BTreeMap<u64, Vec<f64>>> = BTreeMap::new();
     for run in &runs.runs {
         let arm = run.manifest.as_ref().map(|manifest| &manifest.arm);
         let Some(arm) = arm.or_else(|| run.records.first().map(|record| &record.arm)) else {
@@ -179,7 +179,7 @@ fn curves(runs: &Runs, value: fn(&UpdateMetrics) -> Option<f64>, block: u64) -> 
                 .push(sum / count);
         }
     }
-    let curve = |((_, arm), points): ((usize, &Arm), BTreeMap<u64, Vec<f64>>)| Curve {
+    let curve = |((_, arm), points): ((usize, &ArmName), BTreeMap<u64, Vec<f64>>)| Curve {
         arm: arm.clone(),
         points: points
             .into_iter()
@@ -244,7 +244,11 @@ fn panel(
     }
     // Lines over all bands, so that no band hides one.
     for curve in curves {
-        let width = if curve.arm.name() == Arm::IAPO { 3 } else { 2 };
+        let width = if curve.arm.name() == ArmName::IAPO {
+            3
+        } else {
+            2
+        };
         let line = curve.points.iter().map(|point| (point.0, point.1));
         chart
             .draw_series(LineSeries::new(line, color(&curve.arm).stroke_width(width)))

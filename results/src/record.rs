@@ -24,9 +24,9 @@ pub const SETS: [&str; 6] = [
 /// The name of a row of the table: a way of training, or a model that was not trained here.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Arm(String);
+pub struct ArmName(String);
 
-impl Arm {
+impl ArmName {
     /// The student's base checkpoint.
     pub const UNTRAINED: &'static str = "untrained";
     /// The teacher after its own GRPO.
@@ -68,15 +68,15 @@ impl Arm {
     }
 }
 
-impl FromStr for Arm {
+impl FromStr for ArmName {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Error> {
-        Arm::try_from(name.to_string())
+        ArmName::try_from(name.to_string())
     }
 }
 
-impl TryFrom<String> for Arm {
+impl TryFrom<String> for ArmName {
     type Error = Error;
 
     fn try_from(name: String) -> Result<Self, Error> {
@@ -85,17 +85,17 @@ impl TryFrom<String> for Arm {
         if name.is_empty() || !name.bytes().all(allowed) {
             return Err(Error::ArmName(name));
         }
-        Ok(Arm(name))
+        Ok(ArmName(name))
     }
 }
 
-impl From<Arm> for String {
-    fn from(arm: Arm) -> String {
+impl From<ArmName> for String {
+    fn from(arm: ArmName) -> String {
         arm.0
     }
 }
 
-impl fmt::Display for Arm {
+impl fmt::Display for ArmName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
     }
@@ -162,7 +162,7 @@ pub struct Record {
     #[serde(default)]
     pub image_id: String,
     /// The row of the table.
-    pub arm: Arm,
+    pub arm: ArmName,
     /// The seed that the arm was trained with.
     pub seed: u64,
     /// The answer taken from the completion, as it was scored.
@@ -312,14 +312,14 @@ pub(crate) mod tests {
     #[test]
     fn arm_names_are_folder_names() {
         for bad in ["", "..", "a/b", "IAPO", "a b"] {
-            assert!(bad.parse::<Arm>().is_err(), "{bad}");
+            assert!(bad.parse::<ArmName>().is_err(), "{bad}");
         }
-        let mut arms: Vec<Arm> = ["zeta", "iapo", "self", "untrained"]
+        let mut arms: Vec<ArmName> = ["zeta", "iapo", "self", "untrained"]
             .iter()
             .map(|name| name.parse().unwrap())
             .collect();
         arms.sort_by(|a, b| a.rank().cmp(&b.rank()));
-        let names: Vec<&str> = arms.iter().map(Arm::name).collect();
+        let names: Vec<&str> = arms.iter().map(ArmName::name).collect();
         assert_eq!(names, ["untrained", "iapo", "self", "zeta"]);
     }
 }

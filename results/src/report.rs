@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::files::write_atomically;
 use crate::format::Format;
 use crate::plot;
-use crate::record::Arm;
+use crate::record::ArmName;
 use crate::runs::Runs;
 use crate::table::Table;
 
@@ -111,7 +111,7 @@ fn report(runs: &Runs, table: &Table, deviations: &[Deviation], curves: bool) ->
 
 /// Seconds by arm and part, the mean of its seeds.
 fn times(runs: &Runs) -> String {
-    let mut arms: BTreeMap<(usize, &Arm), Vec<&crate::Manifest>> = BTreeMap::new();
+    let mut arms: BTreeMap<(usize, &ArmName), Vec<&crate::Manifest>> = BTreeMap::new();
     for manifest in runs.runs.iter().filter_map(|run| run.manifest.as_ref()) {
         arms.entry((manifest.arm.rank().0, &manifest.arm))
             .or_default()

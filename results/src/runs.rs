@@ -10,7 +10,7 @@ use crate::files::{read_json, read_lines};
 use crate::manifest::{FORMAT, Manifest};
 use crate::metrics::UpdateMetrics;
 use crate::origin::Origin;
-use crate::record::{Arm, Record, Verdict};
+use crate::record::{ArmName, Record, Verdict};
 
 /// The manifest's file name.
 pub const MANIFEST: &str = "manifest.json";
@@ -20,7 +20,7 @@ pub const METRICS: &str = "metrics.jsonl";
 pub const RECORDS: &str = "records.jsonl";
 
 /// The folder of one run.
-pub fn run_folder(out: &Path, arm: &Arm, seed: u64) -> PathBuf {
+pub fn run_folder(out: &Path, arm: &ArmName, seed: u64) -> PathBuf {
     out.join(arm.name()).join(format!("seed-{seed}"))
 }
 
@@ -84,8 +84,8 @@ impl Runs {
     }
 
     /// The arms in the order of the table.
-    pub fn arms(&self) -> Vec<Arm> {
-        let mut arms: Vec<Arm> = self.records().map(|record| record.arm.clone()).collect();
+    pub fn arms(&self) -> Vec<ArmName> {
+        let mut arms: Vec<ArmName> = self.records().map(|record| record.arm.clone()).collect();
         arms.sort_by(|a, b| a.rank().cmp(&b.rank()));
         arms.dedup();
         arms
@@ -134,7 +134,7 @@ impl Runs {
         }
         let mut scorers: HashMap<&str, (&Run, &Record)> = HashMap::new();
         let mut questions: HashMap<(&str, &str), (&Run, &Record)> = HashMap::new();
-        let mut answers: HashMap<(&str, &str, &Arm, u64), &Run> = HashMap::new();
+        let mut answers: HashMap<(&str, &str, &ArmName, u64), &Run> = HashMap::new();
         for run in &self.runs {
             for record in &run.records {
                 // What has no verdict was scored by nobody.
@@ -330,7 +330,7 @@ mod tests {
                 (&made.records, &made.metrics, &made.manifest)
             );
         }
-        assert_eq!(read.origin(), Origin::Profile("micro".to_string()));
+        assert_eq!(read.origin(), Origin::ProfileStamp("micro".to_string()));
         // One run's own folder is a table of one row.
         assert_eq!(
             Runs::load(&[out.path().join("iapo/seed-1")])

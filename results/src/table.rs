@@ -3,7 +3,7 @@
 
 use crate::claim::Claim;
 use crate::paper::Paper;
-use crate::record::{Arm, SETS};
+use crate::record::{ArmName, SETS};
 use crate::runs::Runs;
 use crate::statistics::{ArmEstimates, ArmOutcomes, Bootstrap, Cell, Estimate, estimate};
 
@@ -32,7 +32,7 @@ pub struct Table {
     /// What was trained or evaluated; says so where it is not what the paper's table shows.
     pub title: String,
     /// Measured rows.
-    pub rows: Vec<Row>,
+    pub rows: Vec<TableRow>,
     /// The paper's rows.
     pub paper: Vec<PaperRow>,
     /// How to read it, and what was left out.
@@ -43,9 +43,9 @@ pub struct Table {
 
 /// A measured arm.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub struct TableRow {
     /// The arm.
-    pub arm: Arm,
+    pub arm: ArmName,
     /// Its accuracies.
     pub estimates: ArmEstimates,
     /// Seeds.
@@ -62,7 +62,7 @@ pub struct Row {
 #[derive(Clone, Debug)]
 pub struct PaperRow {
     /// The arm.
-    pub arm: Arm,
+    pub arm: ArmName,
     /// Percent by set, then the average; `None` is unreported.
     pub values: Vec<Option<f64>>,
 }
@@ -70,12 +70,12 @@ pub struct PaperRow {
 impl Table {
     /// The table of `runs`.
     pub fn new(runs: &Runs, paper: &Paper, options: &TableOptions) -> Self {
-        let rows: Vec<Row> = runs
+        let rows: Vec<TableRow> = runs
             .arms()
             .into_iter()
             .map(|arm| {
                 let outcomes = ArmOutcomes::collect(&arm, runs.records());
-                Row {
+                TableRow {
                     estimates: estimate(&outcomes, options.not_judged_limit, &options.bootstrap),
                     seeds: outcomes.seeds.len(),
                     questions: outcomes
@@ -115,7 +115,7 @@ impl Table {
     }
 }
 
-fn notes(runs: &Runs, rows: &[Row], paper: &Paper, options: &TableOptions) -> Vec<String> {
+fn notes(runs: &Runs, rows: &[TableRow], paper: &Paper, options: &TableOptions) -> Vec<String> {
     let mut notes = vec![
         "Accuracy in percent, its 95 % interval (bootstrap over figures and seeds, 4,000 replicates), questions × seeds. \
          'average' is the unweighted mean of the six sets; 'calls' the share of answers that called a tool, 'run' the share of those calls that ran."
@@ -185,7 +185,7 @@ pub(crate) enum Shown {
     Word { word: String, remark: String },
 }
 
-impl Row {
+impl TableRow {
     /// The seven accuracies: six sets and the average.
     pub(crate) fn shown(&self) -> Vec<Shown> {
         let number = |estimate: &Estimate, questions: usize, seeds: usize| Shown::Number {

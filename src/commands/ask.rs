@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use agent::{
-    Completion, EpisodeOptions, ObservationMode, Part, Policy, PromptStyle, Request, Task,
-    ToolOutcome, run_episodes,
+    Completion, CompletionRequest, EpisodeOptions, MessagePart, ObservationMode, Policy,
+    PromptStyle, Task, ToolOutcome, run_episodes,
 };
 use anyhow::Context;
 use benchmarks::sources::checkpoint;
@@ -148,7 +148,7 @@ impl Policy for Prompted {
 
     fn complete(
         &mut self,
-        requests: &[Request<'_>],
+        requests: &[CompletionRequest<'_>],
     ) -> replicate::Result<Vec<replicate::Result<Completion>>> {
         match self.words.take() {
             Some(text) => Ok(requests
@@ -185,8 +185,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             println!("[{}]", message.role.name());
             for part in &message.parts {
                 match part {
-                    Part::Text { text, block } => println!("({block:?}) {text}"),
-                    Part::Image(image) => {
+                    MessagePart::Text { text, block } => println!("({block:?}) {text}"),
+                    MessagePart::Image(image) => {
                         println!("(I) <image {}x{}>", image.width(), image.height());
                     }
                 }

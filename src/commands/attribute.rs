@@ -88,7 +88,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             Start::BlockMean | Start::BlurredImage => Baseline::BlockMean,
         },
         nodes: args.nodes,
-        masses: attribution::Aggregation::Absolute,
+        masses: attribution::BlockMass::Absolute,
         tokens: Tokens::All,
         divergence: attribution::Divergence::Kl,
     };
@@ -119,7 +119,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             ids
         }
         None => {
-            let request = agent::Request {
+            let request = agent::CompletionRequest {
                 conversation: &conversation,
                 seed: 0,
             };

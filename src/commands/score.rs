@@ -8,7 +8,7 @@ use benchmarks::TestSet;
 use benchmarks::endpoint::{ApiKey, Cache, Client, Settings};
 use benchmarks::judge::{EndpointJudge, Rubric};
 use benchmarks::scorers::rows::{RowsError, Scorer, score_file, score_rows};
-use benchmarks::scorers::{ScoredSet, Summary};
+use benchmarks::scorers::{ScoreSummary, ScoredSet};
 
 /// The environment variable with the judge's key.
 const KEY: &str = "OPENAI_API_KEY";
@@ -107,7 +107,7 @@ fn file(args: &Args) -> Option<&Path> {
         .filter(|out| *out != Path::new("/dev/stdout"))
 }
 
-fn scored(args: &Args, scorer: &Scorer<'_>) -> Result<Summary, RowsError> {
+fn scored(args: &Args, scorer: &Scorer<'_>) -> Result<ScoreSummary, RowsError> {
     match file(args) {
         Some(out) => score_file(args.set, scorer, &args.predictions, out),
         None => {
@@ -118,7 +118,7 @@ fn scored(args: &Args, scorer: &Scorer<'_>) -> Result<Summary, RowsError> {
     }
 }
 
-fn judged(args: &Args) -> anyhow::Result<Summary> {
+fn judged(args: &Args) -> anyhow::Result<ScoreSummary> {
     let ScoredSet::Set(set) = args.set else {
         bail!(
             "{} has no judge: use --scorer official or relaxed",
@@ -147,7 +147,7 @@ fn judged(args: &Args) -> anyhow::Result<Summary> {
 }
 
 /// What is printed of a summary.
-fn report(set: ScoredSet, summary: &Summary) -> String {
+fn report(set: ScoredSet, summary: &ScoreSummary) -> String {
     let mut text = match (summary.accuracy(), summary.interval()) {
         (Some(accuracy), Some((low, high))) => format!(
             "{set}: accuracy {:.2} % (95 % interval {:.2} to {:.2}, Wilson), {} right of n = {}",

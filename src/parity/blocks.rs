@@ -1,7 +1,7 @@
 //! Block masses and divergences of given scores, with awkward blocks: empty, all zero, tiny.
 
 use anyhow::{Context, Result};
-use attribution::{Aggregation, Blocks, Distribution, jensen_shannon, kl, reverse_kl};
+use attribution::{BlockMass, Blocks, Distribution, jensen_shannon, kl, reverse_kl};
 use serde_json::Value;
 
 use super::checks::Checks;
@@ -58,7 +58,7 @@ fn compare(index: usize, case: &Value, checks: &mut Checks<'_>) -> Result<()> {
 pub fn masses(labels: &[usize], blocks: usize, scores: &[f64]) -> Result<Vec<f64>> {
     let scores: Vec<f32> = scores.iter().map(|&score| score as f32).collect();
     let blocks = Blocks::new(labels.to_vec(), blocks)?;
-    Ok(blocks.masses(&scores, Aggregation::Absolute, None)?)
+    Ok(blocks.masses(&scores, BlockMass::Absolute, None)?)
 }
 
 /// Both directions of KL, and JS, of the masses of two named sides.

@@ -11,7 +11,7 @@ use super::tolerances::{Tolerance, Tolerances};
 
 /// How many checks passed and failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct CheckSummary {
     pub passed: usize,
     pub failed: usize,
 }
@@ -23,7 +23,7 @@ pub struct Checks<'a> {
     tolerances: Tolerances,
     only: Option<&'a Regex>,
     out: &'a mut dyn Write,
-    summary: Summary,
+    summary: CheckSummary,
 }
 
 impl<'a> Checks<'a> {
@@ -32,11 +32,11 @@ impl<'a> Checks<'a> {
             tolerances,
             only,
             out,
-            summary: Summary::default(),
+            summary: CheckSummary::default(),
         }
     }
 
-    pub fn summary(&self) -> Summary {
+    pub fn summary(&self) -> CheckSummary {
         self.summary
     }
 
@@ -316,7 +316,7 @@ mod tests {
     fn checks(
         run: impl FnOnce(&mut Checks<'_>) -> Result<()>,
         only: Option<&str>,
-    ) -> (String, Summary) {
+    ) -> (String, CheckSummary) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tolerances.json");
         std::fs::write(
@@ -358,7 +358,7 @@ mod tests {
         insta::assert_snapshot!(lines);
         assert_eq!(
             summary,
-            Summary {
+            CheckSummary {
                 passed: 4,
                 failed: 6
             }

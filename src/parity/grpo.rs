@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor, Var};
 use grpo::{
-    Aggregation, Clip, KlEstimator, KlPenalty, LossInputs, LossOptions, LossOutput, RatioLevel,
+    Clip, KlEstimator, KlPenalty, LossAggregation, LossInputs, LossOptions, LossOutput, RatioLevel,
     ScaleByStd, Totals, advantages_of_scored, loss,
 };
 use serde_json::Value;
@@ -328,9 +328,9 @@ fn options(case: &Value) -> Result<LossOptions> {
             coefficient: number("beta")?,
         }),
         aggregation: match case["loss_type"].as_str() {
-            Some("grpo") => Aggregation::SequenceMean,
-            Some("bnpo" | "dapo") => Aggregation::TokenMean,
-            Some("dr_grpo") => Aggregation::ConstantLength {
+            Some("grpo") => LossAggregation::SequenceMean,
+            Some("bnpo" | "dapo") => LossAggregation::TokenMean,
+            Some("dr_grpo") => LossAggregation::ConstantLength {
                 max_tokens: count_of(&case["max_completion_length"])?,
             },
             other => bail!("the loss type {other:?} is not known"),

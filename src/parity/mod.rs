@@ -25,12 +25,12 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use regex::Regex;
 
-use checks::{Checks, Summary};
+use checks::{CheckSummary, Checks};
 use folder::Folder;
 
 /// What came of a folder's checks.
-pub struct Report {
-    pub summary: Summary,
+pub struct ParityReport {
+    pub summary: CheckSummary,
     /// The groups of the layout of which the folder has nothing.
     pub absent: Vec<&'static str>,
 }
@@ -40,7 +40,7 @@ pub struct Report {
 /// # Errors
 /// When the folder cannot be read, has no checks (or none that match), or `out` cannot be written.
 /// A failed check is not an error: it is counted in the summary.
-pub fn run(dir: &Path, only: Option<&Regex>, out: &mut dyn Write) -> Result<Report> {
+pub fn run(dir: &Path, only: Option<&Regex>, out: &mut dyn Write) -> Result<ParityReport> {
     let folder = Folder::open(dir)?;
     let mut checks = Checks::new(folder.tolerances()?, only, out);
     checks.case("manifest.json", |checks| completeness::run(&folder, checks))?;
@@ -79,7 +79,7 @@ pub fn run(dir: &Path, only: Option<&Regex>, out: &mut dyn Write) -> Result<Repo
             }
         );
     }
-    Ok(Report {
+    Ok(ParityReport {
         summary,
         absent: completeness::absent(&folder)?,
     })

@@ -3,9 +3,9 @@
 //! For a local model that decodes greedily: what it said once it would say again, so a run that
 //! goes on, or whose answers only now have a judge, need not generate them a second time.
 
-use agent::{Completion, Policy, Request};
+use agent::{Completion, CompletionRequest, Policy};
 
-use super::{Cache, CacheError, Cached, Parameters, cache_key};
+use super::{Cache, CacheError, Cached, SamplingParameters, cache_key};
 
 /// A policy whose completions come from a [`Cache`] where it has them. Those carry text alone.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub struct CachedPolicy<P> {
     /// What tells its completions from those of others: a hash of its weights.
     model: String,
     /// Greedy: the seeds of requests are no part of the key.
-    parameters: Parameters,
+    parameters: SamplingParameters,
 }
 
 /// What keeps a [`CachedPolicy`] from a completion.
@@ -36,7 +36,7 @@ impl<P> CachedPolicy<P> {
             policy,
             cache,
             model: model.into(),
-            parameters: Parameters::greedy(max_tokens),
+            parameters: SamplingParameters::greedy(max_tokens),
         }
     }
 
@@ -51,7 +51,7 @@ impl<P: Policy> Policy for CachedPolicy<P> {
 
     fn complete(
         &mut self,
-        requests: &[Request<'_>],
+        requests: &[CompletionRequest<'_>],
     ) -> Result<Vec<Result<Completion, Self::Error>>, Self::Error> {
         let keys: Vec<blake3::Hash> = requests
             .iter()
@@ -73,7 +73,7 @@ impl<P: Policy> Policy for CachedPolicy<P> {
             .filter(|&index| completions[index].is_none())
             .collect();
         if !missing.is_empty() {
-            let asked: Vec<Request<'_>> = missing
+            let asked: Vec<CompletionRequest<'_>> = missing
                 .iter()
                 .map(|&index| requests[index].clone())
                 .collect();
@@ -106,7 +106,7 @@ fn kept(completion: &Completion) -> Cached {
 
 #[cfg(test)]
 mod tests {
-    use agent::{Block, Conversation, Message, Part, Role};
+    use agent::{Block, Conversation, Message, MessagePart, Role};
 
     use super::*;
 
@@ -122,11 +122,11 @@ mod tests {
 
         fn complete(
             &mut self,
-            requests: &[Request<'_>],
+            requests: &[CompletionRequest<'_>],
         ) -> Result<Vec<Result<Completion, NoAnswer>>, NoAnswer> {
-            let complete = |request: &Request<'_>| {
+            let complete = |request: &CompletionRequest<'_>| {
                 self.0 += 1;
-                let Part::Text { text, .. } = &request.conversation[0].parts[0] else {
+                let MessagePart::Text { text, .. } = &request.conversation[0].parts[0] else {
                     return Err(NoAnswer);
                 };
                 if text == "fail" {
@@ -146,7 +146,7 @@ mod tests {
     fn ask(text: &str) -> Conversation {
         vec![Message {
             role: Role::User,
-            parts: vec![Part::text(Block::R, text)],
+            parts: vec![MessagePart::text(Block::R, text)],
         }]
     }
 
@@ -158,9 +158,9 @@ mod tests {
             let cache = Cache::open(&path).unwrap();
             let mut policy = CachedPolicy::greedy(Counting(0), cache, model, 8);
             let conversations: Vec<Conversation> = asked.iter().map(|text| ask(text)).collect();
-            let requests: Vec<Request<'_>> = conversations
+            let requests: Vec<CompletionRequest<'_>> = conversations
                 .iter()
-                .map(|conversation| Request {
+                .map(|conversation| CompletionRequest {
                     conversation,
                     seed: 0,
                 })

@@ -16,7 +16,7 @@ use ureq::http::{HeaderMap, StatusCode, Uri};
 
 use super::gate::Gate;
 use super::outage::Outage;
-use super::wire::{self, Parameters, Reply, cache_key};
+use super::wire::{self, Reply, SamplingParameters, cache_key};
 use super::{ApiKey, Cache, Cached, Error, Prices, Usage, retry};
 
 /// A completion's body is kilobytes; this is a guard against a server that never ends.
@@ -189,7 +189,7 @@ impl Client {
     /// before are in the cache.
     pub fn chat_all(
         &self,
-        requests: &[(&Conversation, Parameters)],
+        requests: &[(&Conversation, SamplingParameters)],
     ) -> Result<Vec<Result<Reply, Error>>, Error> {
         let next = AtomicUsize::new(0);
         let stop = AtomicBool::new(false);
@@ -244,7 +244,7 @@ impl Client {
     pub fn chat(
         &self,
         conversation: &Conversation,
-        parameters: &Parameters,
+        parameters: &SamplingParameters,
     ) -> Result<Reply, Error> {
         let key = cache_key(&self.settings.model, conversation, parameters);
         if let Some(completion) = self.cache.as_ref().and_then(|cache| cache.get(&key)) {

@@ -25,4 +25,4 @@ pub use error::Error;
 pub use key::ApiKey;
 pub use policy::EndpointPolicy;
 pub use usage::{Prices, Usage};
-pub use wire::{Parameters, Reply, cache_key};
+pub use wire::{Reply, SamplingParameters, cache_key};

@@ -1,25 +1,25 @@
 //! A model behind an endpoint as the agent's policy.
 
-use agent::{Completion, Conversation, Policy, Request};
+use agent::{Completion, CompletionRequest, Conversation, Policy};
 
-use super::{Client, Error, Parameters};
+use super::{Client, Error, SamplingParameters};
 
 /// Completes conversations with a [`Client`]. Completions carry text alone: endpoints give no
 /// token ids that are ours.
 #[derive(Debug)]
 pub struct EndpointPolicy<'a> {
     client: &'a Client,
-    parameters: Parameters,
+    parameters: SamplingParameters,
 }
 
 impl<'a> EndpointPolicy<'a> {
     /// A policy that decodes with `parameters`; when it samples (`temperature` above 0), each
     /// request's own seed replaces theirs.
-    pub fn new(client: &'a Client, parameters: Parameters) -> Self {
+    pub fn new(client: &'a Client, parameters: SamplingParameters) -> Self {
         EndpointPolicy { client, parameters }
     }
 
-    fn parameters(&self, request: &Request<'_>) -> Parameters {
+    fn parameters(&self, request: &CompletionRequest<'_>) -> SamplingParameters {
         let mut parameters = self.parameters.clone();
         if parameters.temperature > 0.0 {
             parameters.seed = Some((request.seed & 0x7fff_ffff) as u32);
@@ -33,9 +33,9 @@ impl Policy for EndpointPolicy<'_> {
 
     fn complete(
         &mut self,
-        requests: &[Request<'_>],
+        requests: &[CompletionRequest<'_>],
     ) -> Result<Vec<Result<Completion, Error>>, Error> {
-        let requests: Vec<(&Conversation, Parameters)> = requests
+        let requests: Vec<(&Conversation, SamplingParameters)> = requests
             .iter()
             .map(|request| (request.conversation, self.parameters(request)))
             .collect();

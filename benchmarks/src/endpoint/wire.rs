@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use agent::{Conversation, Part};
+use agent::{Conversation, MessagePart};
 use base64::Engine;
 use image::{ImageFormat, RgbImage};
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use super::{Cached, Error};
 
 /// How to decode. Everything here is part of the cache key.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Parameters {
+pub struct SamplingParameters {
     /// 0 is greedy.
     pub temperature: f64,
     /// Nucleus mass, 1 where absent.
@@ -28,10 +28,10 @@ pub struct Parameters {
     pub json_object: bool,
 }
 
-impl Parameters {
+impl SamplingParameters {
     /// Greedy decoding of at most `max_tokens` tokens.
     pub fn greedy(max_tokens: u32) -> Self {
-        Parameters {
+        SamplingParameters {
             temperature: 0.0,
             top_p: None,
             max_tokens,
@@ -56,7 +56,7 @@ pub struct Reply {
 pub fn cache_key(
     model: &str,
     conversation: &Conversation,
-    parameters: &Parameters,
+    parameters: &SamplingParameters,
 ) -> blake3::Hash {
     let messages = messages(conversation, |image| {
         let mut hasher = blake3::Hasher::new();
@@ -73,13 +73,13 @@ pub fn cache_key(
 pub(super) fn body(
     model: &str,
     conversation: &Conversation,
-    parameters: &Parameters,
+    parameters: &SamplingParameters,
 ) -> Result<String, Error> {
     let messages = messages(conversation, data_url)?;
     Ok(request(model, &messages, parameters).to_string())
 }
 
-fn request(model: &str, messages: &Value, parameters: &Parameters) -> Value {
+fn request(model: &str, messages: &Value, parameters: &SamplingParameters) -> Value {
     let mut request = json!({ "model": model, "messages": messages });
     // A struct of numbers always serialises to an object; anything else would add no field.
     if let (Some(request), Ok(Value::Object(parameters))) =
@@ -104,13 +104,13 @@ fn messages<E>(
         let has_image = message
             .parts
             .iter()
-            .any(|part| matches!(part, Part::Image(_)));
+            .any(|part| matches!(part, MessagePart::Image(_)));
         let content = if has_image {
             let mut parts = Vec::with_capacity(message.parts.len());
             for part in &message.parts {
                 parts.push(match part {
-                    Part::Text { text, .. } => json!({ "type": "text", "text": text }),
-                    Part::Image(image) => {
+                    MessagePart::Text { text, .. } => json!({ "type": "text", "text": text }),
+                    MessagePart::Image(image) => {
                         json!({ "type": "image_url", "image_url": { "url": image_url(image)? } })
                     }
                 });
@@ -121,8 +121,8 @@ fn messages<E>(
                 .parts
                 .iter()
                 .filter_map(|part| match part {
-                    Part::Text { text, .. } => Some(text.as_str()),
-                    Part::Image(_) => None,
+                    MessagePart::Text { text, .. } => Some(text.as_str()),
+                    MessagePart::Image(_) => None,
                 })
                 .collect();
             Value::String(text)
@@ -222,13 +222,16 @@ mod tests {
         vec![
             Message {
                 role: Role::System,
-                parts: vec![Part::text(Block::P, "Be "), Part::text(Block::T, "brief.")],
+                parts: vec![
+                    MessagePart::text(Block::P, "Be "),
+                    MessagePart::text(Block::T, "brief."),
+                ],
             },
             Message {
                 role: Role::User,
                 parts: vec![
-                    Part::Image(Arc::new(RgbImage::from_pixel(3, 2, Rgb([colour, 0, 0])))),
-                    Part::text(Block::R, "How many?"),
+                    MessagePart::Image(Arc::new(RgbImage::from_pixel(3, 2, Rgb([colour, 0, 0])))),
+                    MessagePart::text(Block::R, "How many?"),
                 ],
             },
         ]
@@ -236,7 +239,7 @@ mod tests {
 
     #[test]
     fn the_body_is_what_servers_expect() {
-        let mut parameters = Parameters::greedy(64);
+        let mut parameters = SamplingParameters::greedy(64);
         parameters.seed = Some(7);
         parameters.json_object = true;
         let body: Value =
@@ -274,13 +277,13 @@ mod tests {
 
     #[test]
     fn the_key_knows_model_pixels_text_and_parameters() {
-        let greedy = Parameters::greedy(64);
+        let greedy = SamplingParameters::greedy(64);
         let key = cache_key("m", &conversation(1), &greedy);
         assert_eq!(key, cache_key("m", &conversation(1), &greedy));
         let mut others = vec![
             cache_key("n", &conversation(1), &greedy),
             cache_key("m", &conversation(2), &greedy),
-            cache_key("m", &conversation(1), &Parameters::greedy(65)),
+            cache_key("m", &conversation(1), &SamplingParameters::greedy(65)),
         ];
         let mut changed = greedy.clone();
         changed.json_object = true;
@@ -289,7 +292,7 @@ mod tests {
         changed.seed = Some(0);
         others.push(cache_key("m", &conversation(1), &changed));
         let mut longer = conversation(1);
-        longer[0].parts.push(Part::text(Block::P, " "));
+        longer[0].parts.push(MessagePart::text(Block::P, " "));
         others.push(cache_key("m", &longer, &greedy));
         for (index, other) in others.iter().enumerate() {
             assert_ne!(key, *other, "change {index} left the key as it was");

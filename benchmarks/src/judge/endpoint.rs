@@ -5,10 +5,10 @@
 //! again as often as the judge's source does, each time with another seed, so that the cache does
 //! not give the same reply back.
 
-use agent::{Block, Conversation, Message, Part, Role};
+use agent::{Block, Conversation, Message, MessagePart, Role};
 
 use super::{Case, Judge, Judgement, Rubric};
-use crate::endpoint::{Client, Error, Parameters};
+use crate::endpoint::{Client, Error, SamplingParameters};
 use crate::{TestSet, Verdict};
 
 /// Longest reply where the source sets no limit.
@@ -85,7 +85,7 @@ impl Judge for EndpointJudge<'_> {
                     rubric,
                     conversation: vec![Message {
                         role: Role::User,
-                        parts: vec![Part::text(Block::P, prompt.as_str())],
+                        parts: vec![MessagePart::text(Block::P, prompt.as_str())],
                     }],
                     prompt,
                     max_tokens: rubric.settings().max_tokens.unwrap_or(DEFAULT_TOKENS),
@@ -98,7 +98,7 @@ impl Judge for EndpointJudge<'_> {
             if open.is_empty() {
                 break;
             }
-            let requests: Vec<(&Conversation, Parameters)> = open
+            let requests: Vec<(&Conversation, SamplingParameters)> = open
                 .iter()
                 .map(|case| (&case.conversation, parameters(case, attempt)))
                 .collect();
@@ -138,13 +138,13 @@ impl Judge for EndpointJudge<'_> {
     }
 }
 
-fn parameters(case: &Open, attempt: u32) -> Parameters {
+fn parameters(case: &Open, attempt: u32) -> SamplingParameters {
     let settings = case.rubric.settings();
     let seed = match (settings.seed, attempt) {
         (None, 0) => None,
         (seed, attempt) => Some((seed.unwrap_or(0) & 0x7fff_ffff) as u32 + attempt),
     };
-    Parameters {
+    SamplingParameters {
         temperature: settings.temperature,
         top_p: None,
         max_tokens: case.max_tokens,

@@ -6,7 +6,7 @@
 use seeded_random::{Draw, Generator};
 use visual_tools::{Axis, Effect, Tool};
 
-use super::figure::{Bars, Content, Figure, LARGEST_BAR, Orientation, Table, label_text};
+use super::figure::{Bars, Content, Figure, LARGEST_BAR, NumberTable, Orientation, label_text};
 use super::language::render_call;
 
 /// What is asked of the selected entries.
@@ -109,7 +109,7 @@ pub struct Selection {
 pub fn select(figure: &Figure, named: [usize; 2], draw: &mut Generator) -> Selection {
     let panel = &figure.panels[draw.below(figure.panels.len())];
     match &panel.content {
-        Content::Table(table) => select_in_table(table, panel.left, draw),
+        Content::NumberTable(table) => select_in_table(table, panel.left, draw),
         Content::Bars(bars) => {
             let [least, most] = named;
             let count = least + draw.below(most.saturating_sub(least) + 1);
@@ -128,7 +128,7 @@ pub fn ask(figure: &Figure, named: [usize; 2], statement: bool, draw: &mut Gener
     ask_about(&selection, kind, statement, draw)
 }
 
-fn select_in_table(table: &Table, left: usize, draw: &mut Generator) -> Selection {
+fn select_in_table(table: &NumberTable, left: usize, draw: &mut Generator) -> Selection {
     let by_row = draw.below(2) == 0;
     let (axis, word, own, across) = if by_row {
         (Axis::Rows, "row", &table.rows, &table.columns)
@@ -153,7 +153,7 @@ fn select_in_table(table: &Table, left: usize, draw: &mut Generator) -> Selectio
                 Entry {
                     label,
                     value: table.cells[row][column],
-                    cell: Table::cell(left, row, column),
+                    cell: NumberTable::cell(left, row, column),
                 }
             })
             .collect(),

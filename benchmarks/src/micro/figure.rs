@@ -53,7 +53,7 @@ pub enum Orientation {
 
 /// A table with named rows and columns of numbers from 10 to 99.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Table {
+pub struct NumberTable {
     /// Labels of the columns.
     pub columns: Vec<u8>,
     /// Labels of the rows.
@@ -86,7 +86,7 @@ pub struct Panel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Content {
     /// A table.
-    Table(Table),
+    NumberTable(NumberTable),
     /// A bar chart.
     Bars(Bars),
 }
@@ -122,7 +122,7 @@ impl Figure {
         Figure {
             panels: vec![Panel {
                 left: 0,
-                content: Content::Table(Table::random(&labels, rows, draw)),
+                content: Content::NumberTable(NumberTable::random(&labels, rows, draw)),
             }],
         }
     }
@@ -149,7 +149,7 @@ impl Figure {
         let labels = draw.choose(LABELS, 12);
         let small_table = |draw: &mut Generator| {
             let rows = 3 + draw.below(2);
-            Content::Table(Table::random(&labels[6..6 + rows + 2], rows, draw))
+            Content::NumberTable(NumberTable::random(&labels[6..6 + rows + 2], rows, draw))
         };
         let small_bars = |from: usize, draw: &mut Generator| {
             let count = 3;
@@ -188,7 +188,7 @@ impl Figure {
                 cell_box(panel.left + index, first, 1, last - first)
             };
             match &panel.content {
-                Content::Table(table) => {
+                Content::NumberTable(table) => {
                     for (index, label) in table.columns.iter().enumerate() {
                         push(
                             &mut boxes.columns,
@@ -228,14 +228,14 @@ impl Figure {
         let mut cells = vec![CellTruth::default(); GRID_COLUMNS * GRID_ROWS];
         for Panel { left, content } in &self.panels {
             match content {
-                Content::Table(table) => {
+                Content::NumberTable(table) => {
                     for (index, label) in table.columns.iter().enumerate() {
                         cells[cell_index(left + 1 + index, 0)].label = Some(*label);
                     }
                     for (row, label) in table.rows.iter().enumerate() {
                         cells[cell_index(*left, 1 + row)].label = Some(*label);
                         for (column, number) in table.cells[row].iter().enumerate() {
-                            cells[Table::cell(*left, row, column)] = CellTruth {
+                            cells[NumberTable::cell(*left, row, column)] = CellTruth {
                                 number: Some(*number),
                                 row: Some(*label),
                                 column: Some(table.columns[column]),
@@ -260,7 +260,7 @@ impl Figure {
     }
 }
 
-impl Table {
+impl NumberTable {
     /// The cell of the canvas that shows a number, in a table whose row labels stand in column
     /// `left`.
     pub fn cell(left: usize, row: usize, column: usize) -> usize {
@@ -270,7 +270,7 @@ impl Table {
     /// `labels` names first the rows, then the columns.
     fn random(labels: &[usize], rows: usize, draw: &mut Generator) -> Self {
         let columns = labels.len() - rows;
-        Table {
+        NumberTable {
             rows: labels[..rows].iter().map(|&label| label as u8).collect(),
             columns: labels[rows..].iter().map(|&label| label as u8).collect(),
             cells: (0..rows)

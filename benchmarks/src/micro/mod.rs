@@ -18,9 +18,9 @@ use visual_tools::Effect;
 pub use ask::{Asked, Entry, Focus, Kind, Selection, ask, ask_about, select};
 pub use figure::{
     Bars, CELL, CellTruth, Content, Difficulty, Figure, GRID_COLUMNS, GRID_ROWS, LABELS,
-    LARGEST_BAR, Orientation, Panel, Table, label_text,
+    LARGEST_BAR, NumberTable, Orientation, Panel, label_text,
 };
-pub use render::{Style, render};
+pub use render::{FigureStyle, render};
 
 use crate::{Question, TestSet};
 
@@ -83,7 +83,7 @@ pub fn draw_figure(
     split: Split,
     difficulty: &Difficulty,
     draw: &mut Generator,
-) -> (Figure, Style) {
+) -> (Figure, FigureStyle) {
     let figure = loop {
         let figure = match set {
             TestSet::CharXiv => Figure::two_panels(draw),
@@ -96,8 +96,8 @@ pub fn draw_figure(
         }
     };
     let style = match set {
-        TestSet::Vwtq => Style::plain(difficulty.noise),
-        _ => Style::varied(difficulty.noise, draw),
+        TestSet::Vwtq => FigureStyle::plain(difficulty.noise),
+        _ => FigureStyle::varied(difficulty.noise, draw),
     };
     (figure, style)
 }

@@ -10,7 +10,7 @@ use super::glyphs;
 
 /// How a figure is drawn.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Style {
+pub struct FigureStyle {
     /// Colour of the canvas.
     pub background: Rgb<u8>,
     /// Colour of text.
@@ -25,10 +25,10 @@ pub struct Style {
     pub noise: f64,
 }
 
-impl Style {
+impl FigureStyle {
     /// The one style of the family that stands for VWTQ: black on white with grey lines.
     pub fn plain(noise: f64) -> Self {
-        Style {
+        FigureStyle {
             background: Rgb([255, 255, 255]),
             ink: Rgb([0, 0, 0]),
             bar: Rgb([60, 110, 180]),
@@ -44,7 +44,7 @@ impl Style {
             |from: usize, to: usize| Rgb([0; 3].map(|_: u8| (from + draw.below(to - from)) as u8));
         let (background, ink, bar) = (shade(225, 256), shade(0, 90), shade(40, 190));
         let (header, grid) = (shade(170, 225), shade(150, 215));
-        Style {
+        FigureStyle {
             background,
             ink,
             bar,
@@ -56,12 +56,12 @@ impl Style {
 }
 
 /// Draws a figure; the generator places the noise.
-pub fn render(figure: &Figure, style: &Style, draw: &mut Generator) -> RgbImage {
+pub fn render(figure: &Figure, style: &FigureStyle, draw: &mut Generator) -> RgbImage {
     let (width, height) = ((GRID_COLUMNS * CELL) as u32, (GRID_ROWS * CELL) as u32);
     let mut image = RgbImage::from_pixel(width, height, style.background);
     for Panel { left, content } in &figure.panels {
         match content {
-            Content::Table(table) => {
+            Content::NumberTable(table) => {
                 let (columns, rows) = (1 + table.columns.len(), 1 + table.rows.len());
                 if let Some(colour) = style.header {
                     fill(&mut image, [left * CELL, 0], [columns * CELL, CELL], colour);

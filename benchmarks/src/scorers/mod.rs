@@ -42,7 +42,7 @@ pub mod vtool_v2;
 mod tests;
 
 pub use judged::JudgeSettings;
-pub use summary::Summary;
+pub use summary::ScoreSummary;
 
 /// The version of the rules, for records: it rises when a verdict can change.
 pub const VERSION: u32 = 1;

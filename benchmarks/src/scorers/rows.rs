@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use super::row::Row;
 use super::row_files::{each_block, write_whole};
-use super::summary::Summary;
+use super::summary::ScoreSummary;
 use super::{Answer, Reason, Scored, ScoredSet, relaxed, score};
 use crate::judge::{Case, Judge, JudgeError, Rubric};
 use crate::{TestSet, Verdict};
@@ -81,7 +81,7 @@ pub fn score_file(
     scorer: &Scorer<'_>,
     input: &Path,
     output: &Path,
-) -> Result<Summary, RowsError> {
+) -> Result<ScoreSummary, RowsError> {
     write_whole(output, |writer| {
         score_rows(set, scorer, input, writer, output)
     })
@@ -97,13 +97,13 @@ pub fn score_rows(
     input: &Path,
     output: &mut (dyn Write + Send),
     name: &Path,
-) -> Result<Summary, RowsError> {
+) -> Result<ScoreSummary, RowsError> {
     if let (Scorer::Judge(..), ScoredSet::FinTabNetQa) = (scorer, set) {
         return Err(RowsError::NoScorer(
             "fintabnetqa has no judge: use the official or the relaxed scorer".to_owned(),
         ));
     }
-    let mut summary = Summary::default();
+    let mut summary = ScoreSummary::default();
     let mut lines_before = 0;
     // A block is written while the next one is scored.
     let mut scored = Vec::new();
@@ -130,10 +130,10 @@ pub fn score_rows(
 }
 
 fn write_pieces(
-    pieces: &[(Vec<u8>, Summary)],
+    pieces: &[(Vec<u8>, ScoreSummary)],
     output: &mut dyn Write,
     name: &Path,
-    summary: &mut Summary,
+    summary: &mut ScoreSummary,
 ) -> Result<(), RowsError> {
     for (bytes, counted) in pieces {
         output.write_all(bytes).map_err(|source| RowsError::Write {
@@ -177,7 +177,7 @@ struct Block<'a> {
 
 impl Block<'_> {
     /// The output of the block's rows, in order, in pieces with their counts.
-    fn score(&self, text: &str) -> Result<Vec<(Vec<u8>, Summary)>, RowsError> {
+    fn score(&self, text: &str) -> Result<Vec<(Vec<u8>, ScoreSummary)>, RowsError> {
         let lines: Vec<(usize, &str)> = text
             .lines()
             .enumerate()
@@ -190,7 +190,7 @@ impl Block<'_> {
                 .par_chunks(ROWS_PER_TASK)
                 .map(|lines| {
                     let mut bytes = Vec::with_capacity(lines.len() * 256);
-                    let mut counted = Summary::default();
+                    let mut counted = ScoreSummary::default();
                     for &(line, text) in lines {
                         let row = self.parse(line, text)?;
                         let decision = self.decide(line, &row)?;
@@ -286,7 +286,7 @@ impl Block<'_> {
         lines: &[(usize, &str)],
         judge: &dyn Judge,
         rubric: Rubric,
-    ) -> Result<(Vec<u8>, Summary), RowsError> {
+    ) -> Result<(Vec<u8>, ScoreSummary), RowsError> {
         let ScoredSet::Set(set) = self.set else {
             return Err(RowsError::NoScorer(format!("{} has no judge", self.set)));
         };
@@ -302,7 +302,7 @@ impl Block<'_> {
             .collect();
         let mut judgements = judge.judge(&cases)?.into_iter();
         let mut bytes = Vec::new();
-        let mut counted = Summary::default();
+        let mut counted = ScoreSummary::default();
         for (text, row, asked) in &rows {
             let decision = match asked {
                 None => Scored::from(Reason::NoPrediction).into(),

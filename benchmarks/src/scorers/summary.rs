@@ -6,7 +6,7 @@ use crate::Verdict;
 
 /// What a file came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct ScoreSummary {
     /// Rows read.
     pub rows: u64,
     /// Rows that are right.
@@ -20,7 +20,7 @@ pub struct Summary {
     pub reasons: BTreeMap<String, u64>,
 }
 
-impl Summary {
+impl ScoreSummary {
     /// Share of right rows, if there is a denominator.
     pub fn accuracy(&self) -> Option<f64> {
         (self.n > 0).then(|| self.right as f64 / self.n as f64)
@@ -52,7 +52,7 @@ impl Summary {
     }
 
     /// Adds the counts of other rows.
-    pub(super) fn add(&mut self, other: &Summary) {
+    pub(super) fn add(&mut self, other: &ScoreSummary) {
         self.rows += other.rows;
         self.right += other.right;
         self.n += other.n;
@@ -69,16 +69,16 @@ mod tests {
 
     #[test]
     fn the_interval_is_wilsons() {
-        let summary = Summary {
+        let summary = ScoreSummary {
             rows: 10,
             right: 8,
             n: 10,
-            ..Summary::default()
+            ..ScoreSummary::default()
         };
         let (low, high) = summary.interval().expect("an interval");
         // The formula in double precision, computed apart from this code.
         assert!((low - 0.490_162_471_536_641_83).abs() < 1e-12, "{low}");
         assert!((high - 0.943_317_848_545_624_7).abs() < 1e-12, "{high}");
-        assert_eq!(Summary::default().interval(), None);
+        assert_eq!(ScoreSummary::default().interval(), None);
     }
 }

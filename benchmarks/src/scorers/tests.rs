@@ -10,8 +10,8 @@ use serde_json::Value;
 use super::python::{self, Integer};
 use super::rows::{RowsError, Scorer, score_file};
 use super::{
-    Answer, Exception, Reason, ScoredSet, Summary, denotation, fintabnet, normalize::normalize,
-    score, tabfact,
+    Answer, Exception, Reason, ScoreSummary, ScoredSet, denotation, fintabnet,
+    normalize::normalize, score, tabfact,
 };
 use crate::judge::{Case, Judge, JudgeError, Judgement, Rubric};
 use crate::{TestSet, Verdict};
@@ -255,7 +255,7 @@ fn scored(
     input: &str,
     set: ScoredSet,
     scorer: &Scorer<'_>,
-) -> (Result<Summary, RowsError>, Option<String>) {
+) -> (Result<ScoreSummary, RowsError>, Option<String>) {
     let folder = tempfile::tempdir().expect("a folder");
     let (given, out) = (folder.path().join(name), folder.path().join("out.jsonl"));
     fs::write(&given, input).expect("written");

@@ -49,7 +49,7 @@ impl Role {
 
 /// One piece of a message.
 #[derive(Clone, Debug)]
-pub enum Part {
+pub enum MessagePart {
     /// Text of one block.
     Text {
         /// The text itself.
@@ -61,10 +61,10 @@ pub enum Part {
     Image(Arc<RgbImage>),
 }
 
-impl Part {
+impl MessagePart {
     /// A text part.
     pub fn text(block: Block, text: impl Into<String>) -> Self {
-        Part::Text {
+        MessagePart::Text {
             text: text.into(),
             block,
         }
@@ -77,7 +77,7 @@ pub struct Message {
     /// Who speaks.
     pub role: Role,
     /// What is said, in order.
-    pub parts: Vec<Part>,
+    pub parts: Vec<MessagePart>,
 }
 
 /// A chat from its beginning.

@@ -6,8 +6,8 @@ use image::RgbImage;
 use visual_tools::{Parsed, Style, ToolCall, apply, parse};
 
 use crate::{
-    Completion, Conversation, ObservationMode, Policy, PromptStyle, Request, Task, final_answer,
-    first_turn, second_turn,
+    Completion, CompletionRequest, Conversation, ObservationMode, Policy, PromptStyle, Task,
+    final_answer, first_turn, second_turn,
 };
 
 /// One exchange: what the policy saw and what it said.
@@ -99,10 +99,10 @@ pub fn run_episodes<P: Policy>(
         };
         conversation_of.push(index);
     }
-    let requests: Vec<Request> = tasks
+    let requests: Vec<CompletionRequest> = tasks
         .iter()
         .zip(&conversation_of)
-        .map(|((_, seed), &index)| Request {
+        .map(|((_, seed), &index)| CompletionRequest {
             conversation: &conversations[index].1,
             seed: *seed,
         })
@@ -154,9 +154,9 @@ pub fn run_episodes<P: Policy>(
         episodes.push(episode);
     }
 
-    let requests: Vec<Request> = pending
+    let requests: Vec<CompletionRequest> = pending
         .iter()
-        .map(|(_, conversation, seed)| Request {
+        .map(|(_, conversation, seed)| CompletionRequest {
             conversation,
             seed: *seed,
         })

@@ -10,10 +10,10 @@ mod policy;
 mod prompt;
 mod task;
 
-pub use conversation::{Block, Conversation, Message, Part, Role};
+pub use conversation::{Block, Conversation, Message, MessagePart, Role};
 pub use episode::{
     Episode, EpisodeOptions, Observation, ToolOutcome, Turn, run_episodes, use_tool,
 };
-pub use policy::{Completion, Policy, Request};
+pub use policy::{Completion, CompletionRequest, Policy};
 pub use prompt::{ObservationMode, PromptStyle, final_answer, first_turn, second_turn};
 pub use task::Task;

@@ -4,7 +4,7 @@ use crate::Conversation;
 
 /// One completion to make: the conversation and the seed of its sample.
 #[derive(Clone, Debug)]
-pub struct Request<'a> {
+pub struct CompletionRequest<'a> {
     /// The chat up to the policy's turn. Requests that share a conversation (the same address)
     /// may share its prefill.
     pub conversation: &'a Conversation,
@@ -36,6 +36,6 @@ pub trait Policy {
     /// (a network error) is an `Err` in its place; the outer error ends the run.
     fn complete(
         &mut self,
-        requests: &[Request<'_>],
+        requests: &[CompletionRequest<'_>],
     ) -> Result<Vec<Result<Completion, Self::Error>>, Self::Error>;
 }

@@ -10,7 +10,7 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use visual_tools::{FigureBoxes, NamedBoxes};
 
-use crate::{Block, Conversation, Message, Part, Role, Task};
+use crate::{Block, Conversation, Message, MessagePart, Role, Task};
 
 /// Whose wording the prompt has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +44,7 @@ focus_on_columns_with_mask(image_1, names, columns_bbox), focus_on_rows_with_mas
 focus_on_columns_with_draw, focus_on_rows_with_draw: draw a red box around the named ones. focus_on_columns_with_highlight, focus_on_rows_with_highlight: colour the named ones.
 focus_on_x_values_with_mask(image_1, names, x_values_bbox), focus_on_y_values_with_mask(image_1, names, y_values_bbox), and the same with _draw and _highlight: for charts, the regions of the named values of an axis.
 `names` is a list of names out of the lists below. At most one block, then stop; the edited image will be shown to you.
-Example. Request: which of Japan and Peru has the higher bar? The x values in the image are: ['Japan', 'Peru', 'Chile'].
+Example. CompletionRequest: which of Japan and Peru has the higher bar? The x values in the image are: ['Japan', 'Peru', 'Chile'].
 THOUGHT 0: The question is about Japan and Peru, so I focus on these two x values.
 ACTION 0:
 ```python
@@ -64,7 +64,7 @@ pub fn first_turn(task: &Task, style: PromptStyle) -> Conversation {
     let tools = task.tools.as_deref().unwrap_or(default_tools);
     let mut parts = Vec::new();
     if !tools.is_empty() {
-        parts.push(Part::text(Block::T, tools));
+        parts.push(MessagePart::text(Block::T, tools));
     }
     parts.extend(question_parts(task, &task.image, style));
     vec![system_message(system), user(parts)]
@@ -84,14 +84,14 @@ pub fn second_turn(
             let mut conversation = first.clone();
             conversation.push(Message {
                 role: Role::Assistant,
-                parts: vec![Part::text(Block::P, call)],
+                parts: vec![MessagePart::text(Block::P, call)],
             });
             conversation.push(user(match observed {
                 Ok(image) => vec![
-                    Part::Image(image.clone()),
-                    Part::text(Block::P, OBSERVATION),
+                    MessagePart::Image(image.clone()),
+                    MessagePart::text(Block::P, OBSERVATION),
                 ],
-                Err(reason) => vec![Part::text(
+                Err(reason) => vec![MessagePart::text(
                     Block::P,
                     format!("OBSERVATION: Execution error. {reason}"),
                 )],
@@ -102,8 +102,8 @@ pub fn second_turn(
             let parts = match observed {
                 Ok(image) => question_parts(task, image, style),
                 Err(_) => vec![
-                    Part::text(Block::P, "Error."),
-                    Part::text(Block::R, &task.request),
+                    MessagePart::text(Block::P, "Error."),
+                    MessagePart::text(Block::R, &task.request),
                 ],
             };
             let system = match style {
@@ -128,25 +128,25 @@ pub fn final_answer(text: &str) -> Option<&str> {
 fn system_message(text: &str) -> Message {
     Message {
         role: Role::System,
-        parts: vec![Part::text(Block::P, text)],
+        parts: vec![MessagePart::text(Block::P, text)],
     }
 }
 
-fn user(parts: Vec<Part>) -> Message {
+fn user(parts: Vec<MessagePart>) -> Message {
     Message {
         role: Role::User,
         parts,
     }
 }
 
-fn question_parts(task: &Task, image: &Arc<RgbImage>, style: PromptStyle) -> Vec<Part> {
-    let image = Part::Image(image.clone());
+fn question_parts(task: &Task, image: &Arc<RgbImage>, style: PromptStyle) -> Vec<MessagePart> {
+    let image = MessagePart::Image(image.clone());
     match style {
-        PromptStyle::Micro => vec![image, Part::text(Block::R, &task.request)],
+        PromptStyle::Micro => vec![image, MessagePart::text(Block::R, &task.request)],
         PromptStyle::Vtool => vec![
             image,
-            Part::text(Block::R, format!("# USER REQUEST #: {}", task.request)),
-            Part::text(
+            MessagePart::text(Block::R, format!("# USER REQUEST #: {}", task.request)),
+            MessagePart::text(
                 Block::P,
                 format!(
                     "\n# USER Bounding Box Info: {}\n# USER IMAGE stored in image_1, as PIL image.",

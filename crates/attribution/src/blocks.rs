@@ -7,7 +7,7 @@ use crate::error::{Error, Result, finite};
 /// How a block's token scores become its mass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Aggregation {
+pub enum BlockMass {
     /// `Σ |score|`: the paper's `A_b = Σ_{i∈b} |IG_i|`.
     Absolute,
     /// `|Σ score|`: what the block moves in sum, whichever way.
@@ -71,7 +71,7 @@ impl Blocks {
     pub fn masses(
         &self,
         scores: &[f32],
-        aggregation: Aggregation,
+        aggregation: BlockMass,
         selected: Option<&[bool]>,
     ) -> Result<Vec<f64>> {
         self.expect_tokens("scores", scores.len())?;
@@ -85,15 +85,15 @@ impl Blocks {
             }
             let score = finite(|| format!("the score of token {token}"), f64::from(score))?;
             masses[label] += match aggregation {
-                Aggregation::Absolute => score.abs(),
-                Aggregation::Signed | Aggregation::PositiveDrops => score,
+                BlockMass::Absolute => score.abs(),
+                BlockMass::Signed | BlockMass::PositiveDrops => score,
             };
         }
         for mass in &mut masses {
             *mass = match aggregation {
-                Aggregation::Absolute => *mass,
-                Aggregation::Signed => mass.abs(),
-                Aggregation::PositiveDrops => mass.max(0.0),
+                BlockMass::Absolute => *mass,
+                BlockMass::Signed => mass.abs(),
+                BlockMass::PositiveDrops => mass.max(0.0),
             };
         }
         Ok(masses)

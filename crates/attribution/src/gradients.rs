@@ -9,7 +9,7 @@
 use candle_core::{DType, Device, Tensor, Var};
 
 use crate::error::{Error, Result, finite};
-use crate::method::{Attribution, Function};
+use crate::method::{AttributedFunction, Attribution};
 use crate::quadrature::{Node, Quadrature, Rule};
 
 /// Integrated gradients of `f` along the straight path from `baseline` to `input`.
@@ -28,7 +28,7 @@ pub fn integrated_gradients(
     baseline: &Tensor,
     quadrature: &Quadrature,
     nodes_per_batch: usize,
-    f: &mut Function<'_>,
+    f: &mut AttributedFunction<'_>,
 ) -> Result<Attribution> {
     let (tokens, hidden) = same_matrix(input, baseline)?;
     let nodes = quadrature.nodes()?;
@@ -66,7 +66,7 @@ pub fn integrated_gradients(
 
 /// Gradient times input: `e_i · ∂f/∂e_i (e)`, the one-node case of integrated gradients with the
 /// node at α = 1 and a zero baseline. Shapes and errors as [`integrated_gradients`].
-pub fn gradient_x_input(input: &Tensor, f: &mut Function<'_>) -> Result<Attribution> {
+pub fn gradient_x_input(input: &Tensor, f: &mut AttributedFunction<'_>) -> Result<Attribution> {
     let at_input = Quadrature::Riemann {
         rule: Rule::Right,
         nodes: 1,
@@ -79,7 +79,7 @@ fn add_gradients(
     baseline: &Tensor,
     direction: &Tensor,
     batch: &[Node],
-    f: &mut Function<'_>,
+    f: &mut AttributedFunction<'_>,
     sum: &mut [f64],
 ) -> Result<()> {
     let alphas: Vec<f64> = batch.iter().map(|node| node.alpha).collect();
@@ -111,7 +111,7 @@ fn add_gradients(
 pub(crate) fn values(
     points: &[Tensor],
     nodes_per_batch: usize,
-    f: &mut Function<'_>,
+    f: &mut AttributedFunction<'_>,
 ) -> Result<Vec<f64>> {
     if nodes_per_batch == 0 {
         return Err(Error::Setting {

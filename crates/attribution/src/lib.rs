@@ -38,11 +38,11 @@ mod rollout;
 mod staircase;
 
 pub use baseline::Baseline;
-pub use blocks::{Aggregation, Blocks};
+pub use blocks::{BlockMass, Blocks};
 pub use divergence::{Distribution, Divergence, jensen_shannon, kl, reverse_kl, total_variation};
 pub use error::{Error, Result};
 pub use gradients::{gradient_x_input, integrated_gradients};
-pub use method::{Attribution, Function, Method, Request};
+pub use method::{AttributedFunction, Attribution, AttributionRequest, Method};
 pub use occlusion::occlusion;
 pub use quadrature::{Node, Quadrature, Rule};
 pub use rollout::{Attentions, attention_rollout};

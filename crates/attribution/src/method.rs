@@ -12,7 +12,7 @@ use crate::rollout::{Attentions, attention_rollout};
 use crate::staircase::{Staircase, path_differences};
 
 /// What is attributed: embedding matrices `(nodes, tokens, hidden)` to values `(nodes)`.
-pub type Function<'a> = dyn FnMut(&Tensor) -> candle_core::Result<Tensor> + 'a;
+pub type AttributedFunction<'a> = dyn FnMut(&Tensor) -> candle_core::Result<Tensor> + 'a;
 
 /// An attribution to the tokens of a prompt.
 #[derive(Clone, Debug)]
@@ -78,7 +78,7 @@ pub enum Method {
 }
 
 /// What a [`Method`] works on.
-pub struct Request<'a> {
+pub struct AttributionRequest<'a> {
     /// The prompt's input embeddings `(tokens, hidden)`.
     pub input: &'a Tensor,
     /// Where attribution starts, `(tokens, hidden)`: see [`crate::Baseline`].
@@ -96,8 +96,12 @@ impl Method {
     ///
     /// # Errors
     /// As the method's own function; rollout without attention matrices.
-    pub fn attribute(&self, request: &Request<'_>, f: &mut Function<'_>) -> Result<Attribution> {
-        let &Request {
+    pub fn attribute(
+        &self,
+        request: &AttributionRequest<'_>,
+        f: &mut AttributedFunction<'_>,
+    ) -> Result<Attribution> {
+        let &AttributionRequest {
             input,
             baseline,
             blocks,

@@ -10,7 +10,7 @@ use candle_core::Tensor;
 use crate::blocks::Blocks;
 use crate::error::Result;
 use crate::gradients::{same_matrix, values};
-use crate::method::{Attribution, Function};
+use crate::method::{AttributedFunction, Attribution};
 
 /// The drop of `f` when one block at a time is replaced by the baseline.
 ///
@@ -25,7 +25,7 @@ pub fn occlusion(
     baseline: &Tensor,
     blocks: &Blocks,
     nodes_per_batch: usize,
-    f: &mut Function<'_>,
+    f: &mut AttributedFunction<'_>,
 ) -> Result<Attribution> {
     let (tokens, hidden) = same_matrix(input, baseline)?;
     blocks.expect_tokens("input", tokens)?;

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::blocks::Blocks;
 use crate::error::{Error, Result};
 use crate::gradients::{same_matrix, values};
-use crate::method::{Attribution, Function};
+use crate::method::{AttributedFunction, Attribution};
 
 /// Where the stairs are.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -102,7 +102,7 @@ pub fn path_differences(
     blocks: &Blocks,
     staircase: &Staircase,
     nodes_per_batch: usize,
-    f: &mut Function<'_>,
+    f: &mut AttributedFunction<'_>,
 ) -> Result<Attribution> {
     let (tokens, _) = same_matrix(input, baseline)?;
     blocks.expect_tokens("input", tokens)?;

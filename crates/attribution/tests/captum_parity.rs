@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use attribution::{
-    Aggregation, Blocks, Distribution, Quadrature, Rule, jensen_shannon, kl, reverse_kl,
+    BlockMass, Blocks, Distribution, Quadrature, Rule, jensen_shannon, kl, reverse_kl,
 };
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
@@ -122,7 +122,7 @@ fn synthetic_blocks_match() {
                 .iter()
                 .map(|&s| s as f32)
                 .collect();
-            let masses = blocks.masses(&scores, Aggregation::Absolute, None).unwrap();
+            let masses = blocks.masses(&scores, BlockMass::Absolute, None).unwrap();
             let plain = Distribution::new(&masses, 0.0).unwrap();
             for (found, expected) in plain
                 .shares()
@@ -164,14 +164,14 @@ fn recorded_scores_give_the_recorded_divergences() {
         let [p, q] = fixtures.each_ref().map(|(model, tensors)| {
             let blocks = labels(&results[model]["block_labels"]);
             let scores: Vec<f32> = tensors[&format!("out.scores.{name}")].to_vec1().unwrap();
-            let masses = blocks.masses(&scores, Aggregation::Absolute, None).unwrap();
+            let masses = blocks.masses(&scores, BlockMass::Absolute, None).unwrap();
             let result = &results[model]["results"][name];
             let plain = Distribution::new(&masses, 0.0).unwrap();
             // The fixtures' masses come from scores before their rounding to f32.
             for (found, expected) in plain.shares().iter().zip(numbers(&result["block_mass"])) {
                 assert!((found - expected).abs() < 1e-6, "{model} {name}");
             }
-            let signed = blocks.masses(&scores, Aggregation::Signed, None).unwrap();
+            let signed = blocks.masses(&scores, BlockMass::Signed, None).unwrap();
             for (found, expected) in signed.iter().zip(numbers(&result["signed_block_sum"])) {
                 assert!((found - expected.abs()).abs() <= 1e-5 + 1e-5 * expected.abs());
             }

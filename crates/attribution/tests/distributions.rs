@@ -1,7 +1,7 @@
 //! Block masses, distributions and divergences: laws and refusals.
 
 use attribution::{
-    Aggregation, Blocks, Distribution, Divergence, Error, jensen_shannon, kl, total_variation,
+    BlockMass, Blocks, Distribution, Divergence, Error, jensen_shannon, kl, total_variation,
 };
 use proptest::prelude::*;
 
@@ -10,22 +10,19 @@ fn masses_are_what_their_names_say() {
     let blocks = Blocks::new(vec![0, 0, 1, 1, 3], 4).unwrap();
     let scores = [1.0, -3.0, 2.0, -0.5, 0.0];
     let masses = |aggregation, selected| blocks.masses(&scores, aggregation, selected).unwrap();
-    assert_eq!(masses(Aggregation::Absolute, None), [4.0, 2.5, 0.0, 0.0]);
-    assert_eq!(masses(Aggregation::Signed, None), [2.0, 1.5, 0.0, 0.0]);
-    assert_eq!(
-        masses(Aggregation::PositiveDrops, None),
-        [0.0, 1.5, 0.0, 0.0]
-    );
+    assert_eq!(masses(BlockMass::Absolute, None), [4.0, 2.5, 0.0, 0.0]);
+    assert_eq!(masses(BlockMass::Signed, None), [2.0, 1.5, 0.0, 0.0]);
+    assert_eq!(masses(BlockMass::PositiveDrops, None), [0.0, 1.5, 0.0, 0.0]);
     let some = [true, false, false, true, true];
     assert_eq!(
-        masses(Aggregation::Absolute, Some(&some)),
+        masses(BlockMass::Absolute, Some(&some)),
         [1.0, 0.5, 0.0, 0.0]
     );
     assert_eq!(
-        masses(Aggregation::PositiveDrops, Some(&some)),
+        masses(BlockMass::PositiveDrops, Some(&some)),
         [1.0, 0.0, 0.0, 0.0]
     );
-    assert_eq!(masses(Aggregation::Absolute, Some(&[false; 5])), [0.0; 4]);
+    assert_eq!(masses(BlockMass::Absolute, Some(&[false; 5])), [0.0; 4]);
     assert_eq!(blocks.sizes(), [2, 2, 0, 1]);
 }
 
@@ -69,7 +66,7 @@ fn bad_input_is_refused() {
     ));
     let blocks = Blocks::new(vec![0, 1], 2).unwrap();
     let masses = |scores: &[f32], selected: Option<&[bool]>| {
-        blocks.masses(scores, Aggregation::Signed, selected)
+        blocks.masses(scores, BlockMass::Signed, selected)
     };
     assert!(matches!(masses(&[1.0], None), Err(Error::Length { .. })));
     assert!(matches!(
@@ -148,7 +145,7 @@ proptest! {
         let of = |tokens: &[(f32, usize)]| {
             let blocks = Blocks::new(tokens.iter().map(|t| t.1).collect(), 4).unwrap();
             let scores: Vec<f32> = tokens.iter().map(|t| t.0).collect();
-            blocks.masses(&scores, Aggregation::Absolute, None).unwrap()
+            blocks.masses(&scores, BlockMass::Absolute, None).unwrap()
         };
         let mut reversed = tokens.clone();
         reversed.reverse();

@@ -1,7 +1,7 @@
 //! Occlusion, rollout, baselines, and all methods through one door.
 
 use attribution::{
-    Aggregation, Attentions, Baseline, Blocks, Error, Method, Quadrature, Request, Rule,
+    Attentions, AttributionRequest, Baseline, BlockMass, Blocks, Error, Method, Quadrature, Rule,
     attention_rollout, occlusion,
 };
 use candle_core::{DType, Device, Tensor};
@@ -37,7 +37,7 @@ fn occlusion_of_a_sum_is_the_blocks_own_part() {
         );
         assert_eq!((result.forward_points, result.gradient_points), (5, 0));
         let drops = blocks()
-            .masses(&result.scores, Aggregation::PositiveDrops, None)
+            .masses(&result.scores, BlockMass::PositiveDrops, None)
             .unwrap();
         assert_eq!(drops, [4.0, 0.0, 2.0, 4.0]);
     }
@@ -194,7 +194,7 @@ fn every_method_goes_through_one_door() {
         first_target: 3,
         end_target: 4,
     };
-    let request = Request {
+    let request = AttributionRequest {
         input: &input,
         baseline: &zero,
         blocks: &blocks,
@@ -232,7 +232,7 @@ fn every_method_goes_through_one_door() {
             "{text}"
         );
     }
-    let without = Request {
+    let without = AttributionRequest {
         attentions: None,
         ..request
     };

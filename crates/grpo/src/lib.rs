@@ -3,7 +3,7 @@
 //! [`advantages`] turns the rewards of groups of episodes into advantages, [`loss`] those and the
 //! log-probabilities of packed tokens into a differentiable loss with its [`Metrics`],
 //! [`Gradients`] collects gradients over micro-batches, [`clip_grad_norm`] bounds them and
-//! [`AdamW`] updates the parameters at the rate of a [`Schedule`]. Nothing here knows a model.
+//! [`AdamW`] updates the parameters at the rate of a [`LearningRateSchedule`]. Nothing here knows a model.
 //!
 //! ```
 //! use candle_core::{Device, Tensor, Var};
@@ -64,6 +64,6 @@ pub use gradients::{Gradients, clip_grad_norm};
 pub use loss::{LossInputs, LossOutput, Totals, loss};
 pub use metrics::Metrics;
 pub use optimizer::{AdamW, AdamWOptions};
-pub use options::{Aggregation, Clip, KlEstimator, KlPenalty, LossOptions, RatioLevel};
-pub use schedule::{Decay, Schedule};
+pub use options::{Clip, KlEstimator, KlPenalty, LossAggregation, LossOptions, RatioLevel};
+pub use schedule::{Decay, LearningRateSchedule};
 pub use turns::{TrainedTurns, turn_mask};

@@ -2,7 +2,7 @@
 //!
 //! With `r = p / p_old` (by token, or by sequence: GSPO) and advantage A,
 //! `ℓ = −min(r A, clip(r, 1 − low, 1 + high) A) + β KL(p ‖ p_ref)`, for A < 0 also
-//! `−max(min(..), dual · A)`, averaged as [`Aggregation`] says over unmasked tokens. Sources: GRPO
+//! `−max(min(..), dual · A)`, averaged as [`LossAggregation`] says over unmasked tokens. Sources: GRPO
 //! (arXiv 2402.03300), DAPO (2503.14476), Dr. GRPO (2503.20783), GSPO (2507.18071), dual clip
 //! (1912.09729); values, gradients and conventions (a sequence without unmasked tokens counts in the
 //! mean and has denominator 1) as TRL 1.16's `GRPOTrainer._compute_loss`.
@@ -15,7 +15,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result, expect_length, finite};
 use crate::metrics::Metrics;
-use crate::options::{Aggregation, Clip, LossOptions, RatioLevel};
+use crate::options::{Clip, LossAggregation, LossOptions, RatioLevel};
 
 /// Sizes of the batch whose mean the loss is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -306,7 +306,7 @@ impl<'a> Batch<'a> {
     }
 
     /// What a token's loss counts in the average; 0 for masked tokens.
-    fn weights(&self, inputs: &LossInputs<'_>, aggregation: Aggregation) -> Vec<f64> {
+    fn weights(&self, inputs: &LossInputs<'_>, aggregation: LossAggregation) -> Vec<f64> {
         let totals = inputs.totals.unwrap_or(Totals {
             tokens: self.tokens,
             sequences: self.lengths.len(),
@@ -317,9 +317,11 @@ impl<'a> Batch<'a> {
                 return 0.0;
             }
             match aggregation {
-                Aggregation::TokenMean => 1.0 / tokens,
-                Aggregation::SequenceMean => 1.0 / (self.lengths[sequence] as f64 * sequences),
-                Aggregation::ConstantLength { max_tokens } => 1.0 / (sequences * max_tokens as f64),
+                LossAggregation::TokenMean => 1.0 / tokens,
+                LossAggregation::SequenceMean => 1.0 / (self.lengths[sequence] as f64 * sequences),
+                LossAggregation::ConstantLength { max_tokens } => {
+                    1.0 / (sequences * max_tokens as f64)
+                }
             }
         };
         inputs.sequence.iter().enumerate().map(weight).collect()

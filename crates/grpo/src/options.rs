@@ -79,7 +79,7 @@ pub struct KlPenalty {
 /// How token losses become one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
-pub enum Aggregation {
+pub enum LossAggregation {
     /// Sum over the batch's unmasked tokens by their number: DAPO (arXiv 2503.14476), TRL's
     /// `dapo` and `bnpo`.
     TokenMean,
@@ -104,7 +104,7 @@ pub struct LossOptions {
     #[serde(default)]
     pub kl: Option<KlPenalty>,
     /// How token losses are averaged.
-    pub aggregation: Aggregation,
+    pub aggregation: LossAggregation,
 }
 
 impl LossOptions {
@@ -129,7 +129,7 @@ impl LossOptions {
             let why = format!("{} is not a finite non-negative number", kl.coefficient);
             return setting("kl.coefficient", why);
         }
-        if self.aggregation == (Aggregation::ConstantLength { max_tokens: 0 }) {
+        if self.aggregation == (LossAggregation::ConstantLength { max_tokens: 0 }) {
             let why = "0 would divide by zero: give the longest allowed completion".to_owned();
             return setting("aggregation.max_tokens", why);
         }

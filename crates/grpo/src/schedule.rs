@@ -23,7 +23,7 @@ pub enum Decay {
 /// A linear warm-up and a decay.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Schedule {
+pub struct LearningRateSchedule {
     /// The largest rate.
     pub peak: f64,
     /// Updates of linear warm-up; 0 for none.
@@ -32,7 +32,7 @@ pub struct Schedule {
     pub decay: Decay,
 }
 
-impl Schedule {
+impl LearningRateSchedule {
     /// The rate of update `update`, counted from 0.
     ///
     /// Update k of a warm-up of w runs at `peak (k + 1) / w`, so that none is spent at rate 0 as
@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn warm_up_reaches_the_peak_and_the_cosine_its_end() {
-        let schedule = Schedule {
+        let schedule = LearningRateSchedule {
             peak: 2.0,
             warmup: 4,
             decay: Decay::Cosine {
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn without_warm_up_a_constant_is_constant() {
-        let schedule = Schedule {
+        let schedule = LearningRateSchedule {
             peak: 3e-4,
             warmup: 0,
             decay: Decay::Constant,

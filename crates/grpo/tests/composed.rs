@@ -3,7 +3,8 @@
 
 use candle_core::{Device, Tensor, Var};
 use grpo::{
-    Aggregation, Clip, KlEstimator, KlPenalty, LossInputs, LossOptions, RatioLevel, Totals, loss,
+    Clip, KlEstimator, KlPenalty, LossAggregation, LossInputs, LossOptions, RatioLevel, Totals,
+    loss,
 };
 use proptest::prelude::*;
 
@@ -45,9 +46,9 @@ fn settings() -> impl Strategy<Value = LossOptions> {
         Just(KlEstimator::K3)
     ];
     let aggregation = prop_oneof![
-        Just(Aggregation::TokenMean),
-        Just(Aggregation::SequenceMean),
-        Just(Aggregation::ConstantLength { max_tokens: 7 }),
+        Just(LossAggregation::TokenMean),
+        Just(LossAggregation::SequenceMean),
+        Just(LossAggregation::ConstantLength { max_tokens: 7 }),
     ];
     let clip = prop_oneof![
         Just(Clip {
@@ -124,15 +125,15 @@ fn composed(case: &Case, options: &LossOptions, log_probs: &Tensor) -> Tensor {
     }
     let losses = (losses * &mask).unwrap();
     match options.aggregation {
-        Aggregation::TokenMean => {
+        LossAggregation::TokenMean => {
             let tokens = case.mask.iter().filter(|&&m| m).count().max(1);
             (losses.sum_all().unwrap() / tokens as f64).unwrap()
         }
-        Aggregation::SequenceMean => {
+        LossAggregation::SequenceMean => {
             let means = (segments.matmul(&losses).unwrap() / lengths).unwrap();
             (means.sum_all().unwrap() / 4.0).unwrap()
         }
-        Aggregation::ConstantLength { max_tokens } => {
+        LossAggregation::ConstantLength { max_tokens } => {
             (losses.sum_all().unwrap() / (4 * max_tokens) as f64).unwrap()
         }
     }

@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use grpo::{
-    Aggregation, Clip, Error, KlEstimator, KlPenalty, LossInputs, LossOptions, RatioLevel, loss,
+    Clip, Error, KlEstimator, KlPenalty, LossAggregation, LossInputs, LossOptions, RatioLevel, loss,
 };
 
 fn options() -> LossOptions {
@@ -14,7 +14,7 @@ fn options() -> LossOptions {
         },
         ratio: RatioLevel::Token,
         kl: None,
-        aggregation: Aggregation::TokenMean,
+        aggregation: LossAggregation::TokenMean,
     }
 }
 
@@ -104,7 +104,7 @@ fn no_tokens_are_a_loss_of_zero() {
         mask: Some(&[false; 4]),
         ..inputs(&log_probs, &OLD, &[1.0, -1.0])
     };
-    for aggregation in [Aggregation::TokenMean, Aggregation::SequenceMean] {
+    for aggregation in [LossAggregation::TokenMean, LossAggregation::SequenceMean] {
         let output = loss(
             &given,
             &LossOptions {
@@ -208,7 +208,7 @@ fn bad_input_is_refused_with_its_name() {
         clip(0.2, f64::NAN, None),
         clip(0.2, 0.2, Some(1.1)),
         LossOptions {
-            aggregation: Aggregation::ConstantLength { max_tokens: 0 },
+            aggregation: LossAggregation::ConstantLength { max_tokens: 0 },
             ..options()
         },
     ] {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, Var};
 use grpo::{
-    Aggregation, Clip, KlEstimator, KlPenalty, LossInputs, LossOptions, RatioLevel, ScaleByStd,
+    Clip, KlEstimator, KlPenalty, LossAggregation, LossInputs, LossOptions, RatioLevel, ScaleByStd,
     Totals, advantages_of_scored, loss, zero_variance_share,
 };
 use serde_json::Value;
@@ -141,9 +141,9 @@ fn options(case: &Value) -> LossOptions {
             coefficient: number("beta"),
         }),
         aggregation: match case["loss_type"].as_str().unwrap() {
-            "grpo" => Aggregation::SequenceMean,
-            "bnpo" | "dapo" => Aggregation::TokenMean,
-            _ => Aggregation::ConstantLength {
+            "grpo" => LossAggregation::SequenceMean,
+            "bnpo" | "dapo" => LossAggregation::TokenMean,
+            _ => LossAggregation::ConstantLength {
                 max_tokens: case["max_completion_length"].as_u64().unwrap() as usize,
             },
         },

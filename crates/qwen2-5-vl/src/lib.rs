@@ -35,7 +35,7 @@ pub use image_processor::{ImageProcessor, ImageSettings, read_image, to_rgb};
 pub use lora::LoraOptions;
 pub use model::Model;
 pub use parameters::{Parameters, shapes};
-pub use parts::Part;
+pub use parts::ModelPart;
 pub use positions::{Grid, Positions};
 pub use processor::{ChatMessage, ChatPart, Encoded, PartIndex, Processor};
 pub use processor_error::ProcessorError;

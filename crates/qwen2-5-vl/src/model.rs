@@ -12,7 +12,7 @@ use crate::layers::{Adapter, Source};
 use crate::lora::{Lora, LoraOptions};
 use crate::text::{SomeTokens, TextDecoder};
 use crate::vision::{VisionTower, VisionTrace};
-use crate::{Config, Error, Grid, Parameters, Part, Positions, Result, checkpoint};
+use crate::{Config, Error, Grid, ModelPart, Parameters, Positions, Result, checkpoint};
 
 /// A Qwen2.5-VL model. Its parameters are variables, so it trains as well as it runs.
 #[derive(Debug)]
@@ -134,7 +134,7 @@ impl Model {
     /// Freezes parts: their parameters enter the graph detached and cost no gradient.
     ///
     /// Fails when the model has no such part.
-    pub fn freeze(&mut self, parts: &[Part]) -> Result<()> {
+    pub fn freeze(&mut self, parts: &[ModelPart]) -> Result<()> {
         for part in parts {
             let names = self.names_of(*part)?;
             self.frozen.extend(names);
@@ -145,7 +145,7 @@ impl Model {
     /// Undoes [`Model::freeze`] for parts.
     ///
     /// Fails when the model has no such part.
-    pub fn unfreeze(&mut self, parts: &[Part]) -> Result<()> {
+    pub fn unfreeze(&mut self, parts: &[ModelPart]) -> Result<()> {
         for part in parts {
             for name in self.names_of(*part)? {
                 self.frozen.remove(&name);
@@ -154,11 +154,11 @@ impl Model {
         self.rebuild()
     }
 
-    fn names_of(&self, part: Part) -> Result<Vec<String>> {
+    fn names_of(&self, part: ModelPart) -> Result<Vec<String>> {
         let names: Vec<String> = self
             .parameters
             .iter()
-            .filter(|(name, _)| Part::of(name) == Some(part))
+            .filter(|(name, _)| ModelPart::of(name) == Some(part))
             .map(|(name, _)| name.to_string())
             .collect();
         if names.is_empty() {

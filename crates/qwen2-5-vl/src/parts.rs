@@ -8,7 +8,7 @@ use crate::Error;
 /// A part of a model, as freezing knows it. Its text is `vision`, `merger`, `embeddings`,
 /// `layers.N`, `norm` or `head`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
+pub enum ModelPart {
     /// The vision tower without its merger.
     Vision,
     /// What turns patches into tokens, after the vision tower.
@@ -23,54 +23,54 @@ pub enum Part {
     Head,
 }
 
-impl Part {
+impl ModelPart {
     /// The part that a parameter belongs to, by its name on disk.
-    pub fn of(name: &str) -> Option<Part> {
+    pub fn of(name: &str) -> Option<ModelPart> {
         if name.starts_with("visual.merger.") {
-            Some(Part::Merger)
+            Some(ModelPart::Merger)
         } else if name.starts_with("visual.") {
-            Some(Part::Vision)
+            Some(ModelPart::Vision)
         } else if let Some(rest) = name.strip_prefix("model.layers.") {
-            rest.split('.').next()?.parse().ok().map(Part::Layer)
+            rest.split('.').next()?.parse().ok().map(ModelPart::Layer)
         } else if name.starts_with("model.embed_tokens.") {
-            Some(Part::Embeddings)
+            Some(ModelPart::Embeddings)
         } else if name.starts_with("model.norm.") {
-            Some(Part::FinalNorm)
+            Some(ModelPart::FinalNorm)
         } else if name.starts_with("lm_head.") {
-            Some(Part::Head)
+            Some(ModelPart::Head)
         } else {
             None
         }
     }
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for ModelPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Part::Vision => f.write_str("vision"),
-            Part::Merger => f.write_str("merger"),
-            Part::Embeddings => f.write_str("embeddings"),
-            Part::Layer(index) => write!(f, "layers.{index}"),
-            Part::FinalNorm => f.write_str("norm"),
-            Part::Head => f.write_str("head"),
+            ModelPart::Vision => f.write_str("vision"),
+            ModelPart::Merger => f.write_str("merger"),
+            ModelPart::Embeddings => f.write_str("embeddings"),
+            ModelPart::Layer(index) => write!(f, "layers.{index}"),
+            ModelPart::FinalNorm => f.write_str("norm"),
+            ModelPart::Head => f.write_str("head"),
         }
     }
 }
 
-impl FromStr for Part {
+impl FromStr for ModelPart {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
         match text {
-            "vision" => Ok(Part::Vision),
-            "merger" => Ok(Part::Merger),
-            "embeddings" => Ok(Part::Embeddings),
-            "norm" => Ok(Part::FinalNorm),
-            "head" => Ok(Part::Head),
+            "vision" => Ok(ModelPart::Vision),
+            "merger" => Ok(ModelPart::Merger),
+            "embeddings" => Ok(ModelPart::Embeddings),
+            "norm" => Ok(ModelPart::FinalNorm),
+            "head" => Ok(ModelPart::Head),
             _ => text
                 .strip_prefix("layers.")
                 .and_then(|index| index.parse().ok())
-                .map(Part::Layer)
+                .map(ModelPart::Layer)
                 .ok_or_else(|| {
                     Error::Argument(format!(
                         "{text:?} is no part of a model; expected vision, merger, embeddings, \
@@ -90,13 +90,13 @@ mod tests {
         let mut config = crate::config::tests::tiny();
         config.tie_word_embeddings = false;
         for name in crate::parameters::shapes(&config).keys() {
-            let part = Part::of(name).unwrap_or_else(|| panic!("{name}"));
-            assert_eq!(part.to_string().parse::<Part>().unwrap(), part);
+            let part = ModelPart::of(name).unwrap_or_else(|| panic!("{name}"));
+            assert_eq!(part.to_string().parse::<ModelPart>().unwrap(), part);
         }
         assert_eq!(
-            Part::of("model.layers.12.mlp.up_proj.weight"),
-            Some(Part::Layer(12))
+            ModelPart::of("model.layers.12.mlp.up_proj.weight"),
+            Some(ModelPart::Layer(12))
         );
-        assert!("layers.x".parse::<Part>().is_err());
+        assert!("layers.x".parse::<ModelPart>().is_err());
     }
 }

@@ -11,7 +11,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use fused_ops::AttentionLayout;
 
-use crate::{Error, Model, Part, Positions, Result};
+use crate::{Error, Model, ModelPart, Positions, Result};
 
 impl Model {
     /// The loss and its gradients, with the activations of one decoder layer in memory at a time.
@@ -72,8 +72,8 @@ impl Model {
         }
         self.trainable()
             .iter()
-            .filter_map(|(name, _)| match Part::of(name) {
-                Some(Part::Layer(index)) => Some(index),
+            .filter_map(|(name, _)| match ModelPart::of(name) {
+                Some(ModelPart::Layer(index)) => Some(index),
                 _ => None,
             })
             .min()

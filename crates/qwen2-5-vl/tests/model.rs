@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use candle_core::{DType, Device, Tensor, Var};
 use common::{config, largest_difference, model, options, pixels, prompt, values};
 use fused_ops::{AttentionLayout, Segment};
-use qwen2_5_vl::{Grid, LoraOptions, Model, Part, Positions, Prompt};
+use qwen2_5_vl::{Grid, LoraOptions, Model, ModelPart, Positions, Prompt};
 use seeded_random::Stream;
 
 /// Mean negative log-probability of a prompt's last tokens, images encoded on the way.
@@ -58,12 +58,12 @@ fn a_frozen_part_gets_none_and_the_rest_stays_the_same() {
     let mut model = model(false, 1);
     let all = loss(&model).backward().unwrap();
     let parts = [
-        Part::Vision,
-        Part::Merger,
-        Part::Embeddings,
-        Part::Layer(1),
-        Part::FinalNorm,
-        Part::Head,
+        ModelPart::Vision,
+        ModelPart::Merger,
+        ModelPart::Embeddings,
+        ModelPart::Layer(1),
+        ModelPart::FinalNorm,
+        ModelPart::Head,
     ];
     for part in parts {
         model.freeze(&[part]).unwrap();
@@ -74,7 +74,7 @@ fn a_frozen_part_gets_none_and_the_rest_stays_the_same() {
             .map(|(name, _)| name)
             .collect();
         for (name, variable) in model.parameters().iter() {
-            let frozen = Part::of(name) == Some(part);
+            let frozen = ModelPart::of(name) == Some(part);
             assert_eq!(trainable.contains(name), !frozen, "{name}");
             match gradients.get(variable) {
                 Some(gradient) => {
@@ -90,8 +90,8 @@ fn a_frozen_part_gets_none_and_the_rest_stays_the_same() {
         }
         model.unfreeze(&[part]).unwrap();
     }
-    assert!(model.freeze(&[Part::Layer(3)]).is_err());
-    assert!(common::model(true, 1).freeze(&[Part::Head]).is_err());
+    assert!(model.freeze(&[ModelPart::Layer(3)]).is_err());
+    assert!(common::model(true, 1).freeze(&[ModelPart::Head]).is_err());
 }
 
 #[test]
@@ -171,15 +171,15 @@ fn adapters_start_as_nothing_train_alone_and_merge() {
 fn recompute_gives_the_same_gradients() {
     for (tied, frozen) in [
         (true, vec![]),
-        (false, vec![Part::Vision, Part::Merger]),
+        (false, vec![ModelPart::Vision, ModelPart::Merger]),
         (
             false,
             vec![
-                Part::Vision,
-                Part::Merger,
-                Part::Embeddings,
-                Part::Layer(0),
-                Part::Head,
+                ModelPart::Vision,
+                ModelPart::Merger,
+                ModelPart::Embeddings,
+                ModelPart::Layer(0),
+                ModelPart::Head,
             ],
         ),
     ] {

@@ -35,6 +35,6 @@ pub use apply::{Applied, StepOutcome, ToolError, Unchanged, apply, apply_reporti
 pub use blur::{BLUR, blurred};
 pub use boxes::{BoxRepairs, FigureBoxes, NamedBoxes, PixelBox};
 pub use call::{BoxSource, BoxValue, ImageSource, Names, Step, ToolCall};
-pub use parse::{Parsed, Reason, Refusal, RefusalCounts, parse};
+pub use parse::{Parsed, Refusal, RefusalCounts, RefusalReason, parse};
 pub use style::{NameRule, Style};
 pub use tool::{Axis, Effect, Tool, UnknownTool};

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use proptest::prelude::*;
 use visual_tools::{
-    Axis, BoxSource, Effect, FigureBoxes, ImageSource, NamedBoxes, Names, Parsed, PixelBox, Reason,
-    RefusalCounts, Style, Tool, ToolCall, apply, parse,
+    Axis, BoxSource, Effect, FigureBoxes, ImageSource, NamedBoxes, Names, Parsed, PixelBox,
+    RefusalCounts, RefusalReason, Style, Tool, ToolCall, apply, parse,
 };
 
 fn entries() -> Vec<(&'static str, &'static str)> {
@@ -66,7 +66,7 @@ fn refusals_are_counted_by_reason() {
     insta::assert_snapshot!(serde_json::to_string_pretty(&counts).unwrap());
 }
 
-fn reason(code: &str) -> Option<Reason> {
+fn reason(code: &str) -> Option<RefusalReason> {
     match parse(&format!("```python\n{code}\n```")) {
         Parsed::Refused(refusal) => Some(refusal.reason),
         _ => None,
@@ -79,26 +79,29 @@ fn size_is_bounded() {
         |names: &str| format!("display(focus_on_rows_with_draw(image_1, {names}, rows_bbox))");
     let deep = |n: usize| call(&format!("{}'a'{}", "(".repeat(n), ")".repeat(n)));
     assert_eq!(reason(&deep(10)), None);
-    assert_eq!(reason(&deep(50)), Some(Reason::TooDeep));
-    assert_eq!(reason(&deep(30_000)), Some(Reason::TooDeep));
+    assert_eq!(reason(&deep(50)), Some(RefusalReason::TooDeep));
+    assert_eq!(reason(&deep(30_000)), Some(RefusalReason::TooDeep));
     assert_eq!(reason(&call(&format!("[{}]", "'a',".repeat(1000)))), None);
     assert_eq!(
         reason(&call(&format!("[{}]", "'a',".repeat(5000)))),
-        Some(Reason::TooLong)
+        Some(RefusalReason::TooLong)
     );
     assert_eq!(
         reason(&call(&format!("['{}']", "a".repeat(100_000)))),
-        Some(Reason::TooLong)
+        Some(RefusalReason::TooLong)
     );
-    assert_eq!(reason(&"image_1\n".repeat(5000)), Some(Reason::TooLong));
+    assert_eq!(
+        reason(&"image_1\n".repeat(5000)),
+        Some(RefusalReason::TooLong)
+    );
     assert_eq!(
         reason(&(call("['a']") + "\n").repeat(100)),
-        Some(Reason::TooLong)
+        Some(RefusalReason::TooLong)
     );
     // Doubling a list or a string thirty times must not take memory.
     for start in ["a = ['x']", "a = 'x'"] {
         let code = format!("{start}\n{}{}", "a = a + a\n".repeat(30), call("a"));
-        assert_eq!(reason(&code), Some(Reason::TooLong));
+        assert_eq!(reason(&code), Some(RefusalReason::TooLong));
     }
 }
 

@@ -19,8 +19,8 @@ use agent::Conversation;
 use benchmarks::micro::language::processor_files;
 use candle_core::{DType, Device, Tensor, Var};
 use fused_ops::{TokenLogProbs, side_by_side};
-use grpo::{Decay, Gradients, Schedule, clip_grad_norm};
-use qwen2_5_vl::{Model, Part, Processor, Prompt};
+use grpo::{Decay, Gradients, LearningRateSchedule, clip_grad_norm};
+use qwen2_5_vl::{Model, ModelPart, Processor, Prompt};
 use seeded_random::{Draw, Stream};
 
 use crate::packing::{Packed, Tree};
@@ -128,7 +128,7 @@ impl Stage<'_> {
         part_loss: impl Fn(usize, usize) -> Result<PartLoss> + Sync + Send,
     ) -> Result<()> {
         let steps = self.steps;
-        let schedule = Schedule {
+        let schedule = LearningRateSchedule {
             peak: self.learning_rate,
             warmup: (steps / 20).max(1),
             decay: Decay::Cosine {
@@ -264,7 +264,7 @@ fn train_reading(
     stream: &Stream,
     report: &mut Report<'_>,
 ) -> Result<Model> {
-    model.freeze(&[Part::Vision, Part::Merger])?;
+    model.freeze(&[ModelPart::Vision, ModelPart::Merger])?;
     let stage = &recipe.reading;
     let stream = stream.purpose("reading");
     let shared = &model;
@@ -377,7 +377,7 @@ fn train_demonstrations(
     stream: &Stream,
     report: &mut Report<'_>,
 ) -> Result<Model> {
-    model.freeze(&[Part::Vision, Part::Merger])?;
+    model.freeze(&[ModelPart::Vision, ModelPart::Merger])?;
     let stream = stream.purpose("demonstrations").purpose(name);
     let stop = processor.stop_ids()[0];
     let shared = &model;

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::record::{Arm, Record, SETS, Verdict};
+use crate::record::{ArmName, Record, SETS, Verdict};
 
 /// One arm's outcomes on the six sets.
 #[derive(Clone, Debug)]
 pub struct ArmOutcomes {
     /// The arm.
-    pub arm: Arm,
+    pub arm: ArmName,
     /// Its seeds, ascending.
     pub seeds: Vec<u64>,
     /// Its outcomes by set, in the order of [`SETS`]; `None` where it has no record.
@@ -51,7 +51,7 @@ pub struct CellOutcome {
 
 impl ArmOutcomes {
     /// The outcomes of `arm` among `records`. Sets other than the six are left out.
-    pub fn collect<'a>(arm: &Arm, records: impl IntoIterator<Item = &'a Record>) -> Self {
+    pub fn collect<'a>(arm: &ArmName, records: impl IntoIterator<Item = &'a Record>) -> Self {
         let records: Vec<&Record> = records
             .into_iter()
             .filter(|record| record.arm == *arm && SETS.contains(&record.set.as_str()))

@@ -3,16 +3,16 @@
 use super::bootstrap::{Bootstrap, Counts, Estimate, Sample};
 use super::outcomes::{ArmOutcomes, SetOutcomes};
 use super::proportion::{McNemar, mcnemar};
-use crate::record::{Arm, SETS};
+use crate::record::{ArmName, SETS};
 
 /// `first − second`, by set and averaged over the six, on the questions that both answered and
 /// that were judged for every seed of both.
 #[derive(Clone, Debug)]
 pub struct PairedDifference {
     /// The arm that is subtracted from.
-    pub first: Arm,
+    pub first: ArmName,
     /// The arm that is subtracted.
-    pub second: Arm,
+    pub second: ArmName,
     /// The macro average's difference.
     pub average: Estimate,
     /// The difference in each set, in the order of [`SETS`].

@@ -16,14 +16,14 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use benchmarks::TestSet;
 use benchmarks::endpoint::{
-    ApiKey, Cache, CachedPolicy, Client, EndpointPolicy, Parameters, Prices, Settings,
+    ApiKey, Cache, CachedPolicy, Client, EndpointPolicy, Prices, SamplingParameters, Settings,
 };
 use benchmarks::evaluation::{Scoring, Shard};
 use benchmarks::judge::{EndpointJudge, Judge};
 use benchmarks::scorers::Reason;
 use replicate::compute::{Compute, DeviceName, WeightType};
 use replicate::policy::LocalPolicy;
-use results::{Arm, Format, Paper, RECORDS, Runs, Table, TableOptions, run_folder};
+use results::{ArmName, Format, Paper, RECORDS, Runs, Table, TableOptions, run_folder};
 
 use data::Data;
 use run::Evaluation;
@@ -113,7 +113,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .models
         .iter()
         .map(|model| arm_of(model))
-        .collect::<anyhow::Result<Vec<Arm>>>()?;
+        .collect::<anyhow::Result<Vec<ArmName>>>()?;
     if let Some(arm) = (1..arms.len()).find_map(|i| arms[..i].contains(&arms[i]).then(|| &arms[i]))
     {
         bail!("two models would both be called '{arm}': rename a folder");
@@ -177,7 +177,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 Some(cache),
             )?;
             let mut run = run.watching("policy", &client);
-            let mut policy = EndpointPolicy::new(&client, Parameters::greedy(args.max_new_tokens));
+            let mut policy =
+                EndpointPolicy::new(&client, SamplingParameters::greedy(args.max_new_tokens));
             let result = run.all(&mut policy, scoring, 4 * args.concurrency, |_| ());
             tally.add(run.finish(result)?);
         }
@@ -218,7 +219,7 @@ fn share_folder(out: &Path, shard: Shard) -> PathBuf {
 
 /// Refuses an `--out` in which the same model was evaluated in other shares: some questions would
 /// stand in its tables twice.
-fn refuse_other_shares(out: &Path, shard: Shard, arm: &Arm) -> anyhow::Result<()> {
+fn refuse_other_shares(out: &Path, shard: Shard, arm: &ArmName) -> anyhow::Result<()> {
     let mut shares = vec![(out.to_owned(), 1)];
     if out.is_dir() {
         let cannot = || format!("cannot list {}", out.display());
@@ -259,7 +260,7 @@ fn settings(args: &Args, url: &str, model: &str) -> Settings {
 }
 
 /// A row's name from a folder or a model's name: `Qwen/Qwen2.5-VL-3B` is `qwen2-5-vl-3b`.
-fn arm_of(model: &str) -> anyhow::Result<Arm> {
+fn arm_of(model: &str) -> anyhow::Result<ArmName> {
     let last = model
         .trim_end_matches('/')
         .rsplit('/')
@@ -275,7 +276,7 @@ fn arm_of(model: &str) -> anyhow::Result<Arm> {
             }
         })
         .collect();
-    Ok(name.trim_matches('-').parse::<Arm>()?)
+    Ok(name.trim_matches('-').parse::<ArmName>()?)
 }
 
 /// BLAKE3 over the weight files of a checkpoint, in the order of their names.

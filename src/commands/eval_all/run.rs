@@ -14,7 +14,7 @@ use benchmarks::{Question, TestSet, scorers};
 use replicate::progress::Progress;
 use replicate::provenance;
 use results::{
-    Appender, Arm, MANIFEST, Manifest, Origin, RECORDS, Record, Verdict, peak_memory_bytes,
+    Appender, ArmName, MANIFEST, Manifest, Origin, RECORDS, Record, Verdict, peak_memory_bytes,
     read_json, read_lines, write_json, write_lines,
 };
 use visual_tools::{Parsed, RefusalCounts, parse};
@@ -55,7 +55,7 @@ impl<'a> Evaluation<'a> {
         args: &'a Args,
         data: &'a Data,
         folder: PathBuf,
-        arm: &Arm,
+        arm: &ArmName,
         checkpoint: String,
     ) -> anyhow::Result<Self> {
         let lock = lock(&folder)?;
@@ -65,7 +65,7 @@ impl<'a> Evaluation<'a> {
             "data": args.data,
             "max_new_tokens": args.max_new_tokens,
         });
-        let profile = results::Profile {
+        let profile = results::ProfileStamp {
             name: Origin::EVALUATION.to_owned(),
             hash: blake3::hash(resolved.to_string().as_bytes())
                 .to_hex()

@@ -15,7 +15,7 @@ use std::rc::Rc;
 
 use super::token::{Placed, Token, tokens};
 use super::value::{Fault, Value};
-use super::{MAX_CALLS, MAX_ITEMS, Reason, Refusal};
+use super::{MAX_CALLS, MAX_ITEMS, Refusal, RefusalReason};
 use crate::{Axis, ImageSource, Step, Tool, ToolCall};
 
 /// Reads a block.
@@ -132,7 +132,10 @@ impl<'a> Program<'a> {
             }
             Function::Tool(tool) => {
                 if self.steps.len() == MAX_CALLS {
-                    return Err((Reason::TooLong, format!("more than {MAX_CALLS} calls")));
+                    return Err((
+                        RefusalReason::TooLong,
+                        format!("more than {MAX_CALLS} calls"),
+                    ));
                 }
                 let word = tool.axis.word();
                 let focus = format!("{word}_to_focus_on");
@@ -154,7 +157,7 @@ impl<'a> Program<'a> {
     /// What the block shows.
     fn finish(self, line: usize) -> Result<ToolCall, Refusal> {
         if self.statements == 0 {
-            return Err(Refusal::new(Reason::Empty, line, ""));
+            return Err(Refusal::new(RefusalReason::Empty, line, ""));
         }
         let image_of = |value: &Value| match value {
             Value::Image(image) => Some(*image),
@@ -169,7 +172,7 @@ impl<'a> Program<'a> {
         let shown = asked.or_else(|| self.variables[self.bound..].iter().rev().find_map(image_of));
         shown
             .and_then(|shown| ToolCall::of_steps(self.steps, shown))
-            .ok_or_else(|| Refusal::new(Reason::NothingEdited, line, ""))
+            .ok_or_else(|| Refusal::new(RefusalReason::NothingEdited, line, ""))
     }
 }
 
@@ -181,7 +184,7 @@ fn bind<const N: usize>(
     keywords: Vec<(&str, Value)>,
 ) -> Result<[Value; N], Fault> {
     let given = positional.len() + keywords.len();
-    let wrong = |what: String| (Reason::Arguments, format!("{function}: {what}"));
+    let wrong = |what: String| (RefusalReason::Arguments, format!("{function}: {what}"));
     if given != N {
         return Err(wrong(format!("expected {N} arguments, found {given}")));
     }
@@ -250,7 +253,7 @@ impl<'a, 't> Reader<'a, 't> {
         self.tokens.get(place).map_or(1, |placed| placed.line)
     }
 
-    fn refuse(&self, reason: Reason, detail: impl AsRef<str>) -> Refusal {
+    fn refuse(&self, reason: RefusalReason, detail: impl AsRef<str>) -> Refusal {
         Refusal::new(reason, self.line(), detail)
     }
 
@@ -265,12 +268,12 @@ impl<'a, 't> Reader<'a, 't> {
                 continue;
             }
             if *token == Token::Indent {
-                return Err(self.refuse(Reason::Indentation, ""));
+                return Err(self.refuse(RefusalReason::Indentation, ""));
             }
             self.program.statements += 1;
             if self.program.statements > MAX_ITEMS {
                 let detail = format!("more than {MAX_ITEMS} statements");
-                return Err(self.refuse(Reason::TooLong, detail));
+                return Err(self.refuse(RefusalReason::TooLong, detail));
             }
             self.statement()?;
             match self.peek(0) {
@@ -279,9 +282,9 @@ impl<'a, 't> Reader<'a, 't> {
                 Some(Token::Sign(";")) => self.at += 1,
                 Some(Token::Sign(sign @ ("=" | ","))) => {
                     let detail = format!("`{sign}`: only `name = value` is read");
-                    return Err(self.refuse(Reason::Statement, detail));
+                    return Err(self.refuse(RefusalReason::Statement, detail));
                 }
-                Some(token) => return Err(self.refuse(Reason::Syntax, describe(token))),
+                Some(token) => return Err(self.refuse(RefusalReason::Syntax, describe(token))),
             }
         }
         Ok(())
@@ -293,7 +296,7 @@ impl<'a, 't> Reader<'a, 't> {
                 self.check_keyword(name)?;
                 if Function::named(name).is_some() || matches!(*name, "True" | "False" | "None") {
                     let detail = format!("an assignment to {name}");
-                    return Err(self.refuse(Reason::Statement, detail));
+                    return Err(self.refuse(RefusalReason::Statement, detail));
                 }
                 self.at += 2;
                 Some(*name)
@@ -318,14 +321,14 @@ impl<'a, 't> Reader<'a, 't> {
     /// Refuses the words of Python's grammar.
     fn check_keyword(&self, name: &str) -> Result<(), Refusal> {
         let reason = match name {
-            "import" | "from" => Reason::Import,
-            "for" | "while" => Reason::Loop,
-            "if" | "elif" | "else" => Reason::Conditional,
-            "def" | "class" | "lambda" => Reason::Definition,
-            "and" | "or" | "not" | "in" | "is" => Reason::Operator,
+            "import" | "from" => RefusalReason::Import,
+            "for" | "while" => RefusalReason::Loop,
+            "if" | "elif" | "else" => RefusalReason::Conditional,
+            "def" | "class" | "lambda" => RefusalReason::Definition,
+            "and" | "or" | "not" | "in" | "is" => RefusalReason::Operator,
             "as" | "assert" | "async" | "await" | "break" | "continue" | "del" | "except"
             | "finally" | "global" | "nonlocal" | "pass" | "raise" | "return" | "try" | "with"
-            | "yield" => Reason::Statement,
+            | "yield" => RefusalReason::Statement,
             _ => return Ok(()),
         };
         Err(self.refuse(reason, name))
@@ -344,7 +347,7 @@ impl<'a, 't> Reader<'a, 't> {
         loop {
             // There is always the level of the statement itself.
             let Some(level) = levels.last_mut() else {
-                return Err(self.refuse(Reason::Syntax, ""));
+                return Err(self.refuse(RefusalReason::Syntax, ""));
             };
             let Some(value) = operand.take() else {
                 is_focus = false;
@@ -372,7 +375,7 @@ impl<'a, 't> Reader<'a, 't> {
                 }
                 Some(Token::Sign("(")) => {
                     let detail = format!("{} is called", value.kind());
-                    return Err(self.refuse(Reason::UnknownFunction, detail));
+                    return Err(self.refuse(RefusalReason::UnknownFunction, detail));
                 }
                 Some(Token::Sign("+")) => {
                     let sum = self.sum(level, value)?;
@@ -405,14 +408,14 @@ impl<'a, 't> Reader<'a, 't> {
                     }
                 }
                 Some(Token::Name("for")) if levels.len() > 1 => {
-                    return Err(self.refuse(Reason::Comprehension, "for"));
+                    return Err(self.refuse(RefusalReason::Comprehension, "for"));
                 }
                 Some(Token::Name(name)) => {
                     self.check_keyword(name)?;
-                    return Err(self.refuse(Reason::Syntax, name));
+                    return Err(self.refuse(RefusalReason::Syntax, name));
                 }
-                Some(Token::Sign(sign)) => return Err(self.refuse(Reason::Operator, sign)),
-                Some(token) => return Err(self.refuse(Reason::Syntax, describe(token))),
+                Some(Token::Sign(sign)) => return Err(self.refuse(RefusalReason::Operator, sign)),
+                Some(token) => return Err(self.refuse(RefusalReason::Syntax, describe(token))),
             }
         }
     }
@@ -428,7 +431,9 @@ impl<'a, 't> Reader<'a, 't> {
     fn operand(&mut self, level: &mut Level<'a>) -> Result<Due<'a>, Refusal> {
         let token = match self.peek(0) {
             Some(token) => token,
-            None => return Err(self.refuse(Reason::Syntax, "the code ends in an expression")),
+            None => {
+                return Err(self.refuse(RefusalReason::Syntax, "the code ends in an expression"));
+            }
         };
         match token {
             Token::Text(_) => {
@@ -448,7 +453,7 @@ impl<'a, 't> Reader<'a, 't> {
                     self.at += 2;
                     Ok(Due::Operand(Value::Number(-number)))
                 }
-                _ => Err(self.refuse(Reason::Operator, "-")),
+                _ => Err(self.refuse(RefusalReason::Operator, "-")),
             },
             Token::Sign("(") => {
                 self.at += 1;
@@ -479,15 +484,15 @@ impl<'a, 't> Reader<'a, 't> {
                         Frame::Call { keyword, .. } => keyword.is_some(),
                     };
                 match is_due {
-                    true => Err(self.refuse(Reason::Syntax, describe(token))),
+                    true => Err(self.refuse(RefusalReason::Syntax, describe(token))),
                     false => Ok(Due::Close),
                 }
             }
             Token::Sign(sign @ ("*" | "**" | "+" | "~")) => {
-                Err(self.refuse(Reason::Operator, sign))
+                Err(self.refuse(RefusalReason::Operator, sign))
             }
             Token::Sign(_) | Token::Newline | Token::Indent => {
-                Err(self.refuse(Reason::Syntax, describe(token)))
+                Err(self.refuse(RefusalReason::Syntax, describe(token)))
             }
             Token::Name(name) => self.name(name, level),
         }
@@ -501,7 +506,7 @@ impl<'a, 't> Reader<'a, 't> {
         }
         if self.is_sign(1, "(") {
             let Some(function) = Function::named(name) else {
-                return Err(self.refuse(Reason::UnknownFunction, name));
+                return Err(self.refuse(RefusalReason::UnknownFunction, name));
             };
             self.at += 2;
             return Ok(Due::Open(Frame::Call {
@@ -526,9 +531,11 @@ impl<'a, 't> Reader<'a, 't> {
                 self.at += 1;
                 Ok(Due::Operand(value))
             }
-            None if self.is_sign(1, ".") => Err(self.refuse(Reason::Attribute, name)),
-            None if self.is_comprehension(level) => Err(self.refuse(Reason::Comprehension, "for")),
-            None => Err(self.refuse(Reason::UnknownName, name)),
+            None if self.is_sign(1, ".") => Err(self.refuse(RefusalReason::Attribute, name)),
+            None if self.is_comprehension(level) => {
+                Err(self.refuse(RefusalReason::Comprehension, "for"))
+            }
+            None => Err(self.refuse(RefusalReason::UnknownName, name)),
         }
     }
 
@@ -560,7 +567,7 @@ impl<'a, 't> Reader<'a, 't> {
                 Some(Token::Name(name)) => format!(".{name}"),
                 _ => ".".to_owned(),
             };
-            return Err(self.refuse(Reason::Attribute, detail));
+            return Err(self.refuse(RefusalReason::Attribute, detail));
         }
         let keys = value.keys().map_err(|fault| self.fault(fault))?;
         self.at += 4;
@@ -574,19 +581,22 @@ impl<'a, 't> Reader<'a, 't> {
             _ => "",
         };
         let syntax = || match self.peek(0) {
-            Some(token) => self.refuse(Reason::Syntax, describe(token)),
-            None => self.refuse(Reason::Syntax, "the code ends in an expression"),
+            Some(token) => self.refuse(RefusalReason::Syntax, describe(token)),
+            None => self.refuse(RefusalReason::Syntax, "the code ends in an expression"),
         };
         let is_keying = next == ":" && matches!(&level.frame, Frame::Dict { key: None, .. });
         if matches!(next, ":" | "=" | ";" | "") && !is_keying {
             return Err(match (&level.frame, next) {
-                (Frame::Index(_), ":") => self.refuse(Reason::LookUp, "a slice"),
+                (Frame::Index(_), ":") => self.refuse(RefusalReason::LookUp, "a slice"),
                 _ => syntax(),
             });
         }
         let full = |length: usize| match length < MAX_ITEMS {
             true => Ok(()),
-            false => Err(self.refuse(Reason::TooLong, format!("more than {MAX_ITEMS} items"))),
+            false => Err(self.refuse(
+                RefusalReason::TooLong,
+                format!("more than {MAX_ITEMS} items"),
+            )),
         };
         match &mut level.frame {
             Frame::Statement => return Err(syntax()),
@@ -609,10 +619,10 @@ impl<'a, 't> Reader<'a, 't> {
                     Value::Text(text) => *key = Some(text.to_string()),
                     other => {
                         let detail = format!("{} as a key", other.kind());
-                        return Err(self.refuse(Reason::ArgumentKind, detail));
+                        return Err(self.refuse(RefusalReason::ArgumentKind, detail));
                     }
                 },
-                None => return Err(self.refuse(Reason::ArgumentKind, "a set")),
+                None => return Err(self.refuse(RefusalReason::ArgumentKind, "a set")),
                 Some(name) => {
                     full(entries.len())?;
                     value.check_entry().map_err(|fault| self.fault(fault))?;
@@ -627,7 +637,7 @@ impl<'a, 't> Reader<'a, 't> {
             },
             Frame::Index(target) => {
                 if next == "," {
-                    return Err(self.refuse(Reason::LookUp, "several indices"));
+                    return Err(self.refuse(RefusalReason::LookUp, "several indices"));
                 }
                 *target = target.look_up(&value).map_err(|fault| self.fault(fault))?;
             }
@@ -643,7 +653,7 @@ impl<'a, 't> Reader<'a, 't> {
                     None if keywords.is_empty() => positional.push(value),
                     None => {
                         let detail = "a positional argument after a keyword";
-                        return Err(self.refuse(Reason::Syntax, detail));
+                        return Err(self.refuse(RefusalReason::Syntax, detail));
                     }
                 }
             }
@@ -658,7 +668,7 @@ impl<'a, 't> Reader<'a, 't> {
             _ => "",
         };
         let Some(Level { frame, .. }) = levels.pop() else {
-            return Err(self.refuse(Reason::Syntax, found));
+            return Err(self.refuse(RefusalReason::Syntax, found));
         };
         let expected = match frame {
             Frame::Statement => "",
@@ -668,7 +678,7 @@ impl<'a, 't> Reader<'a, 't> {
         };
         if found != expected || found.is_empty() {
             let detail = format!("expected {expected}, found {found}");
-            return Err(self.refuse(Reason::Syntax, detail));
+            return Err(self.refuse(RefusalReason::Syntax, detail));
         }
         let value = match frame {
             Frame::Statement => Value::Constant,

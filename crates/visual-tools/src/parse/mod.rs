@@ -13,13 +13,13 @@
 //! statements, comments, `;`; strings (adjacent ones joined), numbers, lists, tuples, dicts, names,
 //! look-ups by a constant, `+` between lists or strings; calls of the twelve tools, `display`,
 //! `print`, `list`, and `D.keys()` of a dict of boxes. These last forms are safe because they can
-//! only list names that the prompt has shown. Everything else is refused with a [`Reason`].
+//! only list names that the prompt has shown. Everything else is refused with a [`RefusalReason`].
 //!
 //! Where there is no `display`, the last statement that calls a tool is what is shown, as VTool-R1
 //! adds a `display` for it; where `display` got something else than an image, the last variable
 //! that holds an image. As Python would, one faulty statement fails the whole block.
 //!
-//! Deviations: showing `image_1` unedited counts as a refusal ([`Reason::NothingEdited`]), not as a
+//! Deviations: showing `image_1` unedited counts as a refusal ([`RefusalReason::NothingEdited`]), not as a
 //! successful call; imports, numbers among the names, f-strings and nested lists are refused
 //! although Python would run some of them.
 
@@ -28,7 +28,7 @@ mod refusal;
 mod token;
 mod value;
 
-pub use refusal::{Reason, Refusal, RefusalCounts};
+pub use refusal::{Refusal, RefusalCounts, RefusalReason};
 
 use crate::ToolCall;
 
@@ -59,7 +59,7 @@ pub fn parse(completion: &str) -> Parsed {
     };
     let code = match block {
         Block::Closed(code) => code,
-        Block::Open => return Parsed::Refused(Refusal::new(Reason::UnclosedFence, 1, "")),
+        Block::Open => return Parsed::Refused(Refusal::new(RefusalReason::UnclosedFence, 1, "")),
     };
     match grammar::read(&code) {
         Ok(call) => Parsed::Call(call),

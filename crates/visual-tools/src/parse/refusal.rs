@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// The kinds of refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reason {
+pub enum RefusalReason {
     /// The block is not closed by a fence.
     UnclosedFence,
     /// The block is empty, or holds comments alone.
@@ -57,32 +57,32 @@ pub enum Reason {
     NothingEdited,
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for RefusalReason {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
-            Reason::UnclosedFence => "the python block is not closed",
-            Reason::Empty => "the python block is empty",
-            Reason::TooLong => "the code is too long",
-            Reason::TooDeep => "brackets are nested too deeply",
-            Reason::Unterminated => "a string is not terminated",
-            Reason::Indentation => "unexpected indent",
-            Reason::Character => "a character that code may not hold",
-            Reason::Syntax => "invalid syntax",
-            Reason::Import => "imports are not allowed",
-            Reason::Attribute => "attributes are not allowed",
-            Reason::Loop => "loops are not allowed",
-            Reason::Comprehension => "comprehensions are not allowed",
-            Reason::Conditional => "conditions are not allowed",
-            Reason::Definition => "definitions are not allowed",
-            Reason::Statement => "this statement is not allowed",
-            Reason::Operator => "this operator is not allowed",
-            Reason::FormatString => "formatted strings and bytes are not allowed",
-            Reason::UnknownFunction => "unknown function",
-            Reason::UnknownName => "unknown name",
-            Reason::LookUp => "nothing stands under this index",
-            Reason::Arguments => "wrong arguments",
-            Reason::ArgumentKind => "an argument is of the wrong kind",
-            Reason::NothingEdited => "no edited image is shown",
+            RefusalReason::UnclosedFence => "the python block is not closed",
+            RefusalReason::Empty => "the python block is empty",
+            RefusalReason::TooLong => "the code is too long",
+            RefusalReason::TooDeep => "brackets are nested too deeply",
+            RefusalReason::Unterminated => "a string is not terminated",
+            RefusalReason::Indentation => "unexpected indent",
+            RefusalReason::Character => "a character that code may not hold",
+            RefusalReason::Syntax => "invalid syntax",
+            RefusalReason::Import => "imports are not allowed",
+            RefusalReason::Attribute => "attributes are not allowed",
+            RefusalReason::Loop => "loops are not allowed",
+            RefusalReason::Comprehension => "comprehensions are not allowed",
+            RefusalReason::Conditional => "conditions are not allowed",
+            RefusalReason::Definition => "definitions are not allowed",
+            RefusalReason::Statement => "this statement is not allowed",
+            RefusalReason::Operator => "this operator is not allowed",
+            RefusalReason::FormatString => "formatted strings and bytes are not allowed",
+            RefusalReason::UnknownFunction => "unknown function",
+            RefusalReason::UnknownName => "unknown name",
+            RefusalReason::LookUp => "nothing stands under this index",
+            RefusalReason::Arguments => "wrong arguments",
+            RefusalReason::ArgumentKind => "an argument is of the wrong kind",
+            RefusalReason::NothingEdited => "no edited image is shown",
         })
     }
 }
@@ -91,7 +91,7 @@ impl fmt::Display for Reason {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// The kind.
-    pub reason: Reason,
+    pub reason: RefusalReason,
     /// The line within the block, from 1.
     pub line: usize,
     /// What was found there; at most 80 characters of the code.
@@ -99,7 +99,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub(crate) fn new(reason: Reason, line: usize, detail: impl AsRef<str>) -> Self {
+    pub(crate) fn new(reason: RefusalReason, line: usize, detail: impl AsRef<str>) -> Self {
         const LONGEST: usize = 80;
         let detail = detail.as_ref();
         let short: String = detail.chars().take(LONGEST).collect();
@@ -127,7 +127,7 @@ impl fmt::Display for Refusal {
 /// How often each reason came up.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct RefusalCounts(pub BTreeMap<Reason, usize>);
+pub struct RefusalCounts(pub BTreeMap<RefusalReason, usize>);
 
 impl RefusalCounts {
     /// Counts one refusal.

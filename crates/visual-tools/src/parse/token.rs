@@ -1,6 +1,6 @@
 //! The tokens of the small Python subset.
 
-use super::{MAX_BYTES, MAX_DEPTH, Reason, Refusal};
+use super::{MAX_BYTES, MAX_DEPTH, Refusal, RefusalReason};
 
 /// One token.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,7 +42,7 @@ const SIGNS: [&str; 48] = [
 pub(super) fn tokens(code: &str) -> Result<Vec<Placed<'_>>, Refusal> {
     if code.len() > MAX_BYTES {
         return Err(Refusal::new(
-            Reason::TooLong,
+            RefusalReason::TooLong,
             1,
             format!("{} bytes, at most {MAX_BYTES} are read", code.len()),
         ));
@@ -56,14 +56,14 @@ pub(super) fn tokens(code: &str) -> Result<Vec<Placed<'_>>, Refusal> {
     };
     while scanner.step()? {}
     if scanner.depth > 0 {
-        return Err(scanner.refuse(Reason::Syntax, "a bracket is not closed"));
+        return Err(scanner.refuse(RefusalReason::Syntax, "a bracket is not closed"));
     }
     scanner.newline();
     Ok(scanner.tokens)
 }
 
 impl<'a> Scanner<'a> {
-    fn refuse(&self, reason: Reason, detail: impl AsRef<str>) -> Refusal {
+    fn refuse(&self, reason: RefusalReason, detail: impl AsRef<str>) -> Refusal {
         Refusal::new(reason, self.line, detail)
     }
 
@@ -132,10 +132,12 @@ impl<'a> Scanner<'a> {
                         // Without backslashes a raw string is an ordinary one.
                         "r" | "u" => self.string()?,
                         "f" | "b" | "rf" | "fr" | "rb" | "br" | "t" | "rt" | "tr" => {
-                            return Err(self.refuse(Reason::FormatString, word));
+                            return Err(self.refuse(RefusalReason::FormatString, word));
                         }
                         _ => {
-                            return Err(self.refuse(Reason::Syntax, format!("{word} and a string")));
+                            return Err(
+                                self.refuse(RefusalReason::Syntax, format!("{word} and a string"))
+                            );
                         }
                     }
                 } else {
@@ -155,19 +157,19 @@ impl<'a> Scanner<'a> {
                 true => format!("U+{:04X}", u32::from(first)),
                 false => format!("{first:?} (U+{:04X})", u32::from(first)),
             };
-            return Err(self.refuse(Reason::Character, shown));
+            return Err(self.refuse(RefusalReason::Character, shown));
         };
         match sign {
             "(" | "[" | "{" => {
                 self.depth += 1;
                 if self.depth > MAX_DEPTH {
                     let detail = format!("more than {MAX_DEPTH}");
-                    return Err(self.refuse(Reason::TooDeep, detail));
+                    return Err(self.refuse(RefusalReason::TooDeep, detail));
                 }
             }
             ")" | "]" | "}" => match self.depth.checked_sub(1) {
                 Some(depth) => self.depth = depth,
-                None => return Err(self.refuse(Reason::Syntax, format!("unmatched {sign}"))),
+                None => return Err(self.refuse(RefusalReason::Syntax, format!("unmatched {sign}"))),
             },
             _ => {}
         }
@@ -200,7 +202,7 @@ impl<'a> Scanner<'a> {
             false => None,
         };
         let Some(value) = value else {
-            return Err(self.refuse(Reason::Syntax, format!("number {word}")));
+            return Err(self.refuse(RefusalReason::Syntax, format!("number {word}")));
         };
         self.push(Token::Number(value));
         self.at += end;
@@ -217,14 +219,14 @@ impl<'a> Scanner<'a> {
         let open = if triple { 3 } else { 1 };
         let body = &rest[open..];
         let Some(end) = body.find(&rest[..open]) else {
-            return Err(self.refuse(Reason::Unterminated, first_line(rest)));
+            return Err(self.refuse(RefusalReason::Unterminated, first_line(rest)));
         };
         let content = &body[..end];
         if !triple && content.contains('\n') {
-            return Err(self.refuse(Reason::Unterminated, first_line(rest)));
+            return Err(self.refuse(RefusalReason::Unterminated, first_line(rest)));
         }
         if content.contains('\0') {
-            return Err(self.refuse(Reason::Character, "U+0000"));
+            return Err(self.refuse(RefusalReason::Character, "U+0000"));
         }
         self.push(Token::Text(content.to_owned()));
         self.line += content.matches('\n').count();

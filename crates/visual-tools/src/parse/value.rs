@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{MAX_BYTES, MAX_ITEMS, Reason};
+use super::{MAX_BYTES, MAX_ITEMS, RefusalReason};
 use crate::{Axis, BoxSource, BoxValue, ImageSource, Names, PixelBox};
 
 /// A value; cloning is cheap, so code cannot make memory grow by repeating a list.
@@ -26,7 +26,7 @@ pub(super) enum Value {
 }
 
 /// A reason with its detail; the caller knows the line.
-pub(super) type Fault = (Reason, String);
+pub(super) type Fault = (RefusalReason, String);
 
 impl Value {
     /// For messages.
@@ -55,7 +55,10 @@ impl Value {
     pub(super) fn check_item(&self) -> Result<(), Fault> {
         match self.is_scalar() {
             true => Ok(()),
-            false => Err((Reason::ArgumentKind, format!("{} in a list", self.kind()))),
+            false => Err((
+                RefusalReason::ArgumentKind,
+                format!("{} in a list", self.kind()),
+            )),
         }
     }
 
@@ -68,7 +71,10 @@ impl Value {
         };
         match fits {
             true => Ok(()),
-            false => Err((Reason::ArgumentKind, format!("{} in a dict", self.kind()))),
+            false => Err((
+                RefusalReason::ArgumentKind,
+                format!("{} in a dict", self.kind()),
+            )),
         }
     }
 
@@ -82,10 +88,10 @@ impl Value {
                 Ok(Value::Text(format!("{a}{b}").into()))
             }
             (Value::List(_), Value::List(_)) | (Value::Text(_), Value::Text(_)) => {
-                Err((Reason::TooLong, "a sum".to_owned()))
+                Err((RefusalReason::TooLong, "a sum".to_owned()))
             }
             _ => Err((
-                Reason::Operator,
+                RefusalReason::Operator,
                 format!("{} + {}", self.kind(), right.kind()),
             )),
         }
@@ -99,7 +105,7 @@ impl Value {
                 .iter()
                 .find(|(key, _)| key.as_str() == &**name)
                 .map(|(_, value)| value.clone())
-                .ok_or_else(|| (Reason::LookUp, format!("{name:?}"))),
+                .ok_or_else(|| (RefusalReason::LookUp, format!("{name:?}"))),
             (Value::List(items), Value::Number(number)) if number.fract() == 0.0 => {
                 let place = match *number < 0.0 {
                     true => number + items.len() as f64,
@@ -110,10 +116,15 @@ impl Value {
                     true => items.get(place as usize).cloned(),
                     false => None,
                 }
-                .ok_or_else(|| (Reason::LookUp, format!("{number} of {}", items.len())))
+                .ok_or_else(|| {
+                    (
+                        RefusalReason::LookUp,
+                        format!("{number} of {}", items.len()),
+                    )
+                })
             }
             _ => Err((
-                Reason::LookUp,
+                RefusalReason::LookUp,
                 format!("{} by {}", self.kind(), index.kind()),
             )),
         }
@@ -124,7 +135,7 @@ impl Value {
         match self {
             Value::Boxes(axis) => Ok(Value::Keys(*axis)),
             Value::Dict(entries) => Ok(key_list(entries)),
-            _ => Err((Reason::Attribute, format!("keys of {}", self.kind()))),
+            _ => Err((RefusalReason::Attribute, format!("keys of {}", self.kind()))),
         }
     }
 
@@ -139,8 +150,11 @@ impl Value {
                     .map(|c| Value::Text(String::from(c).into()))
                     .collect(),
             ))),
-            Value::Text(_) => Err((Reason::TooLong, "a list of characters".to_owned())),
-            _ => Err((Reason::ArgumentKind, format!("list of {}", self.kind()))),
+            Value::Text(_) => Err((RefusalReason::TooLong, "a list of characters".to_owned())),
+            _ => Err((
+                RefusalReason::ArgumentKind,
+                format!("list of {}", self.kind()),
+            )),
         }
     }
 
@@ -149,7 +163,7 @@ impl Value {
         match self {
             Value::Image(image) => Ok(image),
             other => Err((
-                Reason::ArgumentKind,
+                RefusalReason::ArgumentKind,
                 format!("expected an image, found {}", other.kind()),
             )),
         }
@@ -164,7 +178,7 @@ impl Value {
                 .map(|item| match item {
                     Value::Text(text) => Ok(text.to_string()),
                     other => Err((
-                        Reason::ArgumentKind,
+                        RefusalReason::ArgumentKind,
                         format!("expected names, found {} among them", other.kind()),
                     )),
                 })
@@ -175,7 +189,7 @@ impl Value {
                 entries.iter().map(|(key, _)| key.clone()).collect(),
             )),
             other => Err((
-                Reason::ArgumentKind,
+                RefusalReason::ArgumentKind,
                 format!("expected a list of names, found {}", other.kind()),
             )),
         }
@@ -195,17 +209,17 @@ impl Value {
                         .map(|region| (name.clone(), BoxValue::Given(region)))
                         .ok_or_else(|| {
                             let detail = format!("{name:?} needs numbers x1, y1, x2, y2");
-                            (Reason::ArgumentKind, detail)
+                            (RefusalReason::ArgumentKind, detail)
                         }),
                     other => Err((
-                        Reason::ArgumentKind,
+                        RefusalReason::ArgumentKind,
                         format!("expected a box under {name:?}, found {}", other.kind()),
                     )),
                 })
                 .collect::<Result<_, _>>()
                 .map(BoxSource::Literal),
             other => Err((
-                Reason::ArgumentKind,
+                RefusalReason::ArgumentKind,
                 format!("expected a dict of boxes, found {}", other.kind()),
             )),
         }
