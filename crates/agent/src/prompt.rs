@@ -44,7 +44,7 @@ focus_on_columns_with_mask(image_1, names, columns_bbox), focus_on_rows_with_mas
 focus_on_columns_with_draw, focus_on_rows_with_draw: draw a red box around the named ones. focus_on_columns_with_highlight, focus_on_rows_with_highlight: colour the named ones.
 focus_on_x_values_with_mask(image_1, names, x_values_bbox), focus_on_y_values_with_mask(image_1, names, y_values_bbox), and the same with _draw and _highlight: for charts, the regions of the named values of an axis.
 `names` is a list of names out of the lists below. At most one block, then stop; the edited image will be shown to you.
-Example. CompletionRequest: which of Japan and Peru has the higher bar? The x values in the image are: ['Japan', 'Peru', 'Chile'].
+Example. Request: which of Japan and Peru has the higher bar? The x values in the image are: ['Japan', 'Peru', 'Chile'].
 THOUGHT 0: The question is about Japan and Peru, so I focus on these two x values.
 ACTION 0:
 ```python
