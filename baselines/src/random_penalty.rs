@@ -1,0 +1,51 @@
+//! Control: a random penalty for each distinct call.
+//!
+//! `r = outcome + spread · ε`, `ε ~ N(0, 1)` drawn once per distinct call of a prompt. With the spread
+//! that IAPO's penalties have within a prompt it asks whether any noise in the reward would do.
+
+use seeded_random::Draw;
+use serde::{Deserialize, Serialize};
+
+use crate::{GroupEvidence, WithoutCall};
+
+/// Settings of `method = "random"`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Standard deviation of the term.
+    pub spread: f32,
+    /// What an episode without a call gets.
+    pub without_call: WithoutCall,
+}
+
+/// The term of every episode; `None` without a call.
+pub fn terms(settings: &Settings, group: &GroupEvidence<'_>) -> Vec<Option<f32>> {
+    let drawn: Vec<Option<f32>> = (0..group.calls.len())
+        .map(|call| {
+            let stream = group.stream.purpose("random").index(call as u64);
+            Some(settings.spread * stream.generator().normal() as f32)
+        })
+        .collect();
+    group.per_episode(&drawn)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::CallEvidence;
+    use crate::evidence::tests::terms_of;
+
+    #[test]
+    fn the_spread_is_the_settings() {
+        let settings = Settings {
+            spread: 0.2,
+            without_call: WithoutCall::Zero,
+        };
+        let calls = vec![CallEvidence::default(); 4000];
+        let found = terms_of(&calls, |group| terms(&settings, group));
+        let values: Vec<f32> = found.into_iter().flatten().collect();
+        assert_eq!(values.len(), 4000);
+        let square = values.iter().map(|v| v * v).sum::<f32>() / 4000.0;
+        assert!((square.sqrt() - 0.2).abs() < 0.01, "{}", square.sqrt());
+    }
+}
