@@ -5,21 +5,42 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GroupEvidence, WithoutCall};
+use crate::method::{Deviation, RewardMethod, weight_problem};
+use crate::{Evidence, GroupEvidence, WithoutCall};
 
-/// Settings of `method = "distill"`.
+/// The method with its settings: `method = "distill"`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub struct Distill {
     /// Weight of the teacher's mean log-probability of the call's tokens, per nat.
     pub weight: f32,
     /// What an episode without a call gets.
     pub without_call: WithoutCall,
 }
 
-/// The term of every episode; `None` without a call.
-pub fn terms(settings: &Settings, group: &GroupEvidence<'_>) -> Vec<Option<f32>> {
-    group.from_calls(|call| Some(settings.weight * call.teacher_log_prob?))
+impl RewardMethod for Distill {
+    fn evidence(&self) -> Evidence {
+        Evidence::TeacherLogProb
+    }
+
+    fn terms(&self, group: &GroupEvidence<'_>) -> Vec<Option<f32>> {
+        group.from_calls(|call| Some(self.weight * call.teacher_log_prob?))
+    }
+
+    fn without_call(&self) -> WithoutCall {
+        self.without_call
+    }
+
+    fn problem(&self) -> Option<String> {
+        weight_problem("weight", self.weight)
+    }
+
+    fn deviations(&self) -> Vec<Deviation> {
+        vec![
+            Deviation::new("weight", "no such arm", self.weight, "a control"),
+            self.without_call.deviation(),
+        ]
+    }
 }
 
 #[cfg(test)]
@@ -30,7 +51,7 @@ mod tests {
 
     #[test]
     fn a_likelier_call_is_worth_more() {
-        let settings = Settings {
+        let settings = Distill {
             weight: 0.5,
             without_call: WithoutCall::Zero,
         };
@@ -38,7 +59,7 @@ mod tests {
             teacher_log_prob: Some(log_prob),
             ..CallEvidence::default()
         };
-        let found = terms_of(&[call(-2.0), call(-4.0)], |group| terms(&settings, group));
+        let found = terms_of(&[call(-2.0), call(-4.0)], |group| settings.terms(group));
         assert_eq!(found, [Some(-1.0), Some(-2.0), None]);
     }
 }

@@ -12,15 +12,17 @@
 //! [`TeacherRole::Untrained`] to a model that is no stronger; [`crate::shuffled`] keeps the penalties
 //! and gives them to other calls.
 
+use attribution::{BlockMass, Divergence};
 use serde::{Deserialize, Serialize};
 
-use crate::attribution_settings::AttributionSettings;
-use crate::{GroupEvidence, TeacherRole, WithoutCall};
+use crate::attribution_settings::{AttributionSettings, Baseline, Method, Tokens};
+use crate::method::{Deviation, NOT_TOLD, RewardMethod, weight_problem};
+use crate::{Evidence, GroupEvidence, TeacherRole, WithoutCall};
 
-/// Settings of `method = "iapo"`.
+/// The method with its settings: `method = "iapo"`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub struct Iapo {
     /// λ, reward per nat of divergence.
     pub weight: f32,
     /// Whose attribution is the right one.
@@ -31,9 +33,116 @@ pub struct Settings {
     pub attribution: AttributionSettings,
 }
 
-/// The term of every episode; `None` without a call.
-pub fn terms(settings: &Settings, group: &GroupEvidence<'_>) -> Vec<Option<f32>> {
-    group.from_calls(|call| Some(penalty(settings.weight, call.divergence?)))
+impl RewardMethod for Iapo {
+    fn evidence(&self) -> Evidence {
+        Evidence::Divergence(self.teacher)
+    }
+
+    fn terms(&self, group: &GroupEvidence<'_>) -> Vec<Option<f32>> {
+        group.from_calls(|call| Some(penalty(self.weight, call.divergence?)))
+    }
+
+    fn without_call(&self) -> WithoutCall {
+        self.without_call
+    }
+
+    fn problem(&self) -> Option<String> {
+        weight_problem("weight", self.weight).or_else(|| {
+            let problem = self.attribution.problem()?;
+            Some(format!("attribution.{problem}"))
+        })
+    }
+
+    fn deviations(&self) -> Vec<Deviation> {
+        let mut found = vec![
+            Deviation::new(
+                "weight of the divergence",
+                NOT_TOLD,
+                self.weight,
+                "scaled to the rewards of this data",
+            ),
+            self.without_call.deviation(),
+        ];
+        if self.teacher != TeacherRole::Teacher {
+            let whose = match self.teacher {
+                TeacherRole::OwnStart => "the policy where it started",
+                TeacherRole::Untrained | TeacherRole::Teacher => "the untrained student",
+            };
+            found.push(Deviation::new(
+                "teacher",
+                "the stronger model",
+                whose,
+                "a control",
+            ));
+        }
+        found.extend(of_form(&self.attribution));
+        found
+    }
+}
+
+/// Where the form of attribution departs from the paper's.
+fn of_form(settings: &AttributionSettings) -> Vec<Deviation> {
+    let AttributionSettings {
+        method,
+        baseline,
+        nodes,
+        masses,
+        tokens,
+        divergence,
+    } = settings;
+    let mut found = vec![match method {
+        Method::Occlusion => Deviation::new(
+            "attribution",
+            "integrated gradients",
+            "occlusion: drop of the call's log-probability without a block",
+            "a thirtieth of the cost",
+        ),
+        Method::PathDifferences => Deviation::new(
+            "attribution",
+            "integrated gradients",
+            format!("differences along {nodes} steps of the path"),
+            "the same integral for whole blocks, without a backward pass",
+        ),
+        Method::IntegratedGradients => Deviation::new(
+            "integration",
+            NOT_TOLD,
+            format!("{nodes} nodes"),
+            "chosen by the ranking of calls (results/attribution/nodes.md)",
+        ),
+    }];
+    if *baseline != Baseline::Zero {
+        found.push(Deviation::new(
+            "baseline",
+            "zero, as far as known",
+            "the block's mean embedding",
+            "RMS norms are steepest at zero",
+        ));
+    }
+    if *masses != BlockMass::Absolute {
+        found.push(Deviation::new(
+            "block masses",
+            "sums of absolute scores",
+            format!("{masses:?}"),
+            "absolute sums hide what speaks against a call",
+        ));
+    }
+    if *tokens == Tokens::Content {
+        found.push(Deviation::new(
+            "attributed tokens",
+            "the tool call",
+            "its tool and names",
+            "the other tokens are the same in every call",
+        ));
+    }
+    if *divergence != Divergence::Kl {
+        found.push(Deviation::new(
+            "divergence",
+            "KL(student, teacher)",
+            format!("{divergence:?}"),
+            "bounded: an empty block cannot dominate a group",
+        ));
+    }
+    found
 }
 
 /// `−λ · D`.

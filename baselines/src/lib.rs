@@ -13,6 +13,7 @@ pub mod distill;
 mod evidence;
 mod group;
 pub mod iapo;
+mod method;
 pub mod own_log_prob;
 pub mod random_penalty;
 mod reward;
@@ -23,4 +24,5 @@ pub mod vtool_r1;
 
 pub use evidence::{CallEvidence, Evidence, GroupEvidence, TeacherRole};
 pub use group::{WithoutCall, group_rewards};
+pub use method::{Deviation, NOT_TOLD, RewardMethod};
 pub use reward::{Arm, Reward};

@@ -5,21 +5,42 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GroupEvidence, WithoutCall};
+use crate::method::{Deviation, RewardMethod, weight_problem};
+use crate::{Evidence, GroupEvidence, WithoutCall};
 
-/// Settings of `method = "own-log-prob"`.
+/// The method with its settings: `method = "own-log-prob"`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub struct OwnLogProb {
     /// Weight of the policy's mean log-probability of the call's tokens, per nat.
     pub weight: f32,
     /// What an episode without a call gets.
     pub without_call: WithoutCall,
 }
 
-/// The term of every episode; `None` without a call.
-pub fn terms(settings: &Settings, group: &GroupEvidence<'_>) -> Vec<Option<f32>> {
-    group.from_calls(|call| Some(settings.weight * call.own_log_prob?))
+impl RewardMethod for OwnLogProb {
+    fn evidence(&self) -> Evidence {
+        Evidence::OwnLogProb
+    }
+
+    fn terms(&self, group: &GroupEvidence<'_>) -> Vec<Option<f32>> {
+        group.from_calls(|call| Some(self.weight * call.own_log_prob?))
+    }
+
+    fn without_call(&self) -> WithoutCall {
+        self.without_call
+    }
+
+    fn problem(&self) -> Option<String> {
+        weight_problem("weight", self.weight)
+    }
+
+    fn deviations(&self) -> Vec<Deviation> {
+        vec![
+            Deviation::new("weight", "no such arm", self.weight, "a control"),
+            self.without_call.deviation(),
+        ]
+    }
 }
 
 #[cfg(test)]
@@ -30,7 +51,7 @@ mod tests {
 
     #[test]
     fn the_policys_own_habits_pay() {
-        let settings = Settings {
+        let settings = OwnLogProb {
             weight: 0.5,
             without_call: WithoutCall::Zero,
         };
@@ -40,7 +61,7 @@ mod tests {
             ..CallEvidence::default()
         };
         assert_eq!(
-            terms_of(&[call], |group| terms(&settings, group)),
+            terms_of(&[call], |group| settings.terms(group)),
             [Some(-1.0), None]
         );
     }

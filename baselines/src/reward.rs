@@ -3,119 +3,69 @@
 use serde::{Deserialize, Serialize};
 
 use crate::attribution_settings::AttributionSettings;
-use crate::{
-    Evidence, GroupEvidence, WithoutCall, distill, iapo, own_log_prob, random_penalty, shuffled,
-    torl, trm, vtool_r1,
-};
+use crate::distill::Distill;
+use crate::iapo::Iapo;
+use crate::method::RewardMethod;
+use crate::own_log_prob::OwnLogProb;
+use crate::random_penalty::RandomPenalty;
+use crate::shuffled::Shuffled;
+use crate::torl::Torl;
+use crate::trm::Trm;
+use crate::vtool_r1::VtoolR1;
 
 /// What is added to the outcome, by method. The method's settings stand beside its name.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "method", rename_all = "kebab-case")]
 pub enum Reward {
     /// Nothing.
-    VtoolR1 {},
+    VtoolR1(VtoolR1),
     /// A penalty for calls that fail.
-    Torl(torl::Settings),
+    Torl(Torl),
     /// A verifier's judgement of the call.
-    Trm(trm::Settings),
+    Trm(Trm),
     /// Minus the divergence of block attributions from the teacher's.
-    Iapo(iapo::Settings),
+    Iapo(Iapo),
     /// The teacher's log-probability of the call.
-    Distill(distill::Settings),
+    Distill(Distill),
     /// The policy's own log-probability of the call.
-    OwnLogProb(own_log_prob::Settings),
+    OwnLogProb(OwnLogProb),
     /// IAPO's penalties, each for another call.
-    Shuffled(iapo::Settings),
+    Shuffled(Shuffled),
     /// Noise.
-    Random(random_penalty::Settings),
+    Random(RandomPenalty),
 }
 
 impl Reward {
-    /// The method's name, as profiles have it and as the parts of a reward are recorded.
-    pub fn name(&self) -> &'static str {
+    /// The method with its settings.
+    pub fn method(&self) -> &dyn RewardMethod {
         match self {
-            Reward::VtoolR1 {} => "vtool-r1",
-            Reward::Torl(_) => "torl",
-            Reward::Trm(_) => "trm",
-            Reward::Iapo(_) => "iapo",
-            Reward::Distill(_) => "distill",
-            Reward::OwnLogProb(_) => "own-log-prob",
-            Reward::Shuffled(_) => "shuffled",
-            Reward::Random(_) => "random",
+            Reward::VtoolR1(method) => method,
+            Reward::Torl(method) => method,
+            Reward::Trm(method) => method,
+            Reward::Iapo(method) => method,
+            Reward::Distill(method) => method,
+            Reward::OwnLogProb(method) => method,
+            Reward::Shuffled(method) => method,
+            Reward::Random(method) => method,
         }
     }
 
-    /// What must be measured of each distinct call.
-    pub fn evidence(&self) -> Evidence {
-        match self {
-            Reward::VtoolR1 {} | Reward::Torl(_) | Reward::Random(_) => Evidence::Outcome,
-            Reward::Trm(_) => Evidence::Truth,
-            Reward::Iapo(settings) | Reward::Shuffled(settings) => {
-                Evidence::Divergence(settings.teacher)
-            }
-            Reward::Distill(_) => Evidence::TeacherLogProb,
-            Reward::OwnLogProb(_) => Evidence::OwnLogProb,
+    /// The method's name, as profiles have it and as the parts of a reward are recorded.
+    pub fn name(&self) -> String {
+        match serde_json::to_value(self) {
+            Ok(serde_json::Value::Object(table)) => match table.get("method") {
+                Some(serde_json::Value::String(name)) => name.clone(),
+                _ => String::new(),
+            },
+            _ => String::new(),
         }
     }
 
     /// How the divergence is taken, where one is.
     pub fn attribution(&self) -> Option<&AttributionSettings> {
         match self {
-            Reward::Iapo(settings) | Reward::Shuffled(settings) => Some(&settings.attribution),
+            Reward::Iapo(iapo) | Reward::Shuffled(Shuffled(iapo)) => Some(&iapo.attribution),
             _ => None,
-        }
-    }
-
-    /// The term of every episode of a group; `None` for an episode without a call.
-    pub fn terms(&self, group: &GroupEvidence<'_>) -> Vec<Option<f32>> {
-        match self {
-            Reward::VtoolR1 {} => vtool_r1::terms(group),
-            Reward::Torl(settings) => torl::terms(settings, group),
-            Reward::Trm(settings) => trm::terms(settings, group),
-            Reward::Iapo(settings) => iapo::terms(settings, group),
-            Reward::Distill(settings) => distill::terms(settings, group),
-            Reward::OwnLogProb(settings) => own_log_prob::terms(settings, group),
-            Reward::Shuffled(settings) => shuffled::terms(settings, group),
-            Reward::Random(settings) => random_penalty::terms(settings, group),
-        }
-    }
-
-    /// What an episode without a call gets.
-    pub fn without_call(&self) -> WithoutCall {
-        match self {
-            Reward::VtoolR1 {} => WithoutCall::Zero,
-            Reward::Torl(settings) => settings.without_call,
-            Reward::Trm(settings) => settings.without_call,
-            Reward::Iapo(settings) | Reward::Shuffled(settings) => settings.without_call,
-            Reward::Distill(settings) => settings.without_call,
-            Reward::OwnLogProb(settings) => settings.without_call,
-            Reward::Random(settings) => settings.without_call,
-        }
-    }
-
-    /// What is wrong with the settings, by key, if anything is.
-    pub fn problem(&self) -> Option<String> {
-        let finite = |key: &str, value: f32| {
-            (!value.is_finite() || value < 0.0)
-                .then(|| format!("{key} is {value}: expected a finite number, at least 0"))
-        };
-        match self {
-            Reward::VtoolR1 {} => None,
-            Reward::Torl(settings) => finite("penalty", settings.penalty),
-            Reward::Trm(settings) => finite("weight", settings.weight).or_else(|| {
-                let rate = settings.error_rate;
-                (!(0.0..=1.0).contains(&rate))
-                    .then(|| format!("error_rate is {rate}: expected a probability, 0 to 1"))
-            }),
-            Reward::Iapo(settings) | Reward::Shuffled(settings) => {
-                finite("weight", settings.weight).or_else(|| {
-                    let problem = settings.attribution.problem()?;
-                    Some(format!("attribution.{problem}"))
-                })
-            }
-            Reward::Distill(settings) => finite("weight", settings.weight),
-            Reward::OwnLogProb(settings) => finite("weight", settings.weight),
-            Reward::Random(settings) => finite("spread", settings.spread),
         }
     }
 }
@@ -180,7 +130,7 @@ mod tests {
 
     #[test]
     fn settings_out_of_range_are_named() {
-        let problem = |json| parse(json).unwrap().reward.problem();
+        let problem = |json| parse(json).unwrap().reward.method().problem();
         let torl = r#"{"method":"torl","penalty":-1,"without_call":"zero"}"#;
         assert!(problem(torl).unwrap().starts_with("penalty is -1"));
         let trm = r#"{"method":"trm","weight":1,"error_rate":2,"without_call":"zero"}"#;

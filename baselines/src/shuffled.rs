@@ -5,35 +5,67 @@
 //! that does no better owes its gain to dense rewards, not to alignment.
 
 use seeded_random::Draw;
+use serde::{Deserialize, Serialize};
 
-use crate::GroupEvidence;
-use crate::iapo::{Settings, penalty};
+use crate::iapo::{Iapo, penalty};
+use crate::method::{Deviation, RewardMethod};
+use crate::{Evidence, GroupEvidence, WithoutCall};
 
-/// The term of every episode; `None` without a call.
-pub fn terms(settings: &Settings, group: &GroupEvidence<'_>) -> Vec<Option<f32>> {
-    let mut penalties: Vec<Option<f32>> = group
-        .calls
-        .iter()
-        .map(|call| call.divergence.map(|d| penalty(settings.weight, d)))
-        .collect();
-    let mut draw = group.stream.purpose("shuffled").generator();
-    draw.shuffle(&mut penalties);
-    group.per_episode(&penalties)
+/// The method with its settings, which are IAPO's: `method = "shuffled"`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Shuffled(pub Iapo);
+
+impl RewardMethod for Shuffled {
+    fn evidence(&self) -> Evidence {
+        self.0.evidence()
+    }
+
+    fn terms(&self, group: &GroupEvidence<'_>) -> Vec<Option<f32>> {
+        let mut penalties: Vec<Option<f32>> = group
+            .calls
+            .iter()
+            .map(|call| call.divergence.map(|d| penalty(self.0.weight, d)))
+            .collect();
+        let mut draw = group.stream.purpose("shuffled").generator();
+        draw.shuffle(&mut penalties);
+        group.per_episode(&penalties)
+    }
+
+    fn without_call(&self) -> WithoutCall {
+        self.0.without_call
+    }
+
+    fn problem(&self) -> Option<String> {
+        self.0.problem()
+    }
+
+    fn deviations(&self) -> Vec<Deviation> {
+        let mut found = self.0.deviations();
+        found.push(Deviation::new(
+            "penalties",
+            "each call's own",
+            "shuffled among a prompt's calls",
+            "a control",
+        ));
+        found
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attribution_settings::AttributionSettings;
     use crate::evidence::tests::terms_of;
-    use crate::{CallEvidence, TeacherRole, WithoutCall};
+    use crate::{CallEvidence, TeacherRole};
 
     #[test]
     fn the_penalties_stay_and_their_calls_change() {
-        let settings = Settings {
+        let iapo = Iapo {
             weight: 1.0,
             teacher: TeacherRole::Teacher,
             without_call: WithoutCall::Zero,
-            attribution: crate::attribution_settings::AttributionSettings::paper(),
+            attribution: AttributionSettings::paper(),
         };
         let calls: Vec<CallEvidence> = (0..8)
             .map(|call| CallEvidence {
@@ -41,8 +73,8 @@ mod tests {
                 ..CallEvidence::default()
             })
             .collect();
-        let mut found = terms_of(&calls, |group| terms(&settings, group));
-        let straight = terms_of(&calls, |group| crate::iapo::terms(&settings, group));
+        let straight = terms_of(&calls, |group| iapo.terms(group));
+        let mut found = terms_of(&calls, |group| Shuffled(iapo.clone()).terms(group));
         assert_ne!(found, straight);
         assert_eq!(found.pop(), Some(None));
         found.sort_by(|a, b| b.partial_cmp(a).unwrap());

@@ -8,29 +8,55 @@
 use agent::ToolOutcome;
 use serde::{Deserialize, Serialize};
 
-use crate::{GroupEvidence, WithoutCall};
+use crate::method::{Deviation, RewardMethod, weight_problem};
+use crate::{Evidence, GroupEvidence, WithoutCall};
 
-/// Settings of `method = "torl"`.
+/// The method with its settings: `method = "torl"`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub struct Torl {
     /// Subtracted when a call fails to execute.
     pub penalty: f32,
     /// What an episode without a call gets.
     pub without_call: WithoutCall,
 }
 
-/// The term of every episode; `None` without a call.
-pub fn terms(settings: &Settings, group: &GroupEvidence<'_>) -> Vec<Option<f32>> {
-    group
-        .outcomes
-        .iter()
-        .map(|outcome| match outcome {
-            ToolOutcome::NotCalled => None,
-            ToolOutcome::Succeeded => Some(0.0),
-            ToolOutcome::Refused(_) | ToolOutcome::Failed(_) => Some(-settings.penalty),
-        })
-        .collect()
+impl RewardMethod for Torl {
+    fn evidence(&self) -> Evidence {
+        Evidence::Outcome
+    }
+
+    fn terms(&self, group: &GroupEvidence<'_>) -> Vec<Option<f32>> {
+        group
+            .outcomes
+            .iter()
+            .map(|outcome| match outcome {
+                ToolOutcome::NotCalled => None,
+                ToolOutcome::Succeeded => Some(0.0),
+                ToolOutcome::Refused(_) | ToolOutcome::Failed(_) => Some(-self.penalty),
+            })
+            .collect()
+    }
+
+    fn without_call(&self) -> WithoutCall {
+        self.without_call
+    }
+
+    fn problem(&self) -> Option<String> {
+        weight_problem("penalty", self.penalty)
+    }
+
+    fn deviations(&self) -> Vec<Deviation> {
+        vec![
+            Deviation::new(
+                "penalty",
+                "0.5 of a reward in -1 to 1",
+                self.penalty,
+                "rewards here are 0 or 1",
+            ),
+            self.without_call.deviation(),
+        ]
+    }
 }
 
 #[cfg(test)]
@@ -40,7 +66,7 @@ mod tests {
 
     #[test]
     fn only_failures_cost() {
-        let settings = Settings {
+        let settings = Torl {
             penalty: 0.3,
             without_call: WithoutCall::Zero,
         };
@@ -58,7 +84,7 @@ mod tests {
             stream: &Stream::new(0),
         };
         assert_eq!(
-            terms(&settings, &group),
+            settings.terms(&group),
             [None, Some(0.0), Some(-0.3), Some(-0.3)]
         );
     }

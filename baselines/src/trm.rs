@@ -10,12 +10,13 @@
 use seeded_random::Draw;
 use serde::{Deserialize, Serialize};
 
-use crate::{GroupEvidence, WithoutCall};
+use crate::method::{Deviation, NOT_TOLD, RewardMethod, weight_problem};
+use crate::{Evidence, GroupEvidence, WithoutCall};
 
-/// Settings of `method = "trm"`.
+/// The method with its settings: `method = "trm"`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub struct Trm {
     /// Added when the verifier approves the call, subtracted when it rejects it.
     pub weight: f32,
     /// Probability that the verifier's judgement is flipped.
@@ -24,22 +25,55 @@ pub struct Settings {
     pub without_call: WithoutCall,
 }
 
-/// The term of every episode; `None` without a call or without a judgement of it.
-pub fn terms(settings: &Settings, group: &GroupEvidence<'_>) -> Vec<Option<f32>> {
-    let verdicts: Vec<Option<f32>> = group
-        .calls
-        .iter()
-        .enumerate()
-        .map(|(call, evidence)| {
-            let stream = group.stream.purpose("verifier").index(call as u64);
-            let flipped = stream.generator().unit() < settings.error_rate;
-            evidence.right.map(|right| match right != flipped {
-                true => settings.weight,
-                false => -settings.weight,
+impl RewardMethod for Trm {
+    fn evidence(&self) -> Evidence {
+        Evidence::Truth
+    }
+
+    fn terms(&self, group: &GroupEvidence<'_>) -> Vec<Option<f32>> {
+        let verdicts: Vec<Option<f32>> = group
+            .calls
+            .iter()
+            .enumerate()
+            .map(|(call, evidence)| {
+                let stream = group.stream.purpose("verifier").index(call as u64);
+                let flipped = stream.generator().unit() < self.error_rate;
+                evidence.right.map(|right| match right != flipped {
+                    true => self.weight,
+                    false => -self.weight,
+                })
             })
+            .collect();
+        group.per_episode(&verdicts)
+    }
+
+    fn without_call(&self) -> WithoutCall {
+        self.without_call
+    }
+
+    fn problem(&self) -> Option<String> {
+        weight_problem("weight", self.weight).or_else(|| {
+            let rate = self.error_rate;
+            (!(0.0..=1.0).contains(&rate))
+                .then(|| format!("error_rate is {rate}: expected a probability, 0 to 1"))
         })
-        .collect();
-    group.per_episode(&verdicts)
+    }
+
+    fn deviations(&self) -> Vec<Deviation> {
+        vec![
+            Deviation::new(
+                "verifier",
+                "GPT-4o (IAPO); a trained 3B model with credit by turn (TRM)",
+                format!(
+                    "the generator's truth, flipped with probability {}, per trajectory",
+                    self.error_rate
+                ),
+                "no endpoint is needed",
+            ),
+            Deviation::new("weight", NOT_TOLD, self.weight, "set beforehand"),
+            self.without_call.deviation(),
+        ]
+    }
 }
 
 #[cfg(test)]
@@ -49,7 +83,7 @@ mod tests {
     use crate::evidence::tests::terms_of;
 
     fn judged(error_rate: f64) -> Vec<Option<f32>> {
-        let settings = Settings {
+        let settings = Trm {
             weight: 0.3,
             error_rate,
             without_call: WithoutCall::Zero,
@@ -59,7 +93,7 @@ mod tests {
             ..CallEvidence::default()
         };
         let calls = [call(Some(true)), call(Some(false)), call(None)];
-        terms_of(&calls, |group| terms(&settings, group))
+        terms_of(&calls, |group| settings.terms(group))
     }
 
     #[test]

@@ -5,9 +5,35 @@
 //! Deviations: the loss covers the assistant tokens of both turns, where the published second
 //! version masks the first turn out once it holds a call (`grpo.trained_turns` says which).
 
-use crate::GroupEvidence;
+use serde::{Deserialize, Serialize};
 
-/// There is no auxiliary term: 0 for every episode.
-pub fn terms(group: &GroupEvidence<'_>) -> Vec<Option<f32>> {
-    vec![Some(0.0); group.outcomes.len()]
+use crate::method::{Deviation, RewardMethod};
+use crate::{Evidence, GroupEvidence, WithoutCall};
+
+/// The method, which has no settings: `method = "vtool-r1"`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VtoolR1 {}
+
+impl RewardMethod for VtoolR1 {
+    fn evidence(&self) -> Evidence {
+        Evidence::Outcome
+    }
+
+    /// There is no auxiliary term: 0 for every episode.
+    fn terms(&self, group: &GroupEvidence<'_>) -> Vec<Option<f32>> {
+        vec![Some(0.0); group.outcomes.len()]
+    }
+
+    fn without_call(&self) -> WithoutCall {
+        WithoutCall::Zero
+    }
+
+    fn problem(&self) -> Option<String> {
+        None
+    }
+
+    fn deviations(&self) -> Vec<Deviation> {
+        Vec::new()
+    }
 }

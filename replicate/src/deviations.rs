@@ -3,20 +3,13 @@
 //! Every key of a profile is taken apart here, so that a new key does not compile until it is said
 //! to be the paper's, ours with a reason, or without influence on what is learnt.
 
-use attribution::{BlockMass, Divergence};
-use baselines::attribution_settings::{AttributionSettings, Baseline, Method, Tokens};
-use baselines::{
-    Arm, Reward, TeacherRole, WithoutCall, distill, iapo, own_log_prob, random_penalty, torl, trm,
-};
+use baselines::{Arm, Deviation, NOT_TOLD};
 use benchmarks::data::World;
 use grpo::{LossAggregation, ScaleByStd, TrainedTurns};
-use results::Deviation;
 
 use crate::profile::{
     Checkpoints, ComputeSettings, DataSettings, EvaluationSettings, Grpo, Profile, Schedule,
 };
-
-const NOT_TOLD: &str = "not told";
 
 /// What is known of the models beyond the profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,12 +25,7 @@ struct List(Vec<Deviation>);
 
 impl List {
     fn ours(&mut self, setting: &str, paper: &str, here: impl ToString, why: &str) {
-        self.0.push(Deviation {
-            setting: setting.to_owned(),
-            paper: paper.to_owned(),
-            here: here.to_string(),
-            why: why.to_owned(),
-        });
+        self.0.push(Deviation::new(setting, paper, here, why));
     }
 
     /// A key that is as the paper has it.
@@ -326,168 +314,20 @@ fn optimisation(list: &mut List, grpo: &Grpo) {
 
 fn of_arm(list: &mut List, name: &str, arm: &Arm) {
     let Arm { updates, reward } = arm;
-    let key = |setting: &str| format!("{name}: {setting}");
     if let Some(updates) = updates {
+        let setting = format!("{name}: updates");
         list.ours(
-            &key("updates"),
+            &setting,
             "as every arm",
             updates,
             "equal time instead of equal updates",
         );
     }
-    let fallback = |list: &mut List, rule: &WithoutCall| {
-        list.ours(
-            &key("an episode without a call"),
-            NOT_TOLD,
-            match rule {
-                WithoutCall::GroupWorst => "gets the worst term of its group",
-                WithoutCall::GroupMean => "gets the mean term of its group",
-                WithoutCall::Zero => "gets no term",
-            },
-            "whether not calling is a way out",
-        );
-    };
-    match reward {
-        Reward::VtoolR1 {} => {}
-        Reward::Torl(torl::Settings {
-            penalty,
-            without_call,
-        }) => {
-            list.ours(
-                &key("penalty"),
-                "0.5 of a reward in -1 to 1",
-                penalty,
-                "rewards here are 0 or 1",
-            );
-            fallback(list, without_call);
-        }
-        Reward::Trm(trm::Settings {
-            weight,
-            error_rate,
-            without_call,
-        }) => {
-            list.ours(
-                &key("verifier"),
-                "GPT-4o (IAPO); a trained 3B model with credit by turn (TRM)",
-                format!("the generator's truth, flipped with probability {error_rate}, per trajectory, weight {weight}"),
-                "no endpoint is needed",
-            );
-            fallback(list, without_call);
-        }
-        Reward::Distill(distill::Settings {
-            weight,
-            without_call,
-        })
-        | Reward::OwnLogProb(own_log_prob::Settings {
-            weight,
-            without_call,
-        }) => {
-            list.ours(&key("weight"), "no such arm", weight, "a control");
-            fallback(list, without_call);
-        }
-        Reward::Random(random_penalty::Settings {
-            spread,
-            without_call,
-        }) => {
-            list.ours(&key("spread"), "no such arm", spread, "a control");
-            fallback(list, without_call);
-        }
-        Reward::Iapo(settings) | Reward::Shuffled(settings) => {
-            let iapo::Settings {
-                weight,
-                teacher,
-                without_call,
-                attribution,
-            } = settings;
-            list.ours(
-                &key("weight of the divergence"),
-                NOT_TOLD,
-                weight,
-                "scaled to the rewards of this data",
-            );
-            if *teacher != TeacherRole::Teacher {
-                list.ours(
-                    &key("teacher"),
-                    "the stronger model",
-                    format!("{teacher:?}"),
-                    "a control",
-                );
-            }
-            if matches!(reward, Reward::Shuffled(_)) {
-                list.ours(
-                    &key("penalties"),
-                    "each call's own",
-                    "shuffled among a prompt's calls",
-                    "a control",
-                );
-            }
-            fallback(list, without_call);
-            of_attribution(list, name, attribution);
-        }
-    }
-}
-
-fn of_attribution(list: &mut List, name: &str, attribution: &AttributionSettings) {
-    let AttributionSettings {
-        method,
-        baseline,
-        nodes,
-        masses,
-        tokens,
-        divergence,
-    } = attribution;
-    let key = |setting: &str| format!("{name}: {setting}");
-    match method {
-        Method::Occlusion => list.ours(
-            &key("attribution"),
-            "integrated gradients",
-            "occlusion: drop of the call's log-probability without a block",
-            "a thirtieth of the cost",
-        ),
-        Method::PathDifferences => list.ours(
-            &key("attribution"),
-            "integrated gradients",
-            format!("differences along {nodes} steps of the path"),
-            "the same integral for whole blocks, without a backward pass",
-        ),
-        Method::IntegratedGradients => list.ours(
-            &key("integration"),
-            NOT_TOLD,
-            format!("{nodes} nodes"),
-            "chosen by the ranking of calls (results/attribution/nodes.md)",
-        ),
-    }
-    if *baseline != Baseline::Zero {
-        list.ours(
-            &key("baseline"),
-            "zero, as far as known",
-            "the block's mean embedding",
-            "RMS norms are steepest at zero",
-        );
-    }
-    if *masses != BlockMass::Absolute {
-        list.ours(
-            &key("block masses"),
-            "sums of absolute scores",
-            format!("{masses:?}"),
-            "absolute sums hide what speaks against a call",
-        );
-    }
-    if *tokens == Tokens::Content {
-        list.ours(
-            &key("attributed tokens"),
-            "the tool call",
-            "its tool and names",
-            "the other tokens are the same in every call",
-        );
-    }
-    if *divergence != Divergence::Kl {
-        list.ours(
-            &key("divergence"),
-            "KL(student, teacher)",
-            format!("{divergence:?}"),
-            "bounded: an empty block cannot dominate a group",
-        );
+    for deviation in reward.method().deviations() {
+        list.0.push(Deviation {
+            setting: format!("{name}: {}", deviation.setting),
+            ..deviation
+        });
     }
 }
 

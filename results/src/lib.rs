@@ -34,6 +34,6 @@ pub use origin::Origin;
 pub use paper::{Paper, PaperClaim};
 pub use plot::{learning_curves, results};
 pub use record::{ArmName, BlockShares, Record, SETS, SampledAnswer};
-pub use report::{CURVES, Deviation, REPORT, RESULTS, write_report};
+pub use report::{CURVES, REPORT, RESULTS, write_report};
 pub use runs::{MANIFEST, METRICS, RECORDS, Run, RunHashes, Runs, run_folder, run_hashes};
 pub use table::{PaperRow, Table, TableOptions, TableRow};

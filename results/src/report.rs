@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use baselines::Deviation;
 
 use crate::error::Result;
 use crate::files::write_atomically;
@@ -13,20 +13,6 @@ use crate::plot;
 use crate::record::ArmName;
 use crate::runs::Runs;
 use crate::table::Table;
-
-/// A setting that differs from the paper's, or that the paper does not tell.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Deviation {
-    /// The setting.
-    pub setting: String,
-    /// The paper's value, or `not told`.
-    pub paper: String,
-    /// The value here.
-    pub here: String,
-    /// Why.
-    pub why: String,
-}
 
 /// The report's file name.
 pub const REPORT: &str = "report.md";

@@ -214,7 +214,7 @@ impl Profile {
             return Some(format!("evaluation.attribution.{problem}"));
         }
         for (name, arm) in &self.arms {
-            if let Some(problem) = arm.reward.problem() {
+            if let Some(problem) = arm.reward.method().problem() {
                 return Some(format!("arms.{name}.{problem}"));
             }
             if let (results::ArmName::IAPO, Reward::Iapo(settings)) = (name.as_str(), &arm.reward)
@@ -226,7 +226,7 @@ impl Profile {
                         .into(),
                 );
             }
-            if arm.reward.evidence() == Evidence::Truth
+            if arm.reward.method().evidence() == Evidence::Truth
                 && self.world.is_none()
                 && self.trained.contains(name)
             {

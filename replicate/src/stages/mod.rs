@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use baselines::Reward;
+use baselines::vtool_r1::VtoolR1;
 use benchmarks::data::{Data, LoadedData};
 use benchmarks::evaluation::Scoring;
 use benchmarks::{TestSet, data::Item};
@@ -42,7 +43,7 @@ pub struct Replication<'a> {
 }
 
 /// The reward of the stages that every arm shares: the outcome alone.
-const PLAIN: Reward = Reward::VtoolR1 {};
+const PLAIN: Reward = Reward::VtoolR1(VtoolR1 {});
 
 impl<'a> Replication<'a> {
     /// An experiment in `out`, fresh or, with `resume`, going on. Everything that can be checked

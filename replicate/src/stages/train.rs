@@ -47,7 +47,7 @@ impl Replication<'_> {
                 .transpose()
         };
         let teacher = model_of(plan.teacher)?;
-        let untrained = match plan.reward.evidence() {
+        let untrained = match plan.reward.method().evidence() {
             Evidence::Divergence(TeacherRole::Untrained) => model_of(Some(&self.student))?,
             _ => None,
         };

@@ -47,11 +47,11 @@ impl<'a> Teachers<'a> {
         'a: 'm,
     {
         let missing = |whose: &str| Error::Profile {
-            origin: reward.name().to_owned(),
+            origin: reward.name(),
             problem: format!("it needs {whose}, and there is none in this stage"),
         };
         let teacher = || self.teacher.ok_or_else(|| missing("a teacher"));
-        Ok(match reward.evidence() {
+        Ok(match reward.method().evidence() {
             Evidence::Outcome | Evidence::Truth | Evidence::OwnLogProb => None,
             Evidence::TeacherLogProb | Evidence::Divergence(TeacherRole::Teacher) => {
                 Some(teacher()?)
@@ -153,12 +153,12 @@ impl<'a> Training<'a> {
         let evidence = evidence::measure(
             &mut self.policy,
             &groups,
-            self.reward.evidence(),
+            self.reward.method().evidence(),
             self.reward.attribution(),
             self.teachers.asked_by(self.reward, &self.reference)?,
             self.profile.compute.scoring_tokens,
         )?;
-        lap(match self.reward.evidence() {
+        lap(match self.reward.method().evidence() {
             Evidence::Divergence(_) => "attribution",
             _ => "scoring",
         });
@@ -184,7 +184,7 @@ impl<'a> Training<'a> {
         )?;
         self.policy.forget();
         lap("update");
-        let mut line = valued.metrics(&groups, self.reward.name());
+        let mut line = valued.metrics(&groups, self.reward);
         line.stage.clone_from(&self.stage);
         line.update = made as u64 + 1;
         line.attribution = evidence.attribution;

@@ -36,7 +36,7 @@ pub fn value(
     let mut correlations = Vec::new();
     for (index, (group, calls)) in groups.iter().zip(&measured.groups).enumerate() {
         let tools: Vec<_> = group.episodes.iter().map(|e| &e.outcome).collect();
-        let terms = reward.terms(&GroupEvidence {
+        let terms = reward.method().terms(&GroupEvidence {
             outcomes: &tools,
             call_of: &calls.call_of,
             calls: &calls.calls,
@@ -47,7 +47,7 @@ pub fn value(
             .iter()
             .map(|o| o.unwrap_or(f32::NAN))
             .collect();
-        let valued = group_rewards(&own, &terms, reward.without_call());
+        let valued = group_rewards(&own, &terms, reward.method().without_call());
         let tied = |values: &[f32]| {
             let mut known = values.iter().filter(|value| !value.is_nan());
             known
@@ -96,8 +96,8 @@ fn correlation_with_wrong(terms: &[Option<f32>], right: &[Option<bool>]) -> Opti
 }
 
 impl Valued {
-    /// A line of metrics with what is known of the episodes; `reward` is the auxiliary term's name.
-    pub fn metrics(&self, groups: &[RolloutGroup], reward: &str) -> UpdateMetrics {
+    /// A line of metrics with what is known of the episodes.
+    pub fn metrics(&self, groups: &[RolloutGroup], reward: &Reward) -> UpdateMetrics {
         let judged = self.outcomes.iter().filter(|o| !o.is_nan()).count().max(1) as f64;
         let mean = |values: &mut dyn Iterator<Item = f32>| {
             values.filter(|v| !v.is_nan()).map(f64::from).sum::<f64>() / judged
@@ -108,9 +108,9 @@ impl Valued {
         let ran = episodes().filter(|e| e.outcome.succeeded()).count();
         let outcome = mean(&mut self.outcomes.iter().copied());
         let mut reward_parts = BTreeMap::from([("outcome".to_owned(), outcome)]);
-        if reward != (Reward::VtoolR1 {}).name() {
+        if !matches!(reward, Reward::VtoolR1(_)) {
             let terms = self.rewards.iter().zip(&self.outcomes).map(|(r, o)| r - o);
-            reward_parts.insert(reward.to_owned(), mean(&mut { terms }));
+            reward_parts.insert(reward.name(), mean(&mut { terms }));
         }
         UpdateMetrics {
             reward: mean(&mut self.rewards.iter().copied()),
