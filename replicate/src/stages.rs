@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use agent::Episode;
-use benchmarks::TestSet;
 use benchmarks::micro::{MicroQuestion, Split, is_right};
+use benchmarks::{TestSet, Verdict};
 use results::{
-    Appender, BlockShares, Manifest, Record, RunHashes, UpdateMetrics, Verdict, run_folder,
-    run_hashes, write_lines,
+    Appender, BlockShares, Manifest, Record, RunHashes, UpdateMetrics, run_folder, run_hashes,
+    write_lines,
 };
 use seeded_random::Stream;
 
@@ -379,8 +379,14 @@ impl<'a> Replication<'a> {
                     false => Verdict::Wrong,
                 },
                 reason: None,
+                kind: None,
+                named: None,
+                sampled: None,
                 tool_called: episode.outcome.called(),
                 tool_succeeded: episode.outcome.succeeded(),
+                tool_reason: None,
+                call: None,
+                right_focus: None,
                 attribution,
                 checkpoint: checkpoint.clone(),
                 scorer: "exact".into(),

@@ -220,6 +220,9 @@ impl<'a> Training<'a> {
             tool_success_rate: (called > 0).then(|| ran as f64 / called as f64),
             zero_variance_groups: zero_variance_share(&rewards, &groups)?,
             attribution: terms.attribution,
+            alignment: None,
+            penalty_correlation: None,
+            alarms: Vec::new(),
             validation: None,
             seconds,
         })
@@ -385,8 +388,9 @@ impl<'a> Training<'a> {
             attribution: Some(AttributionMetrics {
                 calls: count as u64,
                 passes: passes as u64,
-                gap: gaps.get(gaps.len() / 2).copied().unwrap_or(0.0),
+                gap: gaps.get(gaps.len() / 2).copied(),
                 divergence: divergences.iter().sum::<f64>() / count.max(1) as f64,
+                seconds: None,
             }),
         })
     }

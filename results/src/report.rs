@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::files::write_atomically;
 use crate::format::Format;
+use crate::manifest::Manifest;
 use crate::plot;
 use crate::record::ArmName;
 use crate::runs::Runs;
@@ -111,7 +112,7 @@ fn report(runs: &Runs, table: &Table, deviations: &[Deviation], curves: bool) ->
 
 /// Seconds by arm and part, the mean of its seeds.
 fn times(runs: &Runs) -> String {
-    let mut arms: BTreeMap<(usize, &ArmName), Vec<&crate::Manifest>> = BTreeMap::new();
+    let mut arms: BTreeMap<(usize, &ArmName), Vec<&Manifest>> = BTreeMap::new();
     for manifest in runs.runs.iter().filter_map(|run| run.manifest.as_ref()) {
         arms.entry((manifest.arm.rank().0, &manifest.arm))
             .or_default()
@@ -182,9 +183,9 @@ fn escape(cell: &str) -> String {
 mod tests {
     use super::*;
     use crate::fixture;
+    use crate::options::TableOptions;
     use crate::paper::Paper;
     use crate::statistics::Bootstrap;
-    use crate::table::TableOptions;
 
     #[test]
     fn a_report_with_its_pictures() {

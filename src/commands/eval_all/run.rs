@@ -10,12 +10,12 @@ use anyhow::{Context, bail};
 use benchmarks::endpoint::Client;
 use benchmarks::evaluation::{Answered, Scoring, answer};
 use benchmarks::sources::Listing;
-use benchmarks::{Question, TestSet, scorers};
+use benchmarks::{Question, TestSet, Verdict, scorers};
 use replicate::progress::Progress;
 use replicate::provenance;
 use results::{
-    Appender, ArmName, MANIFEST, Manifest, Origin, RECORDS, Record, Verdict, peak_memory_bytes,
-    read_json, read_lines, write_json, write_lines,
+    Appender, ArmName, MANIFEST, Manifest, RECORDS, Record, RunKind, peak_memory_bytes, read_json,
+    read_lines, write_json, write_lines,
 };
 use visual_tools::{Parsed, RefusalCounts, parse};
 
@@ -66,7 +66,7 @@ impl<'a> Evaluation<'a> {
             "max_new_tokens": args.max_new_tokens,
         });
         let profile = results::ProfileStamp {
-            name: Origin::EVALUATION.to_owned(),
+            name: RunKind::EVALUATION.to_owned(),
             hash: blake3::hash(resolved.to_string().as_bytes())
                 .to_hex()
                 .to_string(),
@@ -249,8 +249,8 @@ impl<'a> Evaluation<'a> {
                     }
                 };
                 for (question, answered) in questions.iter().zip(answered) {
-                    right += usize::from(answered.verdict == benchmarks::Verdict::Right);
-                    open += usize::from(answered.verdict == benchmarks::Verdict::NotJudged);
+                    right += usize::from(answered.verdict == Verdict::Right);
+                    open += usize::from(answered.verdict == Verdict::NotJudged);
                     self.count_call(&answered);
                     self.keep(records, self.record(question, answered))?;
                 }
@@ -289,11 +289,7 @@ impl<'a> Evaluation<'a> {
         };
         Record {
             prediction: answered.prediction.unwrap_or_default(),
-            verdict: match answered.verdict {
-                benchmarks::Verdict::Right => Verdict::Right,
-                benchmarks::Verdict::Wrong => Verdict::Wrong,
-                benchmarks::Verdict::NotJudged => Verdict::NotJudged,
-            },
+            verdict: answered.verdict,
             tool_called: answered.tool_called,
             tool_succeeded: answered.tool_succeeded,
             ..self.unjudged(question.set, listing, answered.reason)
@@ -313,8 +309,14 @@ impl<'a> Evaluation<'a> {
             gt: listing.gold,
             verdict: Verdict::NotJudged,
             reason: (!reason.is_empty()).then_some(reason),
+            kind: None,
+            named: None,
+            sampled: None,
             tool_called: false,
             tool_succeeded: false,
+            tool_reason: None,
+            call: None,
+            right_focus: None,
             attribution: None,
             checkpoint: self
                 .manifest
@@ -345,7 +347,7 @@ impl<'a> Evaluation<'a> {
         let Some(episode) = &answered.episode else {
             return;
         };
-        if answered.verdict == benchmarks::Verdict::NotJudged {
+        if answered.verdict == Verdict::NotJudged {
             return;
         }
         match episode.outcome {
