@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use baselines::attribution_settings::AttributionSettings;
 use baselines::{CallEvidence, Evidence};
@@ -182,6 +183,7 @@ fn diverge(
     settings: &AttributionSettings,
     groups: &mut [GroupCalls],
 ) -> Result<AttributionMetrics> {
+    let started = Instant::now();
     let prompts: Vec<CalledPrompt> = calls
         .iter()
         .map(|own| CalledPrompt {
@@ -215,5 +217,6 @@ fn diverge(
         passes: (passes(settings) * 2 * count) as u64,
         gap: gaps.get(gaps.len() / 2).copied(),
         divergence: divergences.iter().sum::<f64>() / count.max(1) as f64,
+        seconds: Some(started.elapsed().as_secs_f64()),
     })
 }
