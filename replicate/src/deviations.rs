@@ -1,9 +1,10 @@
 //! Where a profile departs from the paper, as data for the report.
 
-use attribution::{BlockMass, Divergence};
+use attribution::{Baseline, BlockMass, Divergence, Method};
 use results::Deviation;
 
-use crate::profile::{Baseline, Method, Profile, Tokens};
+use crate::attribution_settings::AttributedTokens;
+use crate::profile::Profile;
 
 const NOT_TOLD: &str = "not told";
 
@@ -86,24 +87,30 @@ pub fn deviations(profile: &Profile) -> Vec<Deviation> {
         "scaled to the rewards of the micro world",
     );
     let attribution = &profile.attribution;
-    match attribution.method {
-        Method::Occlusion => say(
+    match &attribution.method {
+        Method::Occlusion {} => say(
             "attribution",
             "integrated gradients",
             "occlusion: drop of the call's log-probability without a block".into(),
             "integrated gradients did not tell wrong calls from right ones at this scale",
         ),
-        Method::PathDifferences => say(
+        Method::PathDifferences(levels) => say(
             "integration",
             NOT_TOLD,
-            format!("differences along {} steps of the path", attribution.nodes),
+            format!("differences along {} steps of the path", levels.steps),
             "the integral for whole blocks, complete and without a backward pass",
         ),
-        Method::IntegratedGradients => say(
+        Method::IntegratedGradients { quadrature } => say(
             "integration",
             NOT_TOLD,
-            format!("{} Gauss-Legendre nodes", attribution.nodes),
+            format!("{} Gauss-Legendre nodes", quadrature.len()),
             "log-spaced where the baseline is zero",
+        ),
+        Method::GradientXInput {} | Method::AttentionRollout {} => say(
+            "attribution",
+            "integrated gradients",
+            format!("{:?}", attribution.method),
+            "this profile's choice",
         ),
     }
     if attribution.baseline == Baseline::BlockMean {
@@ -122,7 +129,7 @@ pub fn deviations(profile: &Profile) -> Vec<Deviation> {
             "absolute sums hide what speaks against a call",
         );
     }
-    if attribution.tokens == Tokens::Content {
+    if attribution.tokens == AttributedTokens::Content {
         say(
             "attributed tokens",
             "the tool call",

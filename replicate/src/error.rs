@@ -38,6 +38,14 @@ pub enum Error {
         /// What is wrong and what to type.
         problem: String,
     },
+    /// A tool call without a token, to which no log-probability belongs.
+    #[error("call {call} of prompt {prompt} has no token to attribute")]
+    EmptyCall {
+        /// The prompt's place among those given.
+        prompt: usize,
+        /// The call's place among the prompt's.
+        call: usize,
+    },
     /// The model.
     #[error(transparent)]
     Model(#[from] qwen2_5_vl::Error),

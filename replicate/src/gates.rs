@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use agent::{Episode, run_episodes};
-use attribution::{BlockMass, Divergence};
+use attribution::{Baseline, BlockMass, Divergence, Method};
 use baselines::trm::call_is_right;
 use benchmarks::micro::MicroQuestion;
 use qwen2_5_vl::Model;
@@ -19,11 +19,11 @@ use seeded_random::{Draw, Stream};
 use serde::Serialize;
 
 use crate::Result;
-use crate::alignment::{Site, attribute};
+use crate::alignment::{AttributedCall, CalledPrompt, attribute};
+use crate::attribution_settings::{AttributedTokens, AttributionSettings};
 use crate::evaluation::{BaseCard, episode_options};
 use crate::policy::{EncodedPrompt, LocalPolicy};
-use crate::profile::{self, Baseline, Method, Tokens};
-use crate::training::content_tokens;
+use crate::profile;
 
 /// How well a score tells wrong calls from right ones.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -114,18 +114,19 @@ impl SampledCalls {
         &'a self,
         policy: &LocalPolicy,
         encoded: &'a [Arc<EncodedPrompt>],
-    ) -> Vec<Site<'a>> {
+    ) -> Result<Vec<CalledPrompt<'a>>> {
+        let tokenizer = policy.processor.tokenizer();
         encoded
             .iter()
             .zip(&self.prompts)
-            .map(|(prompt, calls)| Site {
-                prompt,
-                calls: calls.calls.iter().map(Vec::as_slice).collect(),
-                content: calls
-                    .calls
-                    .iter()
-                    .map(|ids| content_tokens(policy, ids))
-                    .collect(),
+            .map(|(prompt, calls)| {
+                let calls = calls.calls.iter();
+                Ok(CalledPrompt {
+                    prompt,
+                    calls: calls
+                        .map(|ids| AttributedCall::new(tokenizer, ids))
+                        .collect::<Result<_>>()?,
+                })
             })
             .collect()
     }
@@ -136,10 +137,10 @@ pub fn divergences(
     policy: &mut LocalPolicy,
     teacher: &Model,
     sampled: &SampledCalls,
-    settings: &profile::Attribution,
+    settings: &AttributionSettings,
 ) -> Result<Vec<Vec<f64>>> {
     let encoded = sampled.encode(policy)?;
-    let sites = sampled.sites(policy, &encoded);
+    let sites = sampled.sites(policy, &encoded)?;
     let student = attribute(&policy.model.detached()?, &sites, settings)?;
     let teacher = attribute(teacher, &sites, settings)?;
     student
@@ -161,10 +162,10 @@ pub fn teacher_surprise(
     policy: &mut LocalPolicy,
     teacher: &Model,
     sampled: &SampledCalls,
-    settings: &profile::Attribution,
+    settings: &AttributionSettings,
 ) -> Result<Vec<Vec<f64>>> {
     let encoded = sampled.encode(policy)?;
-    let sites = sampled.sites(policy, &encoded);
+    let sites = sampled.sites(policy, &encoded)?;
     let found = attribute(teacher, &sites, settings)?;
     Ok(found
         .iter()
@@ -250,38 +251,32 @@ pub struct Gates {
 /// Prompts at most on which integrated gradients are measured: they cost the most.
 const INTEGRATED_PROMPTS: usize = 24;
 
+/// Nodes of those.
+const INTEGRATED_NODES: usize = 16;
+
 /// The forms of the penalty that gate 3 measures: the profile's, and the paper's as far as known.
-fn forms(profile: &profile::Profile) -> [(&'static str, profile::Attribution); 3] {
-    let nodes = profile.attribution.nodes;
-    let form = |method, baseline, masses, tokens, divergence| profile::Attribution {
-        method,
+fn forms(profile: &profile::Profile) -> [(&'static str, AttributionSettings); 3] {
+    let form = |baseline| AttributionSettings {
         baseline,
-        nodes,
-        masses,
-        tokens,
-        divergence,
+        method: Method::IntegratedGradients {
+            quadrature: AttributionSettings::quadrature(baseline, INTEGRATED_NODES),
+        },
+        ..AttributionSettings::paper()
     };
     [
         ("the profile's penalty", profile.attribution.clone()),
         (
             "integrated gradients, zero baseline, absolute sums, KL (the paper's form)",
-            form(
-                Method::IntegratedGradients,
-                Baseline::Zero,
-                BlockMass::Absolute,
-                Tokens::All,
-                Divergence::Kl,
-            ),
+            form(Baseline::Zero),
         ),
         (
             "integrated gradients, block-mean baseline, signed sums, content tokens, KL",
-            form(
-                Method::IntegratedGradients,
-                Baseline::BlockMean,
-                BlockMass::Signed,
-                Tokens::Content,
-                Divergence::Kl,
-            ),
+            AttributionSettings {
+                masses: BlockMass::Signed,
+                tokens: AttributedTokens::Content,
+                divergence: Divergence::Kl,
+                ..form(Baseline::BlockMean)
+            },
         ),
     ]
 }
@@ -307,15 +302,15 @@ pub fn detections(
     let mut found = Vec::new();
     for (name, settings) in forms(profile) {
         let calls = match settings.method {
-            Method::Occlusion | Method::PathDifferences => &sampled,
-            Method::IntegratedGradients => &few,
+            Method::IntegratedGradients { .. } => &few,
+            _ => &sampled,
         };
         let scores = divergences(policy, teacher, calls, &settings)?;
         found.push((name.to_owned(), detection(calls, &scores)));
     }
-    let control = profile::Attribution {
-        method: Method::Occlusion,
-        tokens: Tokens::All,
+    let control = AttributionSettings {
+        method: Method::Occlusion {},
+        tokens: AttributedTokens::All,
         ..profile.attribution.clone()
     };
     let surprise = teacher_surprise(policy, teacher, &sampled, &control)?;

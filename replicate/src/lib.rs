@@ -2,6 +2,8 @@
 
 pub mod alignment;
 pub mod attribution_map;
+pub mod attribution_settings;
+pub mod call_content;
 pub mod compute;
 pub mod deviations;
 mod error;

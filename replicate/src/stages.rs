@@ -17,13 +17,13 @@ use results::{
 };
 use seeded_random::Stream;
 
-use crate::alignment::{Site, attribute};
+use crate::alignment::{AttributedCall, CalledPrompt, attribute};
 use crate::compute::Compute;
 use crate::evaluation::{base_card, greedy_episodes, questions, validate, validation_questions};
 use crate::gates::{Gates, detections};
 use crate::policy::LocalPolicy;
 use crate::profile::{Arm, Profile};
-use crate::training::{Training, content_tokens};
+use crate::training::Training;
 use crate::{Error, Result, error, provenance};
 
 /// What a stage says while it runs: stage, step, steps, and a line of figures.
@@ -447,15 +447,18 @@ impl<'a> Replication<'a> {
             .collect();
         let conversations: Vec<_> = turns.iter().map(|turn| &turn.conversation).collect();
         let prompts = policy.encode(&conversations)?;
-        let sites: Vec<Site> = prompts
+        let tokenizer = policy.processor.tokenizer();
+        let sites = prompts
             .iter()
             .zip(&turns)
-            .map(|(prompt, turn)| Site {
-                prompt,
-                calls: vec![&turn.completion.token_ids],
-                content: vec![content_tokens(policy, &turn.completion.token_ids)],
+            .map(|(prompt, turn)| {
+                let call = AttributedCall::new(tokenizer, &turn.completion.token_ids)?;
+                Ok(CalledPrompt {
+                    prompt,
+                    calls: vec![call],
+                })
             })
-            .collect();
+            .collect::<Result<Vec<_>>>()?;
         let found = attribute(&policy.model.detached()?, &sites, &self.profile.attribution)?;
         let mut shares = vec![None; asked.len()];
         for (index, found) in chosen.into_iter().zip(found) {

@@ -26,7 +26,7 @@ use results::{AttributionMetrics, UpdateMetrics};
 use seeded_random::{Draw, Stream};
 
 use crate::Result;
-use crate::alignment::{Site, attribute};
+use crate::alignment::{self, AttributedCall, attribute};
 use crate::evaluation::episode_options;
 use crate::packing::{Packed, Tree};
 use crate::policy::{ConversationKey, EncodedPrompt, LocalPolicy, conversation_key};
@@ -348,28 +348,30 @@ impl<'a> Training<'a> {
         let settings = &self.profile.attribution;
         let teacher = self.teacher()?;
         let calls = self.calls(episodes)?;
-        let sites: Vec<Site> = calls
+        let tokenizer = self.policy.processor.tokenizer();
+        let sites = calls
             .iter()
-            .map(|site| Site {
-                prompt: &site.prompt,
-                calls: site.calls.iter().map(|call| call.token_ids).collect(),
-                content: site
-                    .calls
-                    .iter()
-                    .map(|call| content_tokens(&self.policy, call.token_ids))
-                    .collect(),
+            .map(|site| {
+                let calls = site.calls.iter();
+                Ok(alignment::CalledPrompt {
+                    prompt: &site.prompt,
+                    calls: calls
+                        .map(|call| AttributedCall::new(tokenizer, call.token_ids))
+                        .collect::<Result<_>>()?,
+                })
             })
-            .collect();
+            .collect::<Result<Vec<_>>>()?;
         let student = attribute(&self.policy.model.detached()?, &sites, settings)?;
         let teacher = attribute(teacher, &sites, settings)?;
         let mut values = vec![None; episodes.len()];
-        let (mut divergences, mut gaps) = (Vec::new(), Vec::new());
+        let (mut divergences, mut gaps, mut passes) = (Vec::new(), Vec::new(), 0);
         for ((site, student), teacher) in calls.iter().zip(&student).zip(&teacher) {
             for ((call, student), teacher) in site.calls.iter().zip(student).zip(teacher) {
                 let divergence = settings
                     .divergence
                     .between(&student.shares, &teacher.shares)?;
                 divergences.push(divergence);
+                passes += student.passes + teacher.passes;
                 gaps.extend(student.relative_gap);
                 gaps.extend(teacher.relative_gap);
                 for &episode in &call.episodes {
@@ -379,7 +381,6 @@ impl<'a> Training<'a> {
         }
         gaps.sort_by(f64::total_cmp);
         let count = divergences.len();
-        let passes = crate::alignment::passes(settings) * 2 * count;
         Ok(Terms {
             values,
             attribution: Some(AttributionMetrics {
@@ -542,17 +543,6 @@ impl<'a> Training<'a> {
         }
         Ok(groups)
     }
-}
-
-/// Tool and names: the tokens of a call that differ between calls.
-pub fn content_tokens(policy: &LocalPolicy, ids: &[u32]) -> Vec<bool> {
-    ids.iter()
-        .map(|id| {
-            let text = policy.processor.decode(&[*id], true).unwrap_or_default();
-            text.starts_with("focus_on_")
-                || text.len() == 2 && text.chars().all(char::is_alphabetic)
-        })
-        .collect()
 }
 
 /// Groups in order, cut where the tokens of a micro-batch would grow too many.

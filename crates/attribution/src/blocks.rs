@@ -6,7 +6,7 @@ use crate::error::{Error, Result, finite};
 
 /// How a block's token scores become its mass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum BlockMass {
     /// `Σ |score|`: the paper's `A_b = Σ_{i∈b} |IG_i|`.
     Absolute,
@@ -61,6 +61,12 @@ impl Blocks {
             sizes[label] += 1;
         }
         sizes
+    }
+
+    /// The blocks that have tokens, ascending.
+    pub(crate) fn occupied(&self) -> Vec<usize> {
+        let sizes = self.sizes();
+        (0..self.count).filter(|&block| sizes[block] > 0).collect()
     }
 
     /// Mass of each block, not normalised: sums in f64, 0 for an empty block. With `selected`, only
