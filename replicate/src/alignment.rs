@@ -12,14 +12,14 @@ use attribution::{
     Attentions, AttributedFunctions, Attribution, Blocks, Distribution, GradientSum, Node, Path,
     Point,
 };
+use baselines::attribution_settings::{AttributedTokens, AttributionSettings};
 use candle_core::Tensor;
 use fused_ops::side_by_side;
 use qwen2_5_vl::{Model, Tokenizer};
 
-use crate::attribution_settings::{AttributedTokens, AttributionSettings};
 use crate::call_content::content_tokens;
 use crate::packing::{Packed, Tree};
-use crate::policy::EncodedPrompt;
+use crate::policy::{Budgets, EncodedPrompt, cut};
 use crate::{Error, Result};
 
 /// A tool call as it is attributed.
@@ -51,6 +51,25 @@ pub struct CalledPrompt<'a> {
     pub calls: Vec<AttributedCall<'a>>,
 }
 
+impl<'a> CalledPrompt<'a> {
+    /// A prompt with calls given as tokens; their content is found by the parser.
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder fails.
+    pub fn new(
+        prompt: &'a EncodedPrompt,
+        calls: impl IntoIterator<Item = &'a [u32]>,
+        tokenizer: &Tokenizer,
+    ) -> Result<Self> {
+        let calls = calls.into_iter();
+        let calls = calls.map(|token_ids| AttributedCall::new(tokenizer, token_ids));
+        Ok(CalledPrompt {
+            prompt,
+            calls: calls.collect::<Result<_>>()?,
+        })
+    }
+}
+
 /// The attribution of one call.
 #[derive(Clone, Debug)]
 pub struct CallAttribution {
@@ -67,7 +86,7 @@ pub struct CallAttribution {
 }
 
 /// Attributes every call of every prompt under a model, which must be detached: gradients of
-/// activations are all that is needed.
+/// activations are all that is needed. `budgets` are those of the policy that made the calls.
 ///
 /// # Errors
 /// A call without tokens, a setting out of range, values that are not finite.
@@ -75,6 +94,7 @@ pub fn attribute(
     model: &Model,
     prompts: &[CalledPrompt<'_>],
     settings: &AttributionSettings,
+    budgets: Budgets,
 ) -> Result<Vec<Vec<CallAttribution>>> {
     let paths = prompts
         .iter()
@@ -87,7 +107,7 @@ pub fn attribute(
             )?)
         })
         .collect::<Result<Vec<_>>>()?;
-    attribute_along(&paths, model, prompts, settings)
+    attribute_along(&paths, model, prompts, settings, budgets)
 }
 
 /// As [`attribute`], from the embeddings of other prompts of the same tokens, one for each: the same
@@ -100,6 +120,7 @@ pub fn attribute_from(
     model: &Model,
     prompts: &[CalledPrompt<'_>],
     settings: &AttributionSettings,
+    budgets: Budgets,
 ) -> Result<Vec<Vec<CallAttribution>>> {
     let paths = prompts
         .iter()
@@ -109,7 +130,7 @@ pub fn attribute_from(
             Ok(Path::between(&start, &input, blocks_of(called.prompt)?)?)
         })
         .collect::<Result<Vec<_>>>()?;
-    attribute_along(&paths, model, prompts, settings)
+    attribute_along(&paths, model, prompts, settings, budgets)
 }
 
 fn attribute_along(
@@ -117,6 +138,7 @@ fn attribute_along(
     model: &Model,
     prompts: &[CalledPrompt<'_>],
     settings: &AttributionSettings,
+    budgets: Budgets,
 ) -> Result<Vec<Vec<CallAttribution>>> {
     for (prompt, called) in prompts.iter().enumerate() {
         let empty = |call: &AttributedCall| call.token_ids.is_empty();
@@ -128,6 +150,7 @@ fn attribute_along(
         model,
         prompts,
         settings,
+        budgets,
     };
     let found = settings.method.attribute(paths, &mut functions)?;
     paths
@@ -176,6 +199,7 @@ struct CallLogProbs<'a> {
     model: &'a Model,
     prompts: &'a [CalledPrompt<'a>],
     settings: &'a AttributionSettings,
+    budgets: Budgets,
 }
 
 impl AttributedFunctions for CallLogProbs<'_> {
@@ -240,20 +264,9 @@ impl CallLogProbs<'_> {
                 called.prompt.blocks.len() + calls.sum::<usize>()
             })
             .collect();
-        let mut batches = Vec::new();
-        let (mut start, mut sum) = (0, 0);
-        for (index, point) in points.iter().enumerate() {
-            let own = tokens[point.path];
-            if index > start && sum + own > self.settings.forward_tokens {
-                batches.push(&points[start..index]);
-                (start, sum) = (index, 0);
-            }
-            sum += own;
-        }
-        if start < points.len() {
-            batches.push(&points[start..]);
-        }
-        batches
+        cut(points, self.budgets.attribution_tokens, |point| {
+            tokens[point.path]
+        })
     }
 
     /// F of all calls at every point, in one pass: one tree a point, each with all calls as branches.
@@ -304,7 +317,7 @@ impl CallLogProbs<'_> {
     ) -> Result<GradientSum> {
         let call = &called.calls[call];
         let tokens = called.prompt.blocks.len() + call.token_ids.len();
-        let nodes_per_pass = (self.settings.gradient_tokens / tokens).max(1);
+        let nodes_per_pass = (self.budgets.attribution_gradient_tokens / tokens).max(1);
         let weights = call
             .content
             .iter()

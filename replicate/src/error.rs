@@ -38,6 +38,25 @@ pub enum Error {
         /// What is wrong and what to type.
         problem: String,
     },
+    /// A conversation that cannot be given to the model: its image or its words.
+    #[error("{0}")]
+    Prompt(String),
+    /// Questions from files.
+    #[error(transparent)]
+    Source(#[from] benchmarks::sources::SourceError),
+    /// A judge that cannot go on.
+    #[error(transparent)]
+    Judge(#[from] benchmarks::judge::JudgeError),
+    /// Training that has gone wrong.
+    #[error("training went wrong in {stage}, update {update}: {problem}")]
+    Training {
+        /// The stage.
+        stage: String,
+        /// The update, counted from 1 through all stages.
+        update: u64,
+        /// What was seen, and which setting to look at.
+        problem: String,
+    },
     /// A tool call without a token, to which no log-probability belongs.
     #[error("call {call} of prompt {prompt} has no token to attribute")]
     EmptyCall {

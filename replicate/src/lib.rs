@@ -1,9 +1,10 @@
 //! The recipe: profiles, stages, training, evaluation.
 
+pub mod alarms;
 pub mod alignment;
 pub mod attribution_map;
-pub mod attribution_settings;
 pub mod call_content;
+pub mod checkpoint;
 pub mod compute;
 pub mod deviations;
 mod error;
@@ -12,9 +13,11 @@ pub mod gates;
 pub mod packing;
 pub mod policy;
 pub mod pretrain;
+pub mod probe;
 pub mod profile;
 pub mod progress;
 pub mod provenance;
+pub mod records;
 pub mod stages;
 mod state;
 pub mod training;

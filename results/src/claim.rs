@@ -283,8 +283,8 @@ fn p_value(p: f64) -> String {
 mod tests {
     use super::*;
     use crate::fixture;
-    use crate::record::Verdict;
     use crate::statistics::Bootstrap;
+    use benchmarks::Verdict;
 
     fn estimate(low: f64, high: f64) -> Estimate {
         Estimate {

@@ -7,7 +7,9 @@ use seeded_random::{Draw, Stream};
 
 use crate::manifest::{Manifest, ProfileStamp};
 use crate::metrics::{UpdateMetrics, Validation};
-use crate::record::{ArmName, Record, SETS, Verdict};
+use benchmarks::Verdict;
+
+use crate::record::{ArmName, Record, SETS};
 use crate::runs::{Run, Runs};
 
 /// Accuracy of each arm before effects; the arms differ by a few points.

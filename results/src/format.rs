@@ -405,7 +405,9 @@ mod tests {
     use super::*;
     use crate::fixture;
     use crate::paper::Paper;
-    use crate::record::{ArmName, Verdict};
+    use benchmarks::Verdict;
+
+    use crate::record::ArmName;
     use crate::runs::Runs;
     use crate::statistics::Bootstrap;
     use crate::table::TableOptions;

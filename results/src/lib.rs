@@ -29,11 +29,11 @@ pub use files::{
 pub use format::{Format, differences};
 pub use machine::{Cuda, Machine, peak_memory_bytes};
 pub use manifest::{FORMAT, Manifest, ProfileStamp};
-pub use metrics::{AttributionMetrics, UpdateMetrics, Validation};
+pub use metrics::{Alignment, AttributionMetrics, UpdateMetrics, Validation};
 pub use origin::Origin;
 pub use paper::{Paper, PaperClaim};
 pub use plot::{learning_curves, results};
-pub use record::{ArmName, BlockShares, Record, SETS, Verdict};
-pub use report::{CURVES, Deviation, REPORT, RESULTS, write_report};
+pub use record::{ArmName, BlockShares, Record, SETS, SampledAnswer};
+pub use report::{CURVES, REPORT, RESULTS, write_report};
 pub use runs::{MANIFEST, METRICS, RECORDS, Run, RunHashes, Runs, run_folder, run_hashes};
 pub use table::{PaperRow, Table, TableOptions, TableRow};

@@ -46,6 +46,9 @@ pub struct Manifest {
     /// The commit that the command was built from, `-dirty` appended if the tree differed.
     #[serde(default)]
     pub commit: Option<String>,
+    /// BLAKE3 of the command's executable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binary: Option<String>,
     /// The machine.
     #[serde(default)]
     pub machine: Machine,
@@ -93,6 +96,7 @@ impl Manifest {
             costs: BTreeMap::new(),
             command: std::env::args().collect(),
             commit: None,
+            binary: None,
             machine: Machine::detect(),
             versions: BTreeMap::new(),
             started,

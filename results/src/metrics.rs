@@ -47,6 +47,21 @@ pub struct UpdateMetrics {
     /// The attribution's quality and cost, where the arm measures it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attribution: Option<AttributionMetrics>,
+    /// Share of groups whose outcomes were all equal and whose rewards were not: there the auxiliary
+    /// term acts alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub penalty_alone: Option<f64>,
+    /// Mean, over the prompts where both vary, of the correlation of the penalty with a call's being
+    /// wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub penalty_correlation: Option<f64>,
+    /// How far the policy's attributions are from the teacher's on a fixed probe, on the updates
+    /// where it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alignment: Option<Alignment>,
+    /// The thresholds that this update crossed, by the names of the profile's alarms.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<String>,
     /// Greedy validation, on the updates where it was run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validation>,
@@ -64,10 +79,24 @@ pub struct AttributionMetrics {
     pub calls: u64,
     /// Forward-backward passes that it took, student and teacher together, one a node and call.
     pub passes: u64,
-    /// Median over the calls of the completeness error, |sum − (F(1) − F(0))| / |F(1) − F(0)|.
-    pub gap: f64,
+    /// Median over the calls of the completeness error, |sum − (F(1) − F(0))| / |F(1) − F(0)|; absent
+    /// where the method has none. Runs recorded before 2026-11-27 hold 0 there for occlusion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<f64>,
     /// Mean divergence of the student's blocks from the teacher's.
     pub divergence: f64,
+}
+
+/// Mean divergence of the policy's block attributions from the teacher's on forced calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Alignment {
+    /// On right calls.
+    pub right: f64,
+    /// On wrong calls.
+    pub wrong: f64,
+    /// Prompts, each with a right and a wrong call.
+    pub n: u64,
 }
 
 /// Greedy answers to the validation questions.
@@ -104,7 +133,7 @@ impl Checked for UpdateMetrics {
         let attribution = self.attribution.unwrap_or_default();
         let validation = self.validation.unwrap_or_default();
         let nested = [
-            ("attribution.gap", attribution.gap),
+            ("attribution.gap", attribution.gap.unwrap_or(0.0)),
             ("attribution.divergence", attribution.divergence),
             ("validation.accuracy", validation.accuracy),
             ("validation.reward", validation.reward),
@@ -147,7 +176,7 @@ mod tests {
             attribution: Some(AttributionMetrics {
                 calls: 3,
                 passes: 48,
-                gap: 0.02,
+                gap: Some(0.02),
                 divergence: 0.25,
             }),
             seconds: BTreeMap::from([("rollout".to_string(), 0.7)]),

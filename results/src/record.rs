@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use benchmarks::Verdict;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -101,18 +102,6 @@ impl fmt::Display for ArmName {
     }
 }
 
-/// The three states of a score.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// The scorer accepts the prediction.
-    Right,
-    /// The scorer rejects the prediction.
-    Wrong,
-    /// No verdict could be had; never counted as wrong.
-    NotJudged,
-}
-
 /// How a tool call's attribution is spread over the prompt's blocks; sums to 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -150,6 +139,16 @@ impl From<[f64; 4]> for BlockShares {
     }
 }
 
+/// An answer sampled at the policy's training temperature.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SampledAnswer {
+    /// The answer taken from the completion.
+    pub prediction: String,
+    /// Its score.
+    pub verdict: Verdict,
+}
+
 /// One evaluated question. Fields are written in this order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -183,6 +182,24 @@ pub struct Record {
     /// measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attribution: Option<BlockShares>,
+    /// What kind of question it is, where its generator says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// How many entries the question names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named: Option<u64>,
+    /// The text of the first turn, where it called a tool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<String>,
+    /// Whether the call focuses on exactly what the question names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub right_focus: Option<bool>,
+    /// Why the call was refused or failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_reason: Option<String>,
+    /// An answer sampled beside the greedy one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampled: Option<SampledAnswer>,
     /// BLAKE3 of the checkpoint's weights, hex; for an endpoint the model's name.
     pub checkpoint: String,
     /// The scorer's name; a judge names its model.
@@ -254,6 +271,12 @@ pub(crate) mod tests {
             tool_called: true,
             tool_succeeded: true,
             attribution: Some([0.1, 0.2, 0.3, 0.4].into()),
+            kind: None,
+            named: None,
+            call: None,
+            right_focus: None,
+            tool_reason: None,
+            sampled: None,
             checkpoint: "ab12".to_string(),
             scorer: "denotation".to_string(),
             scorer_version: "1".to_string(),

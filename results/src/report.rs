@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use baselines::Deviation;
 
 use crate::error::Result;
 use crate::files::write_atomically;
@@ -14,20 +14,6 @@ use crate::record::ArmName;
 use crate::runs::Runs;
 use crate::table::Table;
 
-/// A setting that differs from the paper's, or that the paper does not tell.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Deviation {
-    /// The setting.
-    pub setting: String,
-    /// The paper's value, or `not told`.
-    pub paper: String,
-    /// The value here.
-    pub here: String,
-    /// Why.
-    pub why: String,
-}
-
 /// The report's file name.
 pub const REPORT: &str = "report.md";
 /// The learning curves' file name.
@@ -35,11 +21,13 @@ pub const CURVES: &str = "learning-curves.svg";
 /// The results picture's file name.
 pub const RESULTS: &str = "results.svg";
 
-/// Writes `report.md` and its pictures into `folder` and returns the report's text.
+/// Writes `report.md` and its pictures into `folder` and returns the report's text. `gates` are what
+/// the world and its base showed, one sentence each.
 pub fn write_report(
     folder: &Path,
     runs: &Runs,
     table: &Table,
+    gates: &[String],
     deviations: &[Deviation],
 ) -> Result<String> {
     let curves = plot::learning_curves(runs)?;
@@ -47,19 +35,31 @@ pub fn write_report(
         write_atomically(&folder.join(CURVES), svg.as_bytes())?;
     }
     write_atomically(&folder.join(RESULTS), plot::results(table)?.as_bytes())?;
-    let text = report(runs, table, deviations, curves.is_some());
+    let text = report(runs, table, gates, deviations, curves.is_some());
     write_atomically(&folder.join(REPORT), text.as_bytes())?;
     Ok(text)
 }
 
 /// The report's text; `curves` tells whether there is a picture of learning curves.
-fn report(runs: &Runs, table: &Table, deviations: &[Deviation], curves: bool) -> String {
+fn report(
+    runs: &Runs,
+    table: &Table,
+    gates: &[String],
+    deviations: &[Deviation],
+    curves: bool,
+) -> String {
     let mut text = format!(
         "# Report\n\n{}\n![Results with intervals]({RESULTS})\n",
         table.render(Format::Markdown)
     );
     if curves {
         let _ = write!(text, "\n## Learning\n\n![Learning curves]({CURVES})\n");
+    }
+    if !gates.is_empty() {
+        text.push_str("\n## Gates\n\n");
+        for line in gates {
+            let _ = writeln!(text, "- {line}");
+        }
     }
     text.push_str(&times(runs));
     if !deviations.is_empty() {

@@ -10,7 +10,9 @@ use crate::files::{read_json, read_lines};
 use crate::manifest::{FORMAT, Manifest};
 use crate::metrics::UpdateMetrics;
 use crate::origin::Origin;
-use crate::record::{ArmName, Record, Verdict};
+use benchmarks::Verdict;
+
+use crate::record::{ArmName, Record};
 
 /// The manifest's file name.
 pub const MANIFEST: &str = "manifest.json";

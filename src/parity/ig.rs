@@ -5,7 +5,7 @@
 //! Legendre of N nodes), followed by the number of nodes.
 
 use anyhow::{Context, Result, bail};
-use attribution::{Attribution, Distribution, Quadrature, Rule, integrated_gradients};
+use attribution::{Attribution, Baseline, Blocks, Distribution, Method, Path, Quadrature, Rule};
 use candle_core::{DType, Device, Tensor, Var};
 use fused_ops::AttentionLayout;
 use qwen2_5_vl::{Grid, Model, Positions};
@@ -134,15 +134,13 @@ impl<'a> Subject<'a> {
     fn attribute(&self, quadrature: &Quadrature) -> Result<Attribution> {
         let whole = self.positions.len();
         let batch = (TOKENS_PER_BATCH / whole).max(1);
-        let baseline = self.prompt.zeros_like()?;
-        let mut f = |prompts: &Tensor| self.log_probs(prompts)?.sum(1);
-        Ok(integrated_gradients(
-            &self.prompt,
-            &baseline,
-            quadrature,
-            batch,
-            &mut f,
-        )?)
+        // The reference's own labels of blocks come with its scores: here is one block.
+        let one_block = Blocks::new(vec![0; self.prompt.dim(0)?], 1)?;
+        let path = Path::new(&self.prompt, Baseline::Zero, one_block)?;
+        let method = Method::IntegratedGradients {
+            quadrature: quadrature.clone(),
+        };
+        Ok(method.attribute_function(&path, batch, |prompts| self.log_probs(prompts)?.sum(1))?)
     }
 }
 
@@ -277,7 +275,10 @@ fn attributions(
     let Some(reference) = tensors.find(&scores) else {
         return Ok(());
     };
-    let found: Vec<f64> = ours.scores.iter().map(|&score| f64::from(score)).collect();
+    let found = ours
+        .token_scores()
+        .context("integrated gradients score tokens")?;
+    let found: Vec<f64> = found.iter().map(|&score| f64::from(score)).collect();
     checks.values(file, &scores, &to_f64(reference)?, &found, None)?;
     let expected = &own["results"][method]["block_mass"];
     if expected.is_null() {

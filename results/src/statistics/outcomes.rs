@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::record::{ArmName, Record, SETS, Verdict};
+use benchmarks::Verdict;
+
+use crate::record::{ArmName, Record, SETS};
 
 /// One arm's outcomes on the six sets.
 #[derive(Clone, Debug)]
