@@ -20,8 +20,6 @@ mod training;
 #[cfg(feature = "hub")]
 mod archive;
 #[cfg(feature = "hub")]
-mod fetch;
-#[cfg(feature = "hub")]
 mod parquet;
 #[cfg(feature = "hub")]
 mod published;
@@ -131,11 +129,11 @@ pub fn load(data: &Path, set: TestSet) -> Result<LoadedSet, SourceError> {
 ///
 /// # Errors
 /// [`SourceError::NeedsHub`] without the feature `hub`. [`SourceError::Download`]: a host cannot be
-/// reached or lacks a file, or a file is not what the host or the lock file says it is.
-/// [`SourceError::Io`] for the disk.
+/// reached or lacks a file, a file is not what the host or the lock file says it is, or the disk
+/// fails.
 pub fn download(set: TestSet, folder: &Path) -> Result<(), SourceError> {
     #[cfg(feature = "hub")]
-    return published::download(set, folder, &published::HOSTS);
+    return published::download(set, folder, &published::HOSTS).map_err(SourceError::Download);
     #[cfg(not(feature = "hub"))]
     Err(needs_hub(folder.join(set.name())))
 }
@@ -146,7 +144,7 @@ pub fn download(set: TestSet, folder: &Path) -> Result<(), SourceError> {
 /// As [`download`].
 pub fn download_training(folder: &Path) -> Result<(), SourceError> {
     #[cfg(feature = "hub")]
-    return published::download_training(folder, &published::HOSTS);
+    return published::download_training(folder, &published::HOSTS).map_err(SourceError::Download);
     #[cfg(not(feature = "hub"))]
     Err(needs_hub(folder.to_owned()))
 }

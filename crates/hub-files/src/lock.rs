@@ -7,24 +7,23 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::SourceError;
+use super::error::{DownloadError, io, problem};
 use super::verify::Checked;
-use super::{io, problem};
 
 /// Its name in the folder.
-pub(super) const LOCK: &str = "hub.lock.json";
+pub(crate) const LOCK: &str = "hub.lock.json";
 
-/// The repositories of a folder, by [`super::Origin::id`].
+/// The repositories of a folder, by [`super::Repository::id`].
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     pub repositories: BTreeMap<String, Locked>,
 }
 
 /// One repository.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Locked {
+pub(crate) struct Locked {
     /// The commit that all its files are of.
     pub revision: String,
     /// The patterns all of whose files are here.
@@ -35,7 +34,7 @@ pub(super) struct Locked {
 
 impl Lock {
     /// The folder's lock; an empty one where there is none.
-    pub fn open(folder: &Path) -> Result<Self, SourceError> {
+    pub fn open(folder: &Path) -> Result<Self, DownloadError> {
         let path = folder.join(LOCK);
         match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
@@ -55,7 +54,7 @@ impl Lock {
     }
 
     /// Writes it whole or not at all.
-    pub fn save(&self, folder: &Path) -> Result<(), SourceError> {
+    pub fn save(&self, folder: &Path) -> Result<(), DownloadError> {
         let text = serde_json::to_vec_pretty(self).map_err(|error| problem(error.to_string()))?;
         let (path, part) = (folder.join(LOCK), folder.join(format!("{LOCK}.part")));
         fs::write(&part, text).map_err(|error| io(&part, error))?;

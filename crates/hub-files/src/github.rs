@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use ureq::http::StatusCode;
 
+use super::error::Failure;
 use super::verify::{Listed, Name};
-use super::{Answer, Failure};
 
 /// Where GitHub serves the files themselves.
-pub(crate) const ADDRESS: &str = "https://raw.githubusercontent.com";
+pub const GITHUB: &str = "https://raw.githubusercontent.com";
 
 /// Until one file counts as failed. The files are small.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -20,31 +20,32 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Longer than any file that is read so.
 const LONGEST_ANSWER: u64 = 64 << 20;
 
-/// Some files of a code repository.
+/// Some files of a code repository at one commit.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Code {
+pub struct GitHubFiles<'a> {
     /// `owner/name`.
-    pub repository: &'static str,
-    pub commit: &'static str,
-    /// Path, bytes and SHA-256 of every file wanted.
-    pub files: &'static [(&'static str, u64, &'static str)],
+    pub repository: &'a str,
+    /// The commit, in full.
+    pub commit: &'a str,
+    /// Path, bytes and SHA-256 (hexadecimal) of every file wanted.
+    pub files: &'a [(&'a str, u64, &'a str)],
 }
 
 /// A code repository at an address.
-pub(crate) struct Repository {
-    pub code: Code,
+pub(crate) struct GitHubRepository<'a> {
+    pub files: GitHubFiles<'a>,
     pub address: String,
 }
 
-impl Repository {
+impl GitHubRepository<'_> {
     /// How the lock names it.
     pub fn id(&self) -> String {
-        format!("github/{}", self.code.repository)
+        format!("github/{}", self.files.repository)
     }
 
     /// The files that are wanted of it.
     pub fn list(&self) -> Vec<Listed> {
-        self.code
+        self.files
             .files
             .iter()
             .map(|&(path, size, sha256)| Listed {
@@ -56,12 +57,12 @@ impl Repository {
     }
 
     /// Some bytes of a file at a commit; the whole file where the server does not give ranges.
-    pub fn read(&self, commit: &str, path: &str, range: Range<u64>) -> Answer<Vec<u8>> {
-        let url = format!("{}/{}/{commit}/{path}", self.address, self.code.repository);
+    pub fn read(&self, commit: &str, path: &str, range: Range<u64>) -> Result<Vec<u8>, Failure> {
+        let url = format!("{}/{}/{commit}/{path}", self.address, self.files.repository);
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(TIMEOUT))
-            .user_agent(concat!("iapo/", env!("CARGO_PKG_VERSION")));
+            .user_agent(concat!("hub-files/", env!("CARGO_PKG_VERSION")));
         let passing = |error: ureq::Error| Failure::passing(format!("{url}: {error}"));
         let mut response = config
             .build()

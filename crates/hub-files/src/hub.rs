@@ -19,47 +19,49 @@ use hf_hub::{
     RepoTypeModel,
 };
 
+use super::error::Failure;
 use super::verify::{Listed, Name};
-use super::{Answer, Failure};
 
 /// A repository of the hub.
-pub(crate) enum Repository {
+pub(crate) enum HubRepository {
     Dataset(HFRepositorySync<RepoTypeDataset>),
     Model(HFRepositorySync<RepoTypeModel>),
 }
 
-impl Repository {
+impl HubRepository {
     /// The data set `owner/name`, at another address than the hub's where one is given.
-    pub fn dataset(owner: &str, name: &str, address: Option<&str>) -> Answer<Self> {
-        Ok(Repository::Dataset(client(address)?.dataset(owner, name)))
+    pub fn dataset(owner: &str, name: &str, address: Option<&str>) -> Result<Self, Failure> {
+        Ok(HubRepository::Dataset(
+            client(address)?.dataset(owner, name),
+        ))
     }
 
     /// The model `owner/name`.
-    pub fn model(owner: &str, name: &str, address: Option<&str>) -> Answer<Self> {
-        Ok(Repository::Model(client(address)?.model(owner, name)))
+    pub fn model(owner: &str, name: &str, address: Option<&str>) -> Result<Self, Failure> {
+        Ok(HubRepository::Model(client(address)?.model(owner, name)))
     }
 
     /// Its kind and name, as in the hub's API.
     pub fn id(&self) -> String {
         match self {
-            Repository::Dataset(repository) => {
+            HubRepository::Dataset(repository) => {
                 format!("datasets/{}/{}", repository.owner(), repository.name())
             }
-            Repository::Model(repository) => {
+            HubRepository::Model(repository) => {
                 format!("models/{}/{}", repository.owner(), repository.name())
             }
         }
     }
 
     /// The commit of a branch or tag, or the newest.
-    pub fn commit(&self, revision: Option<&str>) -> Answer<String> {
+    pub fn commit(&self, revision: Option<&str>) -> Result<String, Failure> {
         let revision = revision.map(str::to_owned);
         let sha = match self {
-            Repository::Dataset(repository) => {
+            HubRepository::Dataset(repository) => {
                 let info = repository.info().maybe_revision(revision).send();
                 info.map_err(failure)?.sha
             }
-            Repository::Model(repository) => {
+            HubRepository::Model(repository) => {
                 let info = repository.info().maybe_revision(revision).send();
                 info.map_err(failure)?.sha
             }
@@ -68,23 +70,23 @@ impl Repository {
     }
 
     /// All its files at a commit.
-    pub fn list(&self, commit: &str) -> Answer<Vec<Listed>> {
+    pub fn list(&self, commit: &str) -> Result<Vec<Listed>, Failure> {
         match self {
-            Repository::Dataset(repository) => list(repository, commit),
-            Repository::Model(repository) => list(repository, commit),
+            HubRepository::Dataset(repository) => list(repository, commit),
+            HubRepository::Model(repository) => list(repository, commit),
         }
     }
 
     /// Some bytes of a file at a commit.
-    pub fn read(&self, commit: &str, path: &str, range: Range<u64>) -> Answer<Vec<u8>> {
+    pub fn read(&self, commit: &str, path: &str, range: Range<u64>) -> Result<Vec<u8>, Failure> {
         match self {
-            Repository::Dataset(repository) => read(repository, commit, path, range),
-            Repository::Model(repository) => read(repository, commit, path, range),
+            HubRepository::Dataset(repository) => read(repository, commit, path, range),
+            HubRepository::Model(repository) => read(repository, commit, path, range),
         }
     }
 }
 
-fn client(address: Option<&str>) -> Answer<HFClientSync> {
+fn client(address: Option<&str>) -> Result<HFClientSync, Failure> {
     // Files go where they are wanted, and one place decides how often to try again.
     let mut builder = HFClientBuilder::new()
         .cache_enabled(false)
@@ -95,7 +97,10 @@ fn client(address: Option<&str>) -> Answer<HFClientSync> {
     builder.build_sync().map_err(failure)
 }
 
-fn list<T: RepoType>(repository: &HFRepositorySync<T>, commit: &str) -> Answer<Vec<Listed>> {
+fn list<T: RepoType>(
+    repository: &HFRepositorySync<T>,
+    commit: &str,
+) -> Result<Vec<Listed>, Failure> {
     let entries = repository
         .list_tree()
         .revision(commit)
@@ -129,7 +134,7 @@ fn read<T: RepoType>(
     commit: &str,
     path: &str,
     range: Range<u64>,
-) -> Answer<Vec<u8>> {
+) -> Result<Vec<u8>, Failure> {
     repository
         .download_file_to_bytes()
         .filename(path)

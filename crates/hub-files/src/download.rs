@@ -1,123 +1,39 @@
-//! Files of published repositories, brought into a local folder (feature `hub`).
-//!
-//! A file arrives in ranges behind a `.part` file, so a broken download goes on where it stopped;
-//! it is checked against its host's listing before it gets its name. What was downloaded is written
-//! to `hub.lock.json` (commit, size and SHA-256 of every file): later runs check files against it
-//! and ask nobody, which is the offline mode.
-
-pub(super) mod github;
-pub(super) mod hub;
-mod lock;
-#[cfg(test)]
-mod tests;
-mod verify;
+//! Brings files into a folder, or checks those that are there.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use backon::{BlockingRetryable, ExponentialBuilder};
 
-use super::SourceError;
-use lock::{LOCK, Lock, Locked};
-use verify::{Checked, Listed, Measured};
+use super::error::{DownloadError, Failure, io, problem};
+use super::lock::{LOCK, Lock, Locked};
+use super::repository::{Repository, is_commit};
+use super::verify::{Checked, Listed, Measured};
 
 /// Bytes asked for at once.
 const RANGE: u64 = 32 << 20;
 
 /// Attempts beyond the first, and the pause before the first of them; each pause is twice the last.
-const RETRIES: usize = 4;
+pub(crate) const RETRIES: usize = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
-/// Why a host did not answer.
-#[derive(Debug)]
-pub(super) struct Failure {
-    reason: String,
-    /// Asking again would not help.
-    lasting: bool,
-}
-
-impl Failure {
-    fn lasting(reason: impl Into<String>) -> Self {
-        Failure {
-            reason: reason.into(),
-            lasting: true,
-        }
-    }
-
-    fn passing(reason: String) -> Self {
-        Failure {
-            reason,
-            lasting: false,
-        }
-    }
-}
-
-type Answer<T> = Result<T, Failure>;
-
-/// Where a repository's files come from.
-pub(super) enum Origin {
-    Hub(hub::Repository),
-    GitHub(github::Repository),
-}
-
-impl Origin {
-    /// A data set of the hub, which may be at another address.
-    pub fn dataset(owner: &str, name: &str, address: Option<&str>) -> Result<Self, SourceError> {
-        hub::Repository::dataset(owner, name, address)
-            .map(Origin::Hub)
-            .map_err(|failure| problem(format!("{owner}/{name}: {}", failure.reason)))
-    }
-
-    /// A model of the hub.
-    pub fn model(owner: &str, name: &str, address: Option<&str>) -> Result<Self, SourceError> {
-        hub::Repository::model(owner, name, address)
-            .map(Origin::Hub)
-            .map_err(|failure| problem(format!("{owner}/{name}: {}", failure.reason)))
-    }
-
-    fn id(&self) -> String {
-        match self {
-            Origin::Hub(repository) => repository.id(),
-            Origin::GitHub(repository) => repository.id(),
-        }
-    }
-
-    fn commit(&self, revision: Option<&str>) -> Answer<String> {
-        match (self, revision) {
-            (Origin::GitHub(repository), _) => Ok(repository.code.commit.to_owned()),
-            (Origin::Hub(_), Some(commit)) if is_commit(commit) => Ok(commit.to_owned()),
-            (Origin::Hub(repository), revision) => repository.commit(revision),
-        }
-    }
-
-    fn list(&self, commit: &str) -> Answer<Vec<Listed>> {
-        match self {
-            Origin::Hub(repository) => repository.list(commit),
-            Origin::GitHub(repository) => Ok(repository.list()),
-        }
-    }
-
-    fn read(&self, commit: &str, path: &str, range: Range<u64>) -> Answer<Vec<u8>> {
-        match self {
-            Origin::Hub(repository) => repository.read(commit, path, range),
-            Origin::GitHub(repository) => repository.read(commit, path, range),
-        }
-    }
-}
-
-/// Brings the files of `origin` that match one of `wanted` into `folder`, or checks those that are
-/// there. In a pattern, one `*` stands for anything. `revision` is a commit, branch or tag of the
+/// Brings the files of `repository` that match one of `wanted` into `folder`, or checks those that
+/// are there. In a pattern, one `*` stands for anything. `revision` is a commit, branch or tag of the
 /// hub; without one, the newest commit is taken and the lock keeps it.
-pub(super) fn bring(
-    origin: &Origin,
+///
+/// # Errors
+/// [`DownloadError::Download`]: the host cannot be reached or lacks the files, a file is not what
+/// the host or the lock says it is, the folder holds another commit, a path leads out of it. What
+/// has arrived stays, and a repeated call goes on there. [`DownloadError::Io`] for the disk.
+pub fn download(
+    repository: &Repository<'_>,
     revision: Option<&str>,
     wanted: &[&str],
     folder: &Path,
-) -> Result<(), SourceError> {
-    let id = origin.id();
+) -> Result<(), DownloadError> {
+    let id = repository.id();
     fs::create_dir_all(folder).map_err(|error| io(folder, error))?;
     let mut lock = Lock::open(folder)?;
     let known = lock.repositories.get(&id);
@@ -135,11 +51,13 @@ pub(super) fn bring(
 
     let commit = match known {
         Some(known) => known.revision.clone(),
-        None => patiently(|| origin.commit(revision)).map_err(|failure| failed(&id, failure))?,
+        None => {
+            patiently(|| repository.commit(revision)).map_err(|failure| failed(&id, failure))?
+        }
     };
     lock.of(&id).revision.clone_from(&commit);
     lock.save(folder)?;
-    let listing = patiently(|| origin.list(&commit)).map_err(|failure| failed(&id, failure))?;
+    let listing = patiently(|| repository.list(&commit)).map_err(|failure| failed(&id, failure))?;
     let matching: Vec<&Listed> = listing
         .iter()
         .filter(|file| missing.iter().any(|pattern| matches(pattern, &file.path)))
@@ -154,7 +72,7 @@ pub(super) fn bring(
         if lock.of(&id).files.contains_key(&listed.path) {
             continue;
         }
-        let checked = obtain(origin, &id, &commit, listed, folder)?;
+        let checked = obtain(repository, &id, &commit, listed, folder)?;
         lock.of(&id).files.insert(listed.path.clone(), checked);
         lock.save(folder)?;
     }
@@ -170,7 +88,7 @@ fn check_all(
     revision: Option<&str>,
     wanted: &[&str],
     folder: &Path,
-) -> Result<(), SourceError> {
+) -> Result<(), DownloadError> {
     let pinned = revision.filter(|revision| is_commit(revision));
     if let Some(pinned) = pinned.filter(|pinned| *pinned != locked.revision) {
         return Err(problem(format!(
@@ -208,12 +126,12 @@ fn check_all(
 
 /// One file, from the disk where it is already, else from its host.
 fn obtain(
-    origin: &Origin,
+    repository: &Repository<'_>,
     id: &str,
     commit: &str,
     listed: &Listed,
     folder: &Path,
-) -> Result<Checked, SourceError> {
+) -> Result<Checked, DownloadError> {
     let (target, part) = places(folder, &listed.path)?;
     if target.is_file() {
         let found = Measured::of(&target)?;
@@ -230,7 +148,7 @@ fn obtain(
     }
     let megabytes = listed.size as f64 / 1e6;
     eprintln!("{id}: {} ({megabytes:.1} MB)", listed.path);
-    grow(origin, id, commit, listed, &part)?;
+    grow(repository, id, commit, listed, &part)?;
     let found = Measured::of(&part)?;
     if let Some(fault) = found.fault(listed) {
         fs::remove_file(&part).map_err(|error| io(&part, error))?;
@@ -245,12 +163,12 @@ fn obtain(
 
 /// Appends to `part` until it has all of the file's bytes.
 fn grow(
-    origin: &Origin,
+    repository: &Repository<'_>,
     id: &str,
     commit: &str,
     listed: &Listed,
     part: &Path,
-) -> Result<(), SourceError> {
+) -> Result<(), DownloadError> {
     let mut file = OpenOptions::new()
         .append(true)
         .create(true)
@@ -265,12 +183,13 @@ fn grow(
     while arrived < listed.size {
         let range = arrived..(arrived + RANGE).min(listed.size);
         let asked = range.end - range.start;
-        let bytes = patiently(|| origin.read(commit, path, range.clone())).map_err(|failure| {
-            problem(format!(
-                "{id}: {path}: {}; run again, and it goes on at byte {arrived} of {}",
-                failure.reason, listed.size
-            ))
-        })?;
+        let bytes =
+            patiently(|| repository.read(commit, path, range.clone())).map_err(|failure| {
+                problem(format!(
+                    "{id}: {path}: {}; run again, and it goes on at byte {arrived} of {}",
+                    failure.reason, listed.size
+                ))
+            })?;
         let got = bytes.len() as u64;
         // A server without ranges sends the whole file.
         let whole = arrived == 0 && got == listed.size;
@@ -287,7 +206,7 @@ fn grow(
 }
 
 /// Asks again after failures that may pass.
-fn patiently<T>(ask: impl FnMut() -> Answer<T>) -> Answer<T> {
+fn patiently<T>(ask: impl FnMut() -> Result<T, Failure>) -> Result<T, Failure> {
     let pauses = ExponentialBuilder::new()
         .with_min_delay(FIRST_PAUSE)
         .with_max_times(RETRIES);
@@ -295,7 +214,7 @@ fn patiently<T>(ask: impl FnMut() -> Answer<T>) -> Answer<T> {
 }
 
 /// Where a file goes and where it grows; a path that leads out of the folder is refused.
-fn places(folder: &Path, path: &str) -> Result<(PathBuf, PathBuf), SourceError> {
+fn places(folder: &Path, path: &str) -> Result<(PathBuf, PathBuf), DownloadError> {
     let mut components = Path::new(path).components();
     if path.is_empty() || !components.all(|part| matches!(part, Component::Normal(_))) {
         return Err(problem(format!("'{path}' leads out of the folder")));
@@ -304,7 +223,7 @@ fn places(folder: &Path, path: &str) -> Result<(PathBuf, PathBuf), SourceError> 
 }
 
 /// Whether a path is what the pattern says; one `*` in it stands for anything.
-fn matches(pattern: &str, path: &str) -> bool {
+pub(crate) fn matches(pattern: &str, path: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == path,
         Some((front, back)) => path
@@ -313,22 +232,6 @@ fn matches(pattern: &str, path: &str) -> bool {
     }
 }
 
-/// Whether a revision is a commit in full, which names its content for good.
-fn is_commit(revision: &str) -> bool {
-    revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-fn failed(id: &str, failure: Failure) -> SourceError {
+fn failed(id: &str, failure: Failure) -> DownloadError {
     problem(format!("{id}: {}", failure.reason))
-}
-
-fn problem(text: String) -> SourceError {
-    SourceError::Download(text)
-}
-
-fn io(file: &Path, source: std::io::Error) -> SourceError {
-    SourceError::Io {
-        file: file.to_owned(),
-        source,
-    }
 }

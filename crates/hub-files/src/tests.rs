@@ -1,22 +1,21 @@
 //! Downloads from a hub in this process.
 
-#[path = "../../../tests/support/hub.rs"]
+#[path = "../tests/support/hub.rs"]
 mod server;
 
 use std::fs;
 
 use tempfile::TempDir;
 
-use super::super::published::{self, Addresses};
-use super::github::Code;
+use super::download::{RETRIES, matches};
+use super::lock::{LOCK, Lock};
 use super::*;
-use crate::TestSet;
 use server::{COMMIT, Hub, Trick};
 
 const DATASET: &str = "datasets/o/n";
 
-fn origin(hub: &Hub) -> Origin {
-    Origin::dataset("o", "n", Some(&hub.address())).unwrap()
+fn origin(hub: &Hub) -> Repository<'static> {
+    Repository::dataset("o", "n", Some(&hub.address())).unwrap()
 }
 
 /// A hub with a large and a small file that are wanted, and one that is not.
@@ -34,7 +33,7 @@ fn content(bytes: usize) -> Vec<u8> {
 
 const WANTED: [&str; 2] = ["data/big-*.bin", "small.json"];
 
-fn told(result: Result<(), SourceError>, folder: &TempDir) -> String {
+fn told(result: Result<(), DownloadError>, folder: &TempDir) -> String {
     let folder = folder.path().display().to_string();
     result.unwrap_err().to_string().replace(&folder, "DIR")
 }
@@ -42,7 +41,7 @@ fn told(result: Result<(), SourceError>, folder: &TempDir) -> String {
 #[test]
 fn files_arrive_are_locked_and_are_not_asked_for_again() {
     let (hub, folder) = hub();
-    bring(&origin(&hub), None, &WANTED, folder.path()).unwrap();
+    download(&origin(&hub), None, &WANTED, folder.path()).unwrap();
     let big = fs::read(folder.path().join("data/big-0.bin")).unwrap();
     assert_eq!(big, content(100_000));
     assert!(folder.path().join("small.json").is_file());
@@ -58,23 +57,23 @@ fn files_arrive_are_locked_and_are_not_asked_for_again() {
     let asked = hub.asked().len();
     assert_eq!(asked, 2);
     drop(hub);
-    let gone = Origin::dataset("o", "n", Some(&address)).unwrap();
-    bring(&gone, None, &WANTED, folder.path()).unwrap();
-    bring(&gone, Some(COMMIT), &WANTED, folder.path()).unwrap();
-    assert!(bring(&gone, None, &["other.txt"], folder.path()).is_err());
+    let gone = Repository::dataset("o", "n", Some(&address)).unwrap();
+    download(&gone, None, &WANTED, folder.path()).unwrap();
+    download(&gone, Some(COMMIT), &WANTED, folder.path()).unwrap();
+    assert!(download(&gone, None, &["other.txt"], folder.path()).is_err());
 }
 
 #[test]
 fn more_of_a_repository_comes_from_the_same_commit() {
     let (hub, folder) = hub();
-    bring(&origin(&hub), Some("main"), &["small.json"], folder.path()).unwrap();
-    bring(&origin(&hub), Some("main"), &WANTED, folder.path()).unwrap();
+    download(&origin(&hub), Some("main"), &["small.json"], folder.path()).unwrap();
+    download(&origin(&hub), Some("main"), &WANTED, folder.path()).unwrap();
     let paths: Vec<String> = hub.asked().into_iter().map(|(path, _)| path).collect();
     assert_eq!(paths, ["small.json", "data/big-0.bin"]);
 
     let other = "f".repeat(40);
     let told = told(
-        bring(&origin(&hub), Some(&other), &WANTED, folder.path()),
+        download(&origin(&hub), Some(&other), &WANTED, folder.path()),
         &folder,
     );
     assert!(told.contains(COMMIT) && told.contains(&other), "{told}");
@@ -86,7 +85,7 @@ fn a_cut_download_goes_on() {
     let (hub, folder) = hub();
     // The first answer breaks off, the second attempt succeeds.
     hub.play(&[Trick::Cut(10)]);
-    bring(&origin(&hub), None, &WANTED, folder.path()).unwrap();
+    download(&origin(&hub), None, &WANTED, folder.path()).unwrap();
     let big = fs::read(folder.path().join("data/big-0.bin")).unwrap();
     assert_eq!(big, content(100_000));
 
@@ -96,7 +95,7 @@ fn a_cut_download_goes_on() {
     fs::create_dir(folder.path().join("data")).unwrap();
     fs::write(&part, &content(100_000)[..60_000]).unwrap();
     hub.play(&[Trick::Status(503)]);
-    bring(&origin(&hub), None, &WANTED, folder.path()).unwrap();
+    download(&origin(&hub), None, &WANTED, folder.path()).unwrap();
     let big = fs::read(folder.path().join("data/big-0.bin")).unwrap();
     assert_eq!(big, content(100_000));
     let ranges: Vec<String> = hub
@@ -115,27 +114,33 @@ fn a_download_that_stays_broken_says_where_it_goes_on() {
     fs::create_dir(folder.path().join("data")).unwrap();
     fs::write(&part, &content(100_000)[..60_000]).unwrap();
     hub.play(&[Trick::Cut(5); RETRIES + 1]);
-    let told = told(bring(&origin(&hub), None, &WANTED, folder.path()), &folder);
+    let told = told(
+        download(&origin(&hub), None, &WANTED, folder.path()),
+        &folder,
+    );
     assert!(
         told.contains("data/big-0.bin") && told.contains("goes on at byte 60000 of 100000"),
         "{told}"
     );
     assert_eq!(fs::metadata(&part).unwrap().len(), 60_000);
-    bring(&origin(&hub), None, &WANTED, folder.path()).unwrap();
+    download(&origin(&hub), None, &WANTED, folder.path()).unwrap();
 }
 
 #[test]
 fn what_cannot_be_right_is_not_tried_again() {
     let (hub, folder) = hub();
     hub.play(&[Trick::Status(403)]);
-    let told = told(bring(&origin(&hub), None, &WANTED, folder.path()), &folder);
+    let told = told(
+        download(&origin(&hub), None, &WANTED, folder.path()),
+        &folder,
+    );
     assert!(told.contains("set HF_TOKEN"), "{told}");
     assert_eq!(hub.asked().len(), 1);
-    let missing = Origin::dataset("o", "missing", Some(&hub.address())).unwrap();
-    let told = self::told(bring(&missing, None, &WANTED, folder.path()), &folder);
+    let missing = Repository::dataset("o", "missing", Some(&hub.address())).unwrap();
+    let told = self::told(download(&missing, None, &WANTED, folder.path()), &folder);
     assert!(told.contains("o/missing"), "{told}");
     let told = self::told(
-        bring(&origin(&hub), None, &["nothing-*"], folder.path()),
+        download(&origin(&hub), None, &["nothing-*"], folder.path()),
         &folder,
     );
     assert_eq!(
@@ -148,13 +153,16 @@ fn what_cannot_be_right_is_not_tried_again() {
 fn a_server_without_ranges_serves_too() {
     let (hub, folder) = hub();
     hub.play(&[Trick::NoRange, Trick::NoRange]);
-    bring(&origin(&hub), None, &WANTED, folder.path()).unwrap();
+    download(&origin(&hub), None, &WANTED, folder.path()).unwrap();
 
     let (hub, folder) = self::hub();
     fs::create_dir(folder.path().join("data")).unwrap();
     fs::write(folder.path().join("data/big-0.bin.part"), [0; 10]).unwrap();
     hub.play(&[Trick::NoRange]);
-    let told = told(bring(&origin(&hub), None, &WANTED, folder.path()), &folder);
+    let told = told(
+        download(&origin(&hub), None, &WANTED, folder.path()),
+        &folder,
+    );
     assert!(
         told.contains("from byte 10 of 100000, got 100000"),
         "{told}"
@@ -169,7 +177,7 @@ fn damaged_bytes_never_get_the_files_name() {
         let folder = tempfile::tempdir().unwrap();
         hub.play(&[Trick::Damage]);
         let told = told(
-            bring(&origin(&hub), None, &["small.json"], folder.path()),
+            download(&origin(&hub), None, &["small.json"], folder.path()),
             &folder,
         );
         let name = if large { "LFS pointer" } else { "git object" };
@@ -178,22 +186,25 @@ fn damaged_bytes_never_get_the_files_name() {
             "{told}"
         );
         assert!(!folder.path().join("small.json").exists());
-        bring(&origin(&hub), None, &["small.json"], folder.path()).unwrap();
+        download(&origin(&hub), None, &["small.json"], folder.path()).unwrap();
     }
     // Neither does a part of something else, nor one that is longer than the file.
     let (hub, folder) = hub();
     fs::create_dir(folder.path().join("data")).unwrap();
     fs::write(folder.path().join("data/big-0.bin.part"), [7; 10]).unwrap();
-    let told = told(bring(&origin(&hub), None, &WANTED, folder.path()), &folder);
+    let told = told(
+        download(&origin(&hub), None, &WANTED, folder.path()),
+        &folder,
+    );
     assert!(told.contains("arrived damaged"), "{told}");
     fs::write(folder.path().join("data/big-0.bin.part"), [7; 100_001]).unwrap();
-    bring(&origin(&hub), None, &WANTED, folder.path()).unwrap();
+    download(&origin(&hub), None, &WANTED, folder.path()).unwrap();
 }
 
 #[test]
 fn a_file_that_changed_since_its_lock_is_refused() {
     let (hub, folder) = hub();
-    let again = || bring(&origin(&hub), None, &WANTED, folder.path());
+    let again = || download(&origin(&hub), None, &WANTED, folder.path());
     again().unwrap();
     let (file, lock) = (folder.path().join("small.json"), folder.path().join(LOCK));
     let mut messages = Vec::new();
@@ -227,7 +238,7 @@ fn a_path_that_leads_out_of_the_folder_is_refused() {
         let inner = folder.path().join("inner");
         let hub = Hub::start();
         hub.put(DATASET, path, "evil", false);
-        let error = bring(&origin(&hub), None, &["*"], &inner).unwrap_err();
+        let error = download(&origin(&hub), None, &["*"], &inner).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("download: '{path}' leads out of the folder")
@@ -239,7 +250,7 @@ fn a_path_that_leads_out_of_the_folder_is_refused() {
                 "files": {{"{path}": {{"bytes": 4, "sha256": ""}}}}}}}}}}"#
         );
         fs::write(inner.join(LOCK), lock).unwrap();
-        let error = bring(&origin(&hub), None, &["*"], &inner).unwrap_err();
+        let error = download(&origin(&hub), None, &["*"], &inner).unwrap_err();
         assert!(error.to_string().contains("leads out of the folder"));
     }
 }
@@ -249,22 +260,19 @@ fn code_comes_from_its_pinned_commit_with_its_pinned_hash() {
     let hub = Hub::start();
     // `echo hello | sha256sum`.
     let sha256 = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
-    let code = Code {
+    let files = GitHubFiles {
         repository: "o/code",
         commit: COMMIT,
-        files: Box::leak(Box::new([("data/a.json", 6, sha256)])),
+        files: &[("data/a.json", 6, sha256)],
     };
-    let origin = Origin::GitHub(github::Repository {
-        code,
-        address: hub.address(),
-    });
+    let origin = Repository::github(files, &hub.address());
     let folder = tempfile::tempdir().unwrap();
     let wanted = ["data/a.json"];
-    let told = told(bring(&origin, None, &wanted, folder.path()), &folder);
+    let told = told(download(&origin, None, &wanted, folder.path()), &folder);
     assert!(told.contains("404"), "{told}");
     hub.put("github/o/code", "data/a.json", "hello\n", false);
     hub.play(&[Trick::Cut(2), Trick::Status(500)]);
-    bring(&origin, None, &wanted, folder.path()).unwrap();
+    download(&origin, None, &wanted, folder.path()).unwrap();
     assert_eq!(
         fs::read(folder.path().join("data/a.json")).unwrap(),
         b"hello\n"
@@ -276,39 +284,8 @@ fn code_comes_from_its_pinned_commit_with_its_pinned_hash() {
 
     let folder = tempfile::tempdir().unwrap();
     hub.put("github/o/code", "data/a.json", "HELLO\n", false);
-    let told = self::told(bring(&origin, None, &wanted, folder.path()), &folder);
+    let told = self::told(download(&origin, None, &wanted, folder.path()), &folder);
     assert!(told.contains("SHA-256") && told.contains(sha256), "{told}");
-}
-
-/// CharXiv's images are on the hub, its questions on GitHub. The real questions are not here, so
-/// all that can be had is that others are refused.
-#[test]
-fn charxiv_comes_from_both_hosts() {
-    let hub = Hub::start();
-    let questions = vec![b' '; 245_069];
-    hub.put("datasets/princeton-nlp/CharXiv", "images.zip", "zip", true);
-    hub.put(
-        "github/princeton-nlp/CharXiv",
-        "data/reasoning_val.json",
-        questions,
-        false,
-    );
-    let folder = tempfile::tempdir().unwrap();
-    let address = hub.address();
-    let addresses = Addresses {
-        hub: Some(&address),
-        github: &address,
-    };
-    let told = told(
-        published::download(TestSet::CharXiv, folder.path(), &addresses),
-        &folder,
-    );
-    assert!(
-        told.contains("github/princeton-nlp/CharXiv: data/reasoning_val.json arrived damaged")
-            && told.contains("instead of 8bf9b9c466baed75"),
-        "{told}"
-    );
-    assert!(folder.path().join("images.zip").is_file());
 }
 
 #[test]

@@ -12,8 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use super::super::SourceError;
-use super::io;
+use super::error::{DownloadError, io};
 
 /// A file of a repository, as its host describes it.
 #[derive(Clone, Debug)]
@@ -35,21 +34,21 @@ pub(crate) enum Name {
 
 /// What the lock keeps of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Checked {
+pub(crate) struct Checked {
     pub bytes: u64,
     pub sha256: String,
 }
 
 /// A file on this disk.
 #[derive(Debug)]
-pub(super) struct Measured {
+pub(crate) struct Measured {
     pub checked: Checked,
     blob: String,
 }
 
 impl Measured {
     /// Reads a file once.
-    pub fn of(file: &Path) -> Result<Self, SourceError> {
+    pub fn of(file: &Path) -> Result<Self, DownloadError> {
         let mut opened = File::open(file).map_err(|error| io(file, error))?;
         let bytes = opened.metadata().map_err(|error| io(file, error))?.len();
         let mut blob = blob_of(bytes);
