@@ -4,6 +4,7 @@ pub mod endpoint;
 pub mod evaluation;
 pub mod judge;
 pub mod micro;
+pub mod predictions;
 mod question;
 pub mod scorers;
 pub mod sources;

@@ -7,8 +7,8 @@ use anyhow::{Context, bail};
 use benchmarks::TestSet;
 use benchmarks::endpoint::{ApiKey, Cache, Client, Settings};
 use benchmarks::judge::{EndpointJudge, Rubric};
-use benchmarks::scorers::rows::{RowsError, Scorer, score_file, score_rows};
-use benchmarks::scorers::{ScoreSummary, ScoredSet};
+use benchmarks::predictions::{PredictionsError, ScoreSummary, Scorer, score_file, score_rows};
+use benchmarks::scorers::ScoredSet;
 
 /// The environment variable with the judge's key.
 const KEY: &str = "OPENAI_API_KEY";
@@ -107,7 +107,7 @@ fn file(args: &Args) -> Option<&Path> {
         .filter(|out| *out != Path::new("/dev/stdout"))
 }
 
-fn scored(args: &Args, scorer: &Scorer<'_>) -> Result<ScoreSummary, RowsError> {
+fn scored(args: &Args, scorer: &Scorer<'_>) -> Result<ScoreSummary, PredictionsError> {
     match file(args) {
         Some(out) => score_file(args.set, scorer, &args.predictions, out),
         None => {

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 
 use super::normalize::normalize;
 use super::python::{Integer, lower, parse_float, parse_int};
-use super::{Answer, Exception, Reason, Scored};
+use super::scored::{Answer, Exception, Reason, Scored};
 
 /// The official verdict on one prediction.
 pub fn score(gold: &Answer<'_>, prediction: &Answer<'_>) -> Scored {

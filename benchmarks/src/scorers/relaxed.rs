@@ -12,7 +12,7 @@
 use std::borrow::Cow;
 
 use super::python::{lower, parse_float, strip};
-use super::{Answer, Exception, Reason, Scored};
+use super::scored::{Answer, Exception, Reason, Scored};
 
 /// The largest change relative to the gold value.
 const TOLERANCE: f64 = 0.05;

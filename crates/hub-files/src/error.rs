@@ -1,6 +1,8 @@
 //! What can be wrong with a download.
 
-use std::path::{Path, PathBuf};
+#[cfg(feature = "hub")]
+use std::path::Path;
+use std::path::PathBuf;
 
 /// Files that are not on this machine and cannot be had, or are not what they should be.
 #[derive(Debug, thiserror::Error)]

@@ -9,11 +9,11 @@
 
 use image::RgbImage;
 
+use crate::boxes::{FigureBoxes, NamedBoxes, PixelBox};
+use crate::call::{BoxSource, BoxValue, ImageSource, Names, Step, ToolCall};
 use crate::paint::{Rectangle, fill, highlight, outline};
-use crate::{
-    Axis, BoxSource, BoxValue, Effect, FigureBoxes, ImageSource, NameRule, NamedBoxes, Names,
-    PixelBox, Step, Style, Tool, ToolCall,
-};
+use crate::style::{NameRule, Style};
+use crate::tool::{Axis, Effect, Tool};
 
 /// Why a call could not be carried out.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

@@ -24,22 +24,15 @@
 //! although Python would run some of them.
 
 mod grammar;
+mod limits;
+mod program;
 mod refusal;
 mod token;
 mod value;
 
 pub use refusal::{Refusal, RefusalCounts, RefusalReason};
 
-use crate::ToolCall;
-
-/// Longest block that is read, bytes.
-pub(crate) const MAX_BYTES: usize = 64 * 1024;
-/// Deepest nesting of brackets.
-pub(crate) const MAX_DEPTH: usize = 16;
-/// Longest list or dict, and most statements of a block.
-pub(crate) const MAX_ITEMS: usize = 1024;
-/// Most tool calls of a block.
-pub(crate) const MAX_CALLS: usize = 32;
+use crate::call::ToolCall;
 
 /// What a completion asks for.
 #[derive(Clone, Debug, PartialEq)]

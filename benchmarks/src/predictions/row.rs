@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::Answer;
+use crate::scorers::Answer;
 
 /// The fields that scoring reads. A field stands under its own name or under the one that the
 /// official files give it; its own name wins.

@@ -1,23 +1,17 @@
-//! Whole files of predictions: a row in, the row with `score` and `reason` out, then a summary.
-//!
-//! Input: JSONL with `gt` and `pred` (and `question`, `category` for judges); also the official
-//! files of TableVQA-Bench (a JSON list, or an object with `instances`) and of CharXiv (an object of
-//! rows by figure). `score` is 1, 0, or null when not judged. All input fields are kept; an
-//! input's own `score` and `reason` become `given_score` and `given_reason`. A byte order mark before
-//! the first row is passed over. JSONL is read in blocks whose rows are scored in parallel, so memory
-//! does not grow with the file.
+//! A verdict for every row of a file.
 
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::Path;
 
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
+use super::error::PredictionsError;
+use super::files::{each_block, write_whole};
 use super::row::Row;
-use super::row_files::{each_block, write_whole};
 use super::summary::ScoreSummary;
-use super::{Answer, Reason, Scored, ScoredSet, relaxed, score};
-use crate::judge::{Case, Judge, JudgeError, Rubric};
+use crate::judge::{Case, Judge, Rubric};
+use crate::scorers::{Answer, Reason, Scored, ScoredSet, relaxed, score};
 use crate::{TestSet, Verdict};
 
 /// Rows scored by one task.
@@ -33,43 +27,6 @@ pub enum Scorer<'a> {
     Judge(&'a (dyn Judge + Sync), Rubric),
 }
 
-/// Why rows could not be scored.
-#[derive(Debug, thiserror::Error)]
-pub enum RowsError {
-    /// The predictions could not be read.
-    #[error("cannot read the predictions {}", .path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What failed.
-        source: io::Error,
-    },
-    /// The scored rows could not be written.
-    #[error("cannot write the scored rows to {}", .path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What failed.
-        source: io::Error,
-    },
-    /// A row is not what the scorer needs.
-    #[error("{}, line {line}: {problem}", .path.display())]
-    Row {
-        /// The file.
-        path: PathBuf,
-        /// The row's line, from 1 (in a JSON list or object: the row's number).
-        line: usize,
-        /// What was expected and what was found.
-        problem: String,
-    },
-    /// No scorer fits.
-    #[error("{0}")]
-    NoScorer(String),
-    /// The judge failed for good.
-    #[error(transparent)]
-    Judge(#[from] JudgeError),
-}
-
 /// Scores the rows of `input` into the file `output`, which appears only when every row has been
 /// scored; a pipe or a device gets them as they come.
 ///
@@ -81,7 +38,7 @@ pub fn score_file(
     scorer: &Scorer<'_>,
     input: &Path,
     output: &Path,
-) -> Result<ScoreSummary, RowsError> {
+) -> Result<ScoreSummary, PredictionsError> {
     write_whole(output, |writer| {
         score_rows(set, scorer, input, writer, output)
     })
@@ -97,9 +54,9 @@ pub fn score_rows(
     input: &Path,
     output: &mut (dyn Write + Send),
     name: &Path,
-) -> Result<ScoreSummary, RowsError> {
+) -> Result<ScoreSummary, PredictionsError> {
     if let (Scorer::Judge(..), ScoredSet::FinTabNetQa) = (scorer, set) {
-        return Err(RowsError::NoScorer(
+        return Err(PredictionsError::NoScorer(
             "fintabnetqa has no judge: use the official or the relaxed scorer".to_owned(),
         ));
     }
@@ -134,12 +91,14 @@ fn write_pieces(
     output: &mut dyn Write,
     name: &Path,
     summary: &mut ScoreSummary,
-) -> Result<(), RowsError> {
+) -> Result<(), PredictionsError> {
     for (bytes, counted) in pieces {
-        output.write_all(bytes).map_err(|source| RowsError::Write {
-            path: name.to_owned(),
-            source,
-        })?;
+        output
+            .write_all(bytes)
+            .map_err(|source| PredictionsError::Write {
+                path: name.to_owned(),
+                source,
+            })?;
         summary.add(counted);
     }
     Ok(())
@@ -177,7 +136,7 @@ struct Block<'a> {
 
 impl Block<'_> {
     /// The output of the block's rows, in order, in pieces with their counts.
-    fn score(&self, text: &str) -> Result<Vec<(Vec<u8>, ScoreSummary)>, RowsError> {
+    fn score(&self, text: &str) -> Result<Vec<(Vec<u8>, ScoreSummary)>, PredictionsError> {
         let lines: Vec<(usize, &str)> = text
             .lines()
             .enumerate()
@@ -203,15 +162,15 @@ impl Block<'_> {
         }
     }
 
-    fn problem(&self, line: usize, problem: impl Into<String>) -> RowsError {
-        RowsError::Row {
+    fn problem(&self, line: usize, problem: impl Into<String>) -> PredictionsError {
+        PredictionsError::Row {
             path: self.path.to_owned(),
             line,
             problem: problem.into(),
         }
     }
 
-    fn parse<'t>(&self, line: usize, text: &'t str) -> Result<Row<'t>, RowsError> {
+    fn parse<'t>(&self, line: usize, text: &'t str) -> Result<Row<'t>, PredictionsError> {
         serde_json::from_str(text).map_err(|error| {
             self.problem(
                 line,
@@ -224,7 +183,7 @@ impl Block<'_> {
         &self,
         line: usize,
         row: &'r Row<'t>,
-    ) -> Result<(&'r Answer<'t>, &'r Answer<'t>), RowsError> {
+    ) -> Result<(&'r Answer<'t>, &'r Answer<'t>), PredictionsError> {
         let gold = row
             .gold
             .as_ref()
@@ -240,7 +199,7 @@ impl Block<'_> {
     }
 
     /// The verdict of a rule that asks nobody.
-    fn decide(&self, line: usize, row: &Row<'_>) -> Result<Decision, RowsError> {
+    fn decide(&self, line: usize, row: &Row<'_>) -> Result<Decision, PredictionsError> {
         let official = matches!(self.scorer, Scorer::Official);
         if official && self.set == ScoredSet::Set(TestSet::CharXiv) {
             return self.graded(line, row);
@@ -255,7 +214,7 @@ impl Block<'_> {
     }
 
     /// The grade of a row of CharXiv's official grading file; −1 there means that grading failed.
-    fn graded(&self, line: usize, row: &Row<'_>) -> Result<Decision, RowsError> {
+    fn graded(&self, line: usize, row: &Row<'_>) -> Result<Decision, PredictionsError> {
         let grade = match &row.score {
             Some(Answer::Number(grade)) if row.graded => grade.as_f64(),
             _ => None,
@@ -286,9 +245,12 @@ impl Block<'_> {
         lines: &[(usize, &str)],
         judge: &dyn Judge,
         rubric: Rubric,
-    ) -> Result<(Vec<u8>, ScoreSummary), RowsError> {
+    ) -> Result<(Vec<u8>, ScoreSummary), PredictionsError> {
         let ScoredSet::Set(set) = self.set else {
-            return Err(RowsError::NoScorer(format!("{} has no judge", self.set)));
+            return Err(PredictionsError::NoScorer(format!(
+                "{} has no judge",
+                self.set
+            )));
         };
         let mut rows = Vec::with_capacity(lines.len());
         for &(line, text) in lines {
@@ -340,7 +302,7 @@ impl Block<'_> {
         line: usize,
         row: &Row<'_>,
         rubric: Rubric,
-    ) -> Result<Option<Asked>, RowsError> {
+    ) -> Result<Option<Asked>, PredictionsError> {
         let (gold, prediction) = self.answers(line, row)?;
         let completion = match prediction {
             Answer::Null => return Ok(None),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::rows::RowsError;
+use super::error::PredictionsError;
 
 /// Bytes read at a time, few enough to stay in a cache. A longer row makes its block longer.
 const BLOCK: usize = 1 << 20;
@@ -17,9 +17,9 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Hands over a file's lines, block by block. A JSON document is one block, a row a line.
 pub(super) fn each_block(
     input: &Path,
-    mut each: impl FnMut(&str) -> Result<(), RowsError>,
-) -> Result<(), RowsError> {
-    let read_error = |source| RowsError::Read {
+    mut each: impl FnMut(&str) -> Result<(), PredictionsError>,
+) -> Result<(), PredictionsError> {
+    let read_error = |source| PredictionsError::Read {
         path: input.to_owned(),
         source,
     };
@@ -69,8 +69,8 @@ fn is_one_document(path: &Path, start: &[u8]) -> bool {
 }
 
 /// The rows of a JSON document, a line each.
-fn document_rows(path: &Path, bytes: &[u8]) -> Result<String, RowsError> {
-    let problem = |line, problem| RowsError::Row {
+fn document_rows(path: &Path, bytes: &[u8]) -> Result<String, PredictionsError> {
+    let problem = |line, problem| PredictionsError::Row {
         path: path.to_owned(),
         line,
         problem,
@@ -97,9 +97,9 @@ fn document_rows(path: &Path, bytes: &[u8]) -> Result<String, RowsError> {
 /// is written to as it is, and a link stays a link.
 pub(super) fn write_whole<T>(
     output: &Path,
-    fill: impl FnOnce(&mut (dyn Write + Send)) -> Result<T, RowsError>,
-) -> Result<T, RowsError> {
-    let write_error = |source| RowsError::Write {
+    fill: impl FnOnce(&mut (dyn Write + Send)) -> Result<T, PredictionsError>,
+) -> Result<T, PredictionsError> {
+    let write_error = |source| PredictionsError::Write {
         path: output.to_owned(),
         source,
     };
