@@ -44,6 +44,9 @@ pub enum Error {
     /// Tokens, templates or images.
     #[error(transparent)]
     Processor(#[from] qwen2_5_vl::ProcessorError),
+    /// The error of a prompt, for each of its samples.
+    #[error(transparent)]
+    Shared(std::sync::Arc<Error>),
     /// A tensor operation.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

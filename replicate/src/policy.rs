@@ -63,7 +63,22 @@ impl LocalPolicy {
 
     /// Conversations as prompts. Images of conversations that were not seen yet go through the
     /// vision tower together.
+    ///
+    /// # Errors
+    /// That of the first conversation that cannot become a prompt; what the model says.
     pub fn encode(&mut self, conversations: &[&Conversation]) -> Result<Vec<Arc<EncodedPrompt>>> {
+        self.encode_each(conversations)?.into_iter().collect()
+    }
+
+    /// As [`LocalPolicy::encode`]; a conversation that cannot become a prompt (an image that the
+    /// processor refuses) is an `Err` in its place and costs no other.
+    ///
+    /// # Errors
+    /// What the model says.
+    pub fn encode_each(
+        &mut self,
+        conversations: &[&Conversation],
+    ) -> Result<Vec<Result<Arc<EncodedPrompt>>>> {
         let keys: Vec<ConversationKey> = conversations
             .iter()
             .map(|conversation| conversation_key(conversation))
@@ -80,14 +95,28 @@ impl LocalPolicy {
         let batches: Vec<_> = fresh.chunks(size).collect();
         let encoded = side_by_side(device, batches.len(), |index| {
             let batch: Vec<_> = batches[index].iter().map(|(_, own)| *own).collect();
-            encode_batch(&self.model, &self.processor, &batch)
+            encode_possible(&self.model, &self.processor, &batch)
         });
+        let mut refused: HashMap<ConversationKey, Arc<Error>> = HashMap::new();
         for (batch, encoded) in batches.into_iter().zip(encoded) {
-            let keys = batch.iter().map(|(key, _)| *key);
-            self.encoded
-                .extend(keys.zip(encoded?.into_iter().map(Arc::new)));
+            for ((key, _), encoded) in batch.iter().zip(encoded?) {
+                match encoded {
+                    Ok(prompt) => {
+                        self.encoded.insert(*key, Arc::new(prompt));
+                    }
+                    Err(error) => {
+                        refused.insert(*key, Arc::new(error));
+                    }
+                }
+            }
         }
-        Ok(keys.iter().map(|key| self.encoded[key].clone()).collect())
+        Ok(keys
+            .iter()
+            .map(|key| match refused.get(key) {
+                Some(error) => Err(Error::Shared(Arc::clone(error))),
+                None => Ok(Arc::clone(&self.encoded[key])),
+            })
+            .collect())
     }
 }
 
@@ -99,12 +128,22 @@ impl Policy for LocalPolicy {
             .iter()
             .map(|request| request.conversation)
             .collect();
-        let encoded = self.encode(&conversations)?;
+        let mut completions: Vec<Option<Result<Completion>>> = Vec::new();
+        let mut encoded = Vec::new();
+        for (index, prompt) in self.encode_each(&conversations)?.into_iter().enumerate() {
+            match prompt {
+                Ok(prompt) => {
+                    encoded.push((index, prompt));
+                    completions.push(None);
+                }
+                Err(error) => completions.push(Some(Err(error))),
+            }
+        }
         // Requests with the same prompt share its prefill.
         let mut groups: Vec<(Arc<EncodedPrompt>, Vec<usize>)> = Vec::new();
         let mut group_of: HashMap<*const EncodedPrompt, usize> = HashMap::new();
-        for (index, prompt) in encoded.iter().enumerate() {
-            let group = *group_of.entry(Arc::as_ptr(prompt)).or_insert_with(|| {
+        for (index, prompt) in encoded {
+            let group = *group_of.entry(Arc::as_ptr(&prompt)).or_insert_with(|| {
                 groups.push((prompt.clone(), Vec::new()));
                 groups.len() - 1
             });
@@ -117,7 +156,6 @@ impl Policy for LocalPolicy {
             repetition_penalty: None,
             stop_ids: self.processor.stop_ids().to_vec(),
         };
-        let mut completions: Vec<Option<Completion>> = vec![None; requests.len()];
         for batch in groups.chunks(128) {
             let prompts: Vec<Prompt> = batch.iter().map(|(e, _)| e.prompt.clone()).collect();
             let seeds: Vec<Vec<u64>> = batch
@@ -128,19 +166,21 @@ impl Policy for LocalPolicy {
             for ((encoded, members), samples) in batch.iter().zip(sampled) {
                 for (&index, sample) in members.iter().zip(samples) {
                     let text = self.processor.decode(&sample.token_ids, true)?;
-                    completions[index] = Some(Completion {
+                    completions[index] = Some(Ok(Completion {
                         text,
                         prompt_ids: encoded.prompt.input_ids.clone(),
                         token_ids: sample.token_ids,
                         log_probs: sample.log_probs,
                         stopped: sample.stopped,
-                    });
+                    }));
                 }
             }
         }
         Ok(completions
             .into_iter()
-            .map(|completion| Ok(completion.expect("every request is in exactly one group")))
+            .map(|completion| {
+                completion.expect("every request is in exactly one group, or refused")
+            })
             .collect())
     }
 }
@@ -174,20 +214,38 @@ pub fn tokenize(
 }
 
 /// Conversations as prompts; their images go through the vision tower together, without gradients.
+///
+/// # Errors
+/// That of the first conversation that cannot become a prompt; what the model says.
 pub fn encode_batch(
     model: &Model,
     processor: &Processor,
     conversations: &[&Conversation],
 ) -> Result<Vec<EncodedPrompt>> {
+    encode_possible(model, processor, conversations)?
+        .into_iter()
+        .collect()
+}
+
+/// As [`encode_batch`]; a conversation that the processor refuses is an `Err` in its place.
+fn encode_possible(
+    model: &Model,
+    processor: &Processor,
+    conversations: &[&Conversation],
+) -> Result<Vec<Result<EncodedPrompt>>> {
     let mut prompts = Vec::with_capacity(conversations.len());
     let (mut pixels, mut grids) = (Vec::new(), Vec::new());
     for conversation in conversations {
-        let (encoded, values, own) = tokenize(processor, conversation)?;
-        if let Some(values) = values {
-            pixels.push(values.to_device(model.device())?);
-        }
-        grids.extend_from_slice(&own);
-        prompts.push(encoded);
+        prompts.push(match tokenize(processor, conversation) {
+            Ok((encoded, values, own)) => {
+                if let Some(values) = values {
+                    pixels.push(values.to_device(model.device())?);
+                }
+                grids.extend_from_slice(&own);
+                Ok(encoded)
+            }
+            Err(error) => Err(error),
+        });
     }
     if pixels.is_empty() {
         return Ok(prompts);
@@ -197,7 +255,7 @@ pub fn encode_batch(
         .detach();
     let merge = model.config().vision.spatial_merge_size;
     let mut offset = 0;
-    for encoded in &mut prompts {
+    for encoded in prompts.iter_mut().flatten() {
         let own = encoded.prompt.grids.iter().map(|grid| grid.tokens(merge));
         let tokens: usize = own.sum();
         if tokens > 0 {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use image::{ImageFormat, ImageReader, RgbImage};
+use image::{ImageFormat, RgbImage};
 use visual_tools::{
     FigureBoxes, NamedBoxes, StepOutcome, Style, Tool, ToolCall, Unchanged, apply_reporting,
 };
@@ -112,26 +112,17 @@ fn read_boxes(path: &Path) -> anyhow::Result<NamedBoxes> {
 }
 
 fn read_image(path: &Path) -> anyhow::Result<RgbImage> {
-    let image = ImageReader::open(path)
-        .and_then(ImageReader::with_guessed_format)
-        .with_context(|| format!("cannot read the image {}", path.display()))?
-        .decode()
-        .with_context(|| {
-            format!(
-                "{}: not a PNG or JPEG image that can be read",
-                path.display()
-            )
-        })?;
-    Ok(image.to_rgb8())
+    Ok(image_files::read(path)?)
 }
 
+/// Writes the picture whole or not at all.
 fn write_png(path: &Path, image: &RgbImage) -> anyhow::Result<()> {
     let mut bytes = Cursor::new(Vec::new());
     image
         .write_to(&mut bytes, ImageFormat::Png)
         .with_context(|| format!("cannot encode {}", path.display()))?;
-    std::fs::write(path, bytes.into_inner())
-        .with_context(|| format!("cannot write {}", path.display()))
+    results::write_atomically(path, &bytes.into_inner())
+        .with_context(|| format!("give another --out than {}", path.display()))
 }
 
 #[cfg(test)]

@@ -103,7 +103,10 @@ pub fn dimensions(path: &Path) -> Result<(u32, u32), ImageFileError> {
 }
 
 /// As [`dimensions`], of anything that can be read.
-pub(crate) fn dimensions_of(reader: impl BufRead + Seek) -> Result<(u32, u32), ImageFileError> {
+///
+/// # Errors
+/// As [`dimensions`].
+pub fn dimensions_of(reader: impl BufRead + Seek) -> Result<(u32, u32), ImageFileError> {
     let (format, mut decoder) = open(reader)?;
     let (width, height) = check_size(&mut decoder, format)?;
     Ok(match orientation(&mut decoder) {
@@ -117,7 +120,7 @@ pub(crate) fn dimensions_of(reader: impl BufRead + Seek) -> Result<(u32, u32), I
 
 /// Any decoded picture as 8-bit RGB: grey is repeated, transparency is composited onto white with
 /// the integer arithmetic of Pillow's `alpha_composite`.
-pub fn to_rgb(image: DynamicImage) -> RgbImage {
+fn to_rgb(image: DynamicImage) -> RgbImage {
     let (width, height) = (image.width(), image.height());
     let high = |value: u16| (value >> 8) as u8;
     let onto_white = |[r, g, b]: [u8; 3], alpha: u8| Rgb([r, g, b].map(|v| over_white(v, alpha)));

@@ -10,7 +10,7 @@ mod error;
 mod jpeg;
 mod png;
 
-pub use decode::{MAX_BYTES, MAX_FILE_BYTES, MAX_PIXELS, decode, dimensions, read, to_rgb};
+pub use decode::{MAX_BYTES, MAX_FILE_BYTES, MAX_PIXELS, decode, dimensions, dimensions_of, read};
 pub use error::ImageFileError;
 
 /// The example of the README, run.
