@@ -8,7 +8,7 @@ use std::str::FromStr;
 use agent::{Episode, EpisodeOptions, Policy, run_episodes};
 
 use crate::judge::{Case, Judge, JudgeError};
-use crate::scorers::{Answer, Scored, ScoredSet, score};
+use crate::scorers::{Answer, Crashes, ScoredSet, score};
 use crate::sources::bare_question;
 use crate::{Question, Verdict};
 
@@ -118,8 +118,11 @@ fn from_rule(question: &Question, episode: Episode, scoring: Scoring<'_>) -> Ans
         Scoring::Official { .. } | Scoring::Judged(_) => {
             let given = prediction.as_deref().map_or(Answer::Null, Answer::from);
             let gold = Answer::from(question.gold.as_str());
-            let Scored { verdict, reason } = score(ScoredSet::Set(question.set), &gold, &given);
-            (verdict, reason.to_string())
+            let set = ScoredSet::Set(question.set);
+            match score(set, &gold, &given, Crashes::NotJudged) {
+                Ok(scored) => (scored.verdict, scored.reason.to_string()),
+                Err(error) => (Verdict::NotJudged, error.to_string()),
+            }
         }
     };
     Answered {

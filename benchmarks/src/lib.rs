@@ -2,6 +2,7 @@
 
 pub mod endpoint;
 pub mod evaluation;
+mod foreign_json;
 pub mod judge;
 pub mod micro;
 pub mod predictions;

@@ -52,21 +52,29 @@ def rgba():
     return image
 
 
-def png(depth, colour, samples, channels, chunks=(), width=WIDTH, height=HEIGHT):
+# First column and row, and steps between them, of each pass of an interlaced PNG.
+ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+
+
+def png(depth, colour, samples, channels, interlaced=False):
     """A PNG written here: `samples` in rows, `channels` a pixel."""
 
     def chunk(name, body):
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
+    def lines():
+        for x0, y0, dx, dy in ADAM7 if interlaced else [(0, 0, 1, 1)]:
+            for y in range(y0, HEIGHT, dy):
+                places = [(y * WIDTH + x) * channels for x in range(x0, WIDTH, dx)]
+                yield [value for at in places for value in samples[at : at + channels]]
+
     raw = b""
-    for y in range(height):
-        row = samples[y * width * channels : (y + 1) * width * channels]
-        bits = "".join(f"{value:0{depth}b}" for value in row)
+    for line in lines():
+        bits = "".join(f"{value:0{depth}b}" for value in line)
         bits += "0" * (-len(bits) % 8)
         raw += b"\0" + bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8))
-    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    body = b"".join(chunk(name, data) for name, data in chunks)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + body + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    head = struct.pack(">IIBBBBB", WIDTH, HEIGHT, depth, colour, 0, 0, int(interlaced))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
 
 
 def saved(image, kind, **options):
@@ -113,6 +121,7 @@ def pictures():
     yield "rgb-16.png", png(16, 2, noise(65536, 3), 3)
     yield "grey-alpha-16.png", png(16, 4, noise(65536, 2), 2)
     yield "rgba-16.png", png(16, 6, noise(65536, 4), 4)
+    yield "interlaced.png", png(8, 2, list(smooth().tobytes()), 3, interlaced=True)
     yield "turned.png", saved(colour, "PNG", exif=exif(6))
     for orientation in range(1, 9):
         yield f"turned-{orientation}.jpg", saved(colour, "JPEG", quality=95, subsampling=0, exif=exif(orientation))
@@ -132,10 +141,13 @@ def pictures():
     yield "turned.webp", saved(colour, "WEBP", lossless=True, exif=exif(8))
     frames = [colour, smooth()]
     yield "frames.webp", saved(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    second = smooth().convert("RGBA")
+    yield "frames-alpha.webp", saved(rgba(), "WEBP", save_all=True, append_images=[second], lossless=True, exact=True)
     yield "palette.gif", saved(palette, "GIF")
     yield "transparent.gif", saved(palette, "GIF", transparency=2)
     yield "interlaced.gif", saved(palette, "GIF", interlace=1)
     yield "frames.gif", saved(palette, "GIF", save_all=True, append_images=[smooth().quantize(9)])
+    yield "frames-transparent.gif", saved(palette, "GIF", save_all=True, append_images=[smooth().quantize(9)], transparency=3)
     yield "rgb.bmp", saved(colour, "BMP")
     yield "palette.bmp", saved(palette, "BMP")
     yield "bits.bmp", saved(chart("1"), "BMP")

@@ -226,7 +226,15 @@ mod tests {
         args.image = place.path("boxes.json");
         let error = place.error(&args);
         assert!(
-            error.starts_with("DIR/boxes.json: not a PNG or JPEG image"),
+            error.starts_with("DIR/boxes.json: expected a PNG, JPEG, WebP, GIF or BMP image"),
+            "{error}"
+        );
+        let whole = std::fs::read(place.path("in.png")).unwrap();
+        std::fs::write(place.path("cut.png"), &whole[..whole.len() / 2]).unwrap();
+        args.image = place.path("cut.png");
+        let error = place.error(&args);
+        assert!(
+            error.starts_with("DIR/cut.png: the image is not whole"),
             "{error}"
         );
         args = good();
@@ -240,5 +248,47 @@ mod tests {
         let error = place.error(&good());
         assert!(error.starts_with("DIR/boxes.json: expected"), "{error}");
         assert!(!place.path("out.png").exists() && !place.path("out.txt").exists());
+    }
+
+    #[test]
+    fn a_full_disk_is_told_by_its_file_and_leaves_nothing() {
+        let place = Place::new();
+        let full = place.path("full.png");
+        if !Path::new("/dev/full").exists() {
+            println!("skipped: this system has no /dev/full");
+            return;
+        }
+        std::os::unix::fs::symlink("/dev/full", &full).unwrap();
+        let mut args = place.args("focus_on_columns_with_draw", "c");
+        args.out = full;
+        let error = place.error(&args);
+        assert!(
+            error.contains("full.png") && error.contains("No space left on device"),
+            "{error}"
+        );
+        // A folder that cannot be written to, or is not there: the old picture stays as it was.
+        args = place.args("focus_on_columns_with_draw", "c");
+        std::fs::write(place.path("out.png"), "old").unwrap();
+        args.out = place.path("out.png/inside.png");
+        let error = place.error(&args);
+        assert!(error.contains("out.png"), "{error}");
+        assert_eq!(std::fs::read(place.path("out.png")).unwrap(), b"old");
+        let names: Vec<_> = std::fs::read_dir(place.0.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(names.len(), 4, "no half of a picture is left: {names:?}");
+    }
+
+    #[test]
+    fn a_misspelt_name_is_told_the_nearest_region() {
+        let place = Place::new();
+        let error = place.error(&place.args("focus_on_columns_with_draw", "C "));
+        assert!(error.contains(r#"(the nearest is "c")"#), "{error}");
+        let error = place.error(&place.args("focus_on_columns_with_draw", r#"["A, B"]"#));
+        assert!(
+            error.contains(r#"no region is called "A, B" (the nearest is "a, b")"#),
+            "{error}"
+        );
     }
 }

@@ -7,9 +7,15 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::error::PredictionsError;
+use crate::foreign_json;
 
 /// Bytes read at a time, few enough to stay in a cache. A longer row makes its block longer.
 const BLOCK: usize = 1 << 20;
+
+/// Longest row, and longest JSON document, in bytes. A row takes a few times its length in memory, a
+/// document twenty times.
+const MAX_ROW: usize = 64 << 20;
+const MAX_DOCUMENT: u64 = 256 << 20;
 
 /// What some editors put before the text of a UTF-8 file.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -26,6 +32,12 @@ pub(super) fn each_block(
     let mut file = File::open(input).map_err(read_error)?;
     let mut block = Vec::new();
     let mut at_start = true;
+    let mut lines = 0;
+    let too_long = |line, what: &str| PredictionsError::Row {
+        path: input.to_owned(),
+        line,
+        problem: format!("{what}; is it a predictions file?"),
+    };
     loop {
         let before = block.len();
         block.reserve(BLOCK);
@@ -38,17 +50,27 @@ pub(super) fn each_block(
             block.drain(..BYTE_ORDER_MARK.len());
         }
         if at_start && is_one_document(input, &block) {
-            file.read_to_end(&mut block).map_err(read_error)?;
+            Read::by_ref(&mut file)
+                .take(MAX_DOCUMENT)
+                .read_to_end(&mut block)
+                .map_err(read_error)?;
+            if block.len() as u64 >= MAX_DOCUMENT {
+                return Err(too_long(1, "the JSON document is longer than 256 MiB"));
+            }
             return each(&document_rows(input, &block)?);
         }
         at_start = false;
         let whole = match block[before..].iter().rposition(|&byte| byte == b'\n') {
             _ if ended => block.len(),
             Some(at) => before + at + 1,
+            None if block.len() > MAX_ROW => {
+                return Err(too_long(lines + 1, "the row is longer than 64 MiB"));
+            }
             None => continue,
         };
         let text = str::from_utf8(&block[..whole])
             .map_err(|error| read_error(io::Error::new(io::ErrorKind::InvalidData, error)))?;
+        lines += text.lines().count();
         each(text)?;
         block.drain(..whole);
         if ended {
@@ -75,8 +97,10 @@ fn document_rows(path: &Path, bytes: &[u8]) -> Result<String, PredictionsError> 
         line,
         problem,
     };
-    let document: Value = serde_json::from_slice(bytes)
-        .map_err(|error| problem(error.line(), format!("not a JSON document: {error}")))?;
+    let document: Value = serde_json::from_slice(bytes).map_err(|error| {
+        let told = foreign_json::problem(&String::from_utf8_lossy(bytes), &error);
+        problem(error.line(), format!("not a JSON document: {told}"))
+    })?;
     let rows = match document {
         Value::Array(rows) => rows,
         Value::Object(mut object) => match object.remove("instances") {

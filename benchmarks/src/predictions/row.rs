@@ -17,13 +17,16 @@ pub(super) struct Row<'a> {
     pub prediction: Option<Answer<'a>>,
     /// `question`, else `raw_question` (CharXiv).
     pub question: Option<Answer<'a>>,
+    /// `set`: which set the row says that it belongs to.
+    pub set: Option<Answer<'a>>,
     /// `category`, else `inst_category` (CharXiv).
     pub category: Option<Answer<'a>>,
     /// `score` of an official file.
     pub score: Option<Answer<'a>>,
     /// Whether CharXiv's `extracted_answer` is there: the row has been graded.
     pub graded: bool,
-    /// Where the row's own `score` and `reason` stand in its text: the keys, in order.
+    /// Where the row's own `score`, `score_years_exact` and `reason` stand in its text: the keys, in
+    /// order.
     pub own: Vec<&'a str>,
     /// Whether one of those keys is written with escapes, and therefore not in `own`.
     pub escaped_own: bool,
@@ -57,6 +60,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for FieldName<'a> {
     }
 }
 
+/// Whether a field is one that scoring adds.
+pub(super) fn is_ours(name: &str) -> bool {
+    matches!(name, "score" | "score_years_exact" | "reason")
+}
+
 struct RowVisitor;
 
 impl<'de> Visitor<'de> for RowVisitor {
@@ -71,7 +79,7 @@ impl<'de> Visitor<'de> for RowVisitor {
         let (mut answer, mut prediction, mut response) = (None, None, None);
         let (mut raw_question, mut inst_category) = (None, None);
         while let Some(FieldName(name)) = map.next_key()? {
-            if matches!(&*name, "score" | "reason") {
+            if is_ours(&name) {
                 match &name {
                     Cow::Borrowed(key) => row.own.push(*key),
                     Cow::Owned(_) => row.escaped_own = true,
@@ -83,6 +91,7 @@ impl<'de> Visitor<'de> for RowVisitor {
                 "question" => &mut row.question,
                 "category" => &mut row.category,
                 "score" => &mut row.score,
+                "set" => &mut row.set,
                 "answer" => &mut answer,
                 "prediction" => &mut prediction,
                 "response" => &mut response,

@@ -8,19 +8,24 @@ use serde_json::{Map, Value};
 
 use super::error::PredictionsError;
 use super::files::{each_block, write_whole};
-use super::row::Row;
+use super::row::{Row, is_ours};
 use super::summary::ScoreSummary;
+use crate::foreign_json;
 use crate::judge::{Case, Judge, Rubric};
-use crate::scorers::{Answer, Reason, Scored, ScoredSet, relaxed, score};
+use crate::scorers::{Answer, Crashes, GoldError, Reason, Scored, ScoredSet, gold, relaxed, score};
 use crate::{TestSet, Verdict};
+
+/// A set whose rule is relaxed match.
+const CHARTS: ScoredSet = ScoredSet::Set(TestSet::ChartQaVertical);
 
 /// Rows scored by one task.
 const ROWS_PER_TASK: usize = 256;
 
 /// Which rule gives the verdicts.
 pub enum Scorer<'a> {
-    /// The official rule of the set. For CharXiv: the grades of an official grading file.
-    Official,
+    /// The official rule of the set, and what becomes of a prediction that it cannot read. For
+    /// CharXiv: the grades of an official grading file.
+    Official(Crashes),
     /// ChartQA's relaxed match, for any set.
     Relaxed,
     /// A judge with a rubric, for the six sets.
@@ -107,6 +112,8 @@ fn write_pieces(
 /// A verdict with what a row's output and the summary need.
 struct Decision {
     verdict: Verdict,
+    /// The verdict of ChartQA's rule with years exact.
+    years_exact: Option<Verdict>,
     /// In the denominator of the accuracy.
     counts: bool,
     /// The reason under which the summary counts the row.
@@ -119,6 +126,7 @@ impl From<Scored> for Decision {
     fn from(scored: Scored) -> Self {
         Decision {
             verdict: scored.verdict,
+            years_exact: None,
             counts: scored.counts(),
             group: scored.reason.name(),
             words: None,
@@ -154,6 +162,9 @@ impl Block<'_> {
                         let row = self.parse(line, text)?;
                         let decision = self.decide(line, &row)?;
                         counted.count(decision.verdict, decision.counts, decision.group);
+                        if let Some(verdict) = decision.years_exact {
+                            counted.count_years_exact(verdict);
+                        }
                         write_row(&mut bytes, text, &row, &decision);
                     }
                     Ok((bytes, counted))
@@ -171,12 +182,34 @@ impl Block<'_> {
     }
 
     fn parse<'t>(&self, line: usize, text: &'t str) -> Result<Row<'t>, PredictionsError> {
-        serde_json::from_str(text).map_err(|error| {
+        let row: Row<'t> = serde_json::from_str(text).map_err(|error| {
+            let told = foreign_json::problem(text, &error);
             self.problem(
                 line,
-                format!("expected a JSON object with `gt` and `pred`, found {error}"),
+                format!("expected a JSON object with `gt` and `pred`, found {told}"),
             )
-        })
+        })?;
+        if let Some(Answer::Text(name)) = &row.set
+            && name.replace('_', "-") != self.set.to_string()
+        {
+            return Err(self.problem(
+                line,
+                format!(
+                    "the row says that it is of the set '{name}', and it is scored as {}: give \
+                     the rows of each set their own file and --set",
+                    self.set
+                ),
+            ));
+        }
+        Ok(row)
+    }
+
+    /// The error of a gold that cannot be read.
+    fn no_gold(&self, line: usize, error: &GoldError) -> PredictionsError {
+        self.problem(
+            line,
+            format!("`gt`: {error}; a row without a gold cannot be scored"),
+        )
     }
 
     fn answers<'r, 't>(
@@ -200,17 +233,31 @@ impl Block<'_> {
 
     /// The verdict of a rule that asks nobody.
     fn decide(&self, line: usize, row: &Row<'_>) -> Result<Decision, PredictionsError> {
-        let official = matches!(self.scorer, Scorer::Official);
-        if official && self.set == ScoredSet::Set(TestSet::CharXiv) {
-            return self.graded(line, row);
-        }
-        let (gold, prediction) = self.answers(line, row)?;
-        let scored = if official {
-            score(self.set, gold, prediction)
-        } else {
-            relaxed::score(gold, prediction)
+        let charxiv = self.set == ScoredSet::Set(TestSet::CharXiv);
+        let crashes = match self.scorer {
+            Scorer::Official(_) if charxiv => return self.graded(line, row),
+            Scorer::Official(crashes) => Some(*crashes),
+            _ => None,
         };
-        Ok(scored.into())
+        let (given_gold, prediction) = self.answers(line, row)?;
+        let (set, crashes) = match crashes {
+            Some(crashes) => (self.set, crashes),
+            // ChartQA's rule reads golds as ChartQA writes them, whichever set they are of.
+            None => (CHARTS, Crashes::NotJudged),
+        };
+        let scored = score(set, given_gold, prediction, crashes)
+            .map_err(|error| self.no_gold(line, &error))?;
+        let mut decision = Decision::from(scored);
+        if uses_relaxed_match(set) {
+            let gold = gold(set, given_gold).map_err(|error| self.no_gold(line, &error))?;
+            decision.years_exact = Some(match scored.reason {
+                Reason::WithinTolerance if relaxed::is_about_years(&Answer::from(&*gold)) => {
+                    Verdict::Wrong
+                }
+                _ => scored.verdict,
+            });
+        }
+        Ok(decision)
     }
 
     /// The grade of a row of CharXiv's official grading file; −1 there means that grading failed.
@@ -233,6 +280,7 @@ impl Block<'_> {
         };
         Ok(Decision {
             verdict,
+            years_exact: None,
             counts: verdict != Verdict::NotJudged,
             group,
             words: None,
@@ -255,30 +303,32 @@ impl Block<'_> {
         let mut rows = Vec::with_capacity(lines.len());
         for &(line, text) in lines {
             let row = self.parse(line, text)?;
-            let asked = self.asked(line, &row, rubric)?;
+            let asked = self.asked(set, line, &row, rubric)?;
             rows.push((text, row, asked));
         }
         let cases: Vec<Case<'_>> = rows
             .iter()
-            .filter_map(|(_, _, asked)| asked.as_ref()?.case(set))
+            .filter_map(|(_, _, asked)| asked.as_ref().ok()?.case(set))
             .collect();
         let mut judgements = judge.judge(&cases)?.into_iter();
         let mut bytes = Vec::new();
         let mut counted = ScoreSummary::default();
         for (text, row, asked) in &rows {
             let decision = match asked {
-                None => Scored::from(Reason::NoPrediction).into(),
-                Some(Asked {
+                Err(reason) => Scored::from(*reason).into(),
+                Ok(Asked {
                     prediction: None, ..
                 }) => Decision {
                     verdict: Verdict::Wrong,
+                    years_exact: None,
                     counts: true,
                     group: "no_final_answer",
                     words: None,
                 },
-                Some(_) => match judgements.next() {
+                Ok(_) => match judgements.next() {
                     Some(judgement) => Decision {
                         verdict: judgement.verdict,
+                        years_exact: None,
                         counts: judgement.verdict != Verdict::NotJudged,
                         group: match judgement.verdict {
                             Verdict::Right => "judged_right",
@@ -296,25 +346,24 @@ impl Block<'_> {
         Ok((bytes, counted))
     }
 
-    /// What the judge is to be asked of a row; `None` for a row without a prediction.
+    /// What the judge is to be asked of a row, or why it is not asked: there is no prediction, or
+    /// none that can be shown.
     fn asked(
         &self,
+        set: TestSet,
         line: usize,
         row: &Row<'_>,
         rubric: Rubric,
-    ) -> Result<Option<Asked>, PredictionsError> {
-        let (gold, prediction) = self.answers(line, row)?;
+    ) -> Result<Result<Asked, Reason>, PredictionsError> {
+        let (given_gold, prediction) = self.answers(line, row)?;
+        let gold = gold(ScoredSet::Set(set), given_gold)
+            .map_err(|error| self.no_gold(line, &error))?
+            .into_owned();
         let completion = match prediction {
-            Answer::Null => return Ok(None),
+            Answer::Null => return Ok(Err(Reason::NoPrediction)),
             Answer::Text(text) => text,
-            _ => return Err(self.problem(line, "a judge needs `pred` to be a text or null")),
+            _ => return Ok(Err(Reason::PredictionIsNoText)),
         };
-        let gold = judge_gold(gold).ok_or_else(|| {
-            self.problem(
-                line,
-                "a judge needs `gt` to be a text, a number or a list of those",
-            )
-        })?;
         let question = match &row.question {
             Some(Answer::Text(question)) => question.clone().into_owned(),
             _ if matches!(rubric, Rubric::RefocusTable | Rubric::VtoolV2) => String::new(),
@@ -333,7 +382,7 @@ impl Block<'_> {
             ));
         }
         let prediction = rubric.prediction(completion);
-        Ok(Some(Asked {
+        Ok(Ok(Asked {
             question,
             gold,
             prediction,
@@ -363,21 +412,12 @@ impl Asked {
     }
 }
 
-/// The gold as a judge's prompt shows it; the items of a list between `|||`.
-fn judge_gold(gold: &Answer<'_>) -> Option<String> {
-    match gold {
-        Answer::Text(text) => Some(text.clone().into_owned()),
-        Answer::Number(n) => Some(n.to_string()),
-        Answer::Bool(b) => Some(b.to_string()),
-        Answer::List(items) => Some(
-            items
-                .iter()
-                .map(judge_gold)
-                .collect::<Option<Vec<_>>>()?
-                .join("|||"),
-        ),
-        Answer::Null | Answer::Object => None,
-    }
+/// Whether a set's official rule is ChartQA's relaxed match.
+fn uses_relaxed_match(set: ScoredSet) -> bool {
+    matches!(
+        set,
+        ScoredSet::Set(TestSet::ChartQaHorizontal | TestSet::ChartQaVertical)
+    )
 }
 
 /// Appends the row's own text with its score and reason.
@@ -398,28 +438,33 @@ fn write_row(out: &mut Vec<u8>, text: &str, row: &Row<'_>, decision: &Decision) 
             let given: Map<String, Value> = serde_json::from_str(text).unwrap_or_default();
             let renamed: Map<String, Value> = given
                 .into_iter()
-                .map(|(name, value)| match name.as_str() {
-                    "score" | "reason" => (format!("given_{name}"), value),
-                    _ => (name, value),
+                .map(|(name, value)| match is_ours(&name) {
+                    true => (format!("given_{name}"), value),
+                    false => (name, value),
                 })
                 .collect();
             let object = Value::Object(renamed).to_string();
             out.extend_from_slice(object.strip_suffix('}').unwrap_or(&object).as_bytes());
         }
     }
-    out.extend_from_slice(match decision.verdict {
-        Verdict::Right => b",\"score\":1,\"reason\":",
-        Verdict::Wrong => b",\"score\":0,\"reason\":",
-        Verdict::NotJudged => b",\"score\":null,\"reason\":",
-    });
-    match &decision.words {
-        Some(words) => out.extend_from_slice(Value::from(words.as_str()).to_string().as_bytes()),
-        // The names of reasons need no escapes.
-        None => {
-            out.push(b'"');
-            out.extend_from_slice(decision.group.as_bytes());
-            out.push(b'"');
+    let number = |verdict| match verdict {
+        Verdict::Right => "1",
+        Verdict::Wrong => "0",
+        Verdict::NotJudged => "null",
+    };
+    let mut add = |name: &str, value: &str| {
+        for part in [",\"", name, "\":", value] {
+            out.extend_from_slice(part.as_bytes());
         }
+    };
+    add("score", number(decision.verdict));
+    if let Some(verdict) = decision.years_exact {
+        add("score_years_exact", number(verdict));
     }
+    let reason = match &decision.words {
+        Some(words) => words,
+        None => decision.group,
+    };
+    add("reason", &Value::from(reason).to_string());
     out.extend_from_slice(b"}\n");
 }

@@ -16,11 +16,19 @@ pub struct ScoreSummary {
     /// Rows without a verdict. Those that say both true and false (VTabFact) are in `n` as well,
     /// as in the official accuracy.
     pub not_judged: u64,
+    /// Rows that are right under ChartQA's rule with years exact; `None` where that rule was not
+    /// used.
+    pub right_years_exact: Option<u64>,
     /// Rows by reason; a judge's words are counted under its verdict.
     pub reasons: BTreeMap<String, u64>,
 }
 
 impl ScoreSummary {
+    /// Whether no row at all has a verdict.
+    pub fn nothing_judged(&self) -> bool {
+        self.rows == self.not_judged
+    }
+
     /// Share of right rows, if there is a denominator.
     pub fn accuracy(&self) -> Option<f64> {
         (self.n > 0).then(|| self.right as f64 / self.n as f64)
@@ -51,12 +59,20 @@ impl ScoreSummary {
         }
     }
 
+    /// Counts the second verdict of a row under ChartQA's rule.
+    pub(super) fn count_years_exact(&mut self, verdict: Verdict) {
+        *self.right_years_exact.get_or_insert_default() += u64::from(verdict == Verdict::Right);
+    }
+
     /// Adds the counts of other rows.
     pub(super) fn add(&mut self, other: &ScoreSummary) {
         self.rows += other.rows;
         self.right += other.right;
         self.n += other.n;
         self.not_judged += other.not_judged;
+        if let Some(right) = other.right_years_exact {
+            *self.right_years_exact.get_or_insert_default() += right;
+        }
         for (reason, count) in &other.reasons {
             *self.reasons.entry(reason.clone()).or_default() += count;
         }

@@ -25,6 +25,14 @@ pub fn score(gold: &Answer<'_>, prediction: &Answer<'_>) -> Scored {
     }
 }
 
+/// Whether the official program can read a gold at all.
+///
+/// # Errors
+/// The exception that escapes it, whatever the prediction.
+pub(super) fn check_gold(gold: &str) -> Result<(), Exception> {
+    distinct(gold).map(|_| ())
+}
+
 fn decide(gold: &str, prediction: &str) -> Result<Reason, Exception> {
     let gold = distinct(gold)?;
     let prediction = distinct(&prediction.replace("||", "|"))?;

@@ -16,6 +16,7 @@ pub mod answer;
 pub mod charxiv;
 pub mod denotation;
 pub mod fintabnet;
+mod gold;
 mod judged;
 pub mod normalize;
 mod official;
@@ -31,9 +32,10 @@ pub mod vtool_v2;
 #[cfg(test)]
 mod tests;
 
+pub use gold::{GoldError, gold};
 pub use judged::JudgeSettings;
-pub use official::score;
+pub use official::{Crashes, score};
 pub use scored::{Answer, Exception, Reason, Scored, ScoredSet};
 
 /// The version of the rules, for records: it rises when a verdict can change.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;

@@ -106,8 +106,13 @@ pub enum Reason {
     GoldIsNoLabel,
     /// Wrong: there is no prediction.
     NoPrediction,
-    /// Wrong: the official program crashes here.
+    /// Wrong: the official program crashes at this prediction.
     Crash(Exception),
+    /// Not judged: the official program crashes at this gold, whatever the prediction.
+    GoldCrashes(Exception),
+    /// Not judged: the prediction is a list, an object, a number or a boolean where the rule reads
+    /// texts.
+    PredictionIsNoText,
     /// Not judged: the prediction says both true and false. The official score is null and stays in
     /// the denominator.
     BothLabels,
@@ -130,6 +135,10 @@ impl Reason {
             Reason::Crash(Exception::AttributeError) => "crash:AttributeError",
             Reason::Crash(Exception::AssertionError) => "crash:AssertionError",
             Reason::Crash(Exception::OverflowError) => "crash:OverflowError",
+            Reason::GoldCrashes(Exception::AttributeError) => "gold_crashes:AttributeError",
+            Reason::GoldCrashes(Exception::AssertionError) => "gold_crashes:AssertionError",
+            Reason::GoldCrashes(Exception::OverflowError) => "gold_crashes:OverflowError",
+            Reason::PredictionIsNoText => "prediction_is_no_text",
             Reason::BothLabels => "both_labels",
             Reason::NeedsJudge => "needs_judge",
         }
@@ -138,7 +147,10 @@ impl Reason {
     fn verdict(self) -> Verdict {
         match self {
             Reason::Equal | Reason::WithinTolerance | Reason::EqualUpToUnit => Verdict::Right,
-            Reason::BothLabels | Reason::NeedsJudge => Verdict::NotJudged,
+            Reason::GoldCrashes(_)
+            | Reason::PredictionIsNoText
+            | Reason::BothLabels
+            | Reason::NeedsJudge => Verdict::NotJudged,
             _ => Verdict::Wrong,
         }
     }
@@ -164,8 +176,8 @@ impl Scored {
         Reason::Crash(exception).into()
     }
 
-    /// Whether the official accuracy counts the row in its denominator: every row, also one whose
-    /// official score is null, but not one that still waits for a judge.
+    /// Whether the accuracy counts the row in its denominator: every row with a verdict, and one
+    /// whose official score is null.
     pub fn counts(self) -> bool {
         self.verdict != Verdict::NotJudged || self.reason == Reason::BothLabels
     }

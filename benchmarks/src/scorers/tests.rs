@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::python::{self, Integer};
 use super::{
-    Answer, Exception, Reason, ScoredSet, denotation, fintabnet, normalize::normalize, score,
-    tabfact,
+    Answer, Crashes, Exception, Reason, Scored, ScoredSet, denotation, fintabnet,
+    normalize::normalize, score, tabfact,
 };
 use crate::Verdict;
 
@@ -54,6 +54,11 @@ fn answer(row: &Value, field: &str) -> Answer<'static> {
 
 fn set(name: &str) -> ScoredSet {
     name.replace('_', "-").parse().expect("a set")
+}
+
+/// The official verdict, crashes and all.
+fn official(set: ScoredSet, gold: &Answer<'_>, prediction: &Answer<'_>) -> Scored {
+    score(set, gold, prediction, Crashes::Wrong).unwrap_or_else(|error| panic!("{error}"))
 }
 
 #[test]
@@ -142,7 +147,7 @@ fn check_digests(name: &str, digests: &Value, every: &[char], rule: impl Fn(char
 #[test]
 fn our_own_pairs() {
     for row in golden("pairs.jsonl") {
-        let scored = score(
+        let scored = official(
             set(text(&row, "set")),
             &answer(&row, "gt"),
             &answer(&row, "pred"),
@@ -159,7 +164,7 @@ fn every_official_verdict() {
             return;
         };
         for row in rows(&path) {
-            let scored = score(set(name), &answer(&row, "gt"), &answer(&row, "pred"));
+            let scored = official(set(name), &answer(&row, "gt"), &answer(&row, "pred"));
             check(&row, scored.verdict, &row["score"]);
             if let Some(strict) = row["exact_score"].as_i64() {
                 assert_eq!(scored.reason == Reason::Equal, strict == 1, "strict: {row}");
@@ -214,15 +219,15 @@ proptest! {
     #[test]
     fn no_text_panics(gold in "[0-9a-f .|\\\\n\"()\\[\\]xX_%$\u{661}é−-]{0,20}|\\PC{0,12}", prediction in any::<String>()) {
         for name in ["vwtq", "vtabfact", "chartqa-h-bar", "charxiv", "fintabnetqa"] {
-            score(set(name), &gold.as_str().into(), &prediction.as_str().into());
-            score(set(name), &prediction.as_str().into(), &gold.as_str().into());
+            let _ = score(set(name), &gold.as_str().into(), &prediction.as_str().into(), Crashes::Wrong);
+            let _ = score(set(name), &prediction.as_str().into(), &gold.as_str().into(), Crashes::Wrong);
         }
     }
 
     #[test]
     fn the_gold_itself_is_right(gold in "[0-9a-z .,()\\[\\]-]{0,16}") {
         // A gold that the official program cannot read crashes it, whatever the prediction.
-        let scored = score(set("vwtq"), &gold.as_str().into(), &gold.as_str().into());
+        let scored = official(set("vwtq"), &gold.as_str().into(), &gold.as_str().into());
         let crash = Reason::Crash(Exception::AssertionError);
         prop_assert!(scored.verdict == Verdict::Right || scored.reason == crash, "{scored:?}");
     }
@@ -233,7 +238,7 @@ proptest! {
         let by = turn % items.len();
         items.rotate_left(by);
         let prediction = items.join("||");
-        let scored = score(set("vwtq"), &gold.as_str().into(), &prediction.as_str().into());
+        let scored = official(set("vwtq"), &gold.as_str().into(), &prediction.as_str().into());
         prop_assert_eq!(scored.reason, Reason::Equal);
     }
 
@@ -241,7 +246,7 @@ proptest! {
     fn a_normal_form_matches_its_source(gold in "[A-Za-zÀ-ÿ‘’“”–. *†]{0,16}") {
         let normal = normalize(&gold);
         if !normal.ends_with('.') && normalize(&normal) == normal {
-            let scored = score(set("vwtq"), &gold.as_str().into(), &normal.as_str().into());
+            let scored = official(set("vwtq"), &gold.as_str().into(), &normal.as_str().into());
             prop_assert!(scored.verdict == Verdict::Right || matches!(scored.reason, Reason::Crash(_)));
         }
     }

@@ -76,6 +76,9 @@ impl ImageRef {
     }
 }
 
+/// Most folders of a path that are looked at, from its end.
+const DEEPEST: usize = 16;
+
 /// Looks for the images that a file's rows name.
 #[derive(Debug)]
 pub(super) struct Finder {
@@ -145,6 +148,8 @@ impl Finder {
                 _ => None,
             })
             .collect();
+        // Every tail is looked for, so a path of thousands of folders would take its time.
+        let parts = &parts[parts.len().saturating_sub(DEEPEST)..];
         // The folders above it differ from one copy of the data to the next: the longest tail
         // that exists is the image.
         for first in 0..parts.len() {

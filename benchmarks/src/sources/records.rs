@@ -1,6 +1,7 @@
 //! The records of JSON, JSONL and parquet files.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use serde_json::Value;
 
 use super::error::{Place, RecordName, SourceError};
 use super::row::{Row, describe};
+use crate::foreign_json;
 
 /// The records of a file, by its extension.
 pub(super) fn read(file: &Path) -> Result<Vec<Row>, SourceError> {
@@ -23,12 +25,26 @@ pub(super) fn read(file: &Path) -> Result<Vec<Row>, SourceError> {
     }
 }
 
+/// Longest file of records, in bytes: its rows are kept in memory.
+const MAX_BYTES: u64 = 1 << 30;
+
 /// A file's text without the byte order mark that some editors put before it.
 fn read_text(file: &Path) -> Result<String, SourceError> {
-    let mut text = fs::read_to_string(file).map_err(|source| SourceError::Io {
+    let failed = |source| SourceError::Io {
         file: file.to_owned(),
         source,
-    })?;
+    };
+    let mut text = String::new();
+    let mut opened = File::open(file).map_err(failed)?.take(MAX_BYTES);
+    opened.read_to_string(&mut text).map_err(failed)?;
+    if opened.limit() == 0 {
+        return Err(SourceError::Json {
+            file: file.to_owned(),
+            line: None,
+            expected: "records of less than 1 GiB",
+            found: "a longer file; part it".to_owned(),
+        });
+    }
     if text.starts_with('\u{feff}') {
         text.remove(0);
     }
@@ -53,7 +69,7 @@ fn read_lines(file: &Path) -> Result<Vec<Row>, SourceError> {
         let fields = match serde_json::from_str(line) {
             Ok(Value::Object(fields)) => fields,
             Ok(other) => return Err(wrong(describe(&other))),
-            Err(error) => return Err(wrong(error.to_string())),
+            Err(error) => return Err(wrong(foreign_json::problem(line, &error))),
         };
         rows.push(Row {
             place: Place {
@@ -75,10 +91,11 @@ fn read_object(file: &Path) -> Result<Vec<Row>, SourceError> {
         expected: "one JSON object {\"id\": {record}, …}",
         found,
     };
-    let records = match serde_json::from_str(&read_text(file)?) {
+    let text = read_text(file)?;
+    let records = match serde_json::from_str(&text) {
         Ok(Value::Object(records)) => records,
         Ok(other) => return Err(wrong(describe(&other))),
-        Err(error) => return Err(wrong(error.to_string())),
+        Err(error) => return Err(wrong(foreign_json::problem(&text, &error))),
     };
     let shared: Arc<Path> = file.into();
     records

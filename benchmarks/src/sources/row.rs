@@ -5,6 +5,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::error::{Place, RecordName, SourceError};
+use crate::TestSet;
+use crate::scorers::{Answer, ScoredSet, gold};
 
 /// One record.
 #[derive(Clone, Debug)]
@@ -76,30 +78,16 @@ impl Row {
         }
     }
 
-    /// The answer: the items of a list, or one item that is no list.
-    pub fn answer(&self, names: &[&str]) -> Result<Answer, SourceError> {
-        let field = || names.join("` or `");
-        let scalar = |value: &Value| match value {
-            Value::String(text) => Some(text.clone()),
-            Value::Number(number) => Some(number.to_string()),
-            Value::Bool(truth) => Some(if *truth { "True" } else { "False" }.to_owned()),
-            _ => None,
-        };
-        match self.first(names) {
-            Some(Value::Array(items)) if !items.is_empty() => items
-                .iter()
-                .map(|item| {
-                    scalar(item).ok_or_else(|| {
-                        self.error(field(), "a list of strings or numbers", Some(item))
-                    })
-                })
-                .collect::<Result<_, _>>()
-                .map(Answer::List),
-            Some(value) if scalar(value).is_some() => {
-                Ok(Answer::One(scalar(value).unwrap_or_default()))
-            }
-            found => Err(self.error(field(), "a string, a number or a list of them", found)),
-        }
+    /// The gold answer under the first of `names` that is present, in the notation of `set`.
+    pub fn gold(&self, set: TestSet, names: &[&str]) -> Result<Gold, SourceError> {
+        let found = self.first(names);
+        let given = Answer::from(found.cloned().unwrap_or(Value::Null));
+        let text = gold(ScoredSet::Set(set), &given)
+            .map_err(|error| self.error(names.join("` or `"), error.expected, found))?;
+        Ok(Gold {
+            text: text.into_owned(),
+            is_list: matches!(given, Answer::List(_)),
+        })
     }
 
     /// A record inside this one, with the same place.
@@ -112,9 +100,10 @@ impl Row {
     }
 }
 
-/// A gold answer as it stands in the data.
+/// A gold answer in its set's notation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    One(String),
-    List(Vec<String>),
+pub(super) struct Gold {
+    pub text: String,
+    /// Whether the data give it as a list.
+    pub is_list: bool,
 }

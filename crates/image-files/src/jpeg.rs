@@ -12,7 +12,7 @@ const EOI: u8 = 0xd9;
 const SOS: u8 = 0xda;
 
 /// Most scans of a file; each of them costs a pass over all blocks.
-const MAX_SCANS: usize = 128;
+const MAX_SCANS: usize = 64;
 
 /// One component of the picture.
 struct Component {

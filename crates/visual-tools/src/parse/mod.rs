@@ -25,11 +25,13 @@
 
 mod grammar;
 mod limits;
+mod near_miss;
 mod program;
 mod refusal;
 mod token;
 mod value;
 
+pub use near_miss::{NearMiss, NearMissCounts};
 pub use refusal::{Refusal, RefusalCounts, RefusalReason};
 
 use crate::call::ToolCall;
@@ -57,6 +59,16 @@ pub fn parse(completion: &str) -> Parsed {
     match grammar::read(&code) {
         Ok(call) => Parsed::Call(call),
         Err(refusal) => Parsed::Refused(refusal),
+    }
+}
+
+/// How a completion without a call, as [`parse`] sees it, calls one of the twelve tools nevertheless;
+/// `None` for one that does not, or whose call is seen. The verdict of [`parse`] stands: such a
+/// completion is a direct answer, as in VTool-R1. Linear time.
+pub fn near_miss(completion: &str) -> Option<NearMiss> {
+    match parse(completion) {
+        Parsed::NoTool => near_miss::near_miss_in(completion),
+        Parsed::Call(_) | Parsed::Refused(_) => None,
     }
 }
 
