@@ -7,7 +7,7 @@ use agent::{Completion, CompletionRequest, EpisodeOptions, ObservationMode, Poli
 use benchmarks::evaluation::{Scoring, answer};
 use benchmarks::predictions::{Scorer, score_file};
 use benchmarks::scorers::{Crashes, ScoredSet};
-use benchmarks::{TestSet, Verdict, sources};
+use benchmarks::{Question, TestSet, Verdict, sources};
 use serde_json::{Value, json};
 use visual_tools::Style;
 
@@ -30,8 +30,8 @@ impl Policy for Says {
     }
 }
 
-/// The verdict of `eval-all` on one row of a data folder, or why the row is refused.
-fn evaluated(set: TestSet, file: &str, row: &Value, says: &'static str) -> Result<Verdict, String> {
+/// The question of a row in a data folder, as `eval-all` loads it, or why the row is refused.
+fn loaded(set: TestSet, file: &str, row: &Value) -> Result<Question, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(file);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -40,16 +40,20 @@ fn evaluated(set: TestSet, file: &str, row: &Value, says: &'static str) -> Resul
         .save(folder.path().join("1.png"))
         .unwrap();
     let loaded = sources::load(folder.path(), set).map_err(|error| error.to_string())?;
-    let question = loaded.question(0).unwrap().unwrap();
+    Ok(loaded.question(0).unwrap().unwrap())
+}
+
+/// The verdict of `eval-all` on an answer.
+fn evaluated(question: &Question, says: &'static str) -> Verdict {
     let options = EpisodeOptions {
         prompt: PromptStyle::Vtool,
         observation: ObservationMode::Append,
         tools: Style::refocus(),
     };
     let rule = Scoring::Official { charxiv: None };
-    let answered = answer(&mut Says(says), &[(&question, 0)], &options, rule).unwrap();
+    let answered = answer(&mut Says(says), &[(question, 0)], &options, rule).unwrap();
     assert_eq!(answered[0].prediction.as_deref(), Some(says));
-    Ok(answered[0].verdict)
+    answered[0].verdict
 }
 
 /// The verdict of `score`, or why the row is refused.
@@ -140,27 +144,26 @@ fn golds_of_every_kind_have_one_verdict() {
             _ => ("chartqa_vcot/test.jsonl", Some("v_bar")),
         };
         for gold in &golds {
+            let row = json!({
+                "qa_id": "1", "id": "1", "question": "so?", "image": "1.png", "source": source,
+                "gt": gold, "answer": gold,
+            });
+            let question = loaded(set, file, &row);
             for says in says {
-                let row = json!({
-                    "qa_id": "1", "id": "1", "question": "so?", "image": "1.png", "source": source,
-                    "gt": gold, "answer": gold,
-                });
-                match (evaluated(set, file, &row, says), scored(set, gold, says)) {
-                    (Ok(evaluated), Ok(scored)) => {
-                        assert_eq!(evaluated, scored, "{set} {gold} {says}");
+                match (&question, scored(set, gold, says)) {
+                    (Ok(question), Ok(scored)) => {
+                        assert_eq!(evaluated(question, says), scored, "{set} {gold} {says}");
                     }
-                    (Err(evaluated), Err(scored)) => {
+                    (Err(refusal), Err(scored)) => {
                         refused += 1;
                         let line = Path::new(file).file_name().unwrap().to_str().unwrap();
-                        assert!(
-                            evaluated.contains(&format!("{line}:1, field ")),
-                            "{evaluated}"
-                        );
+                        assert!(refusal.contains(&format!("{line}:1, field ")), "{refusal}");
                         assert!(scored.contains("in.jsonl, line 1: `gt`"), "{scored}");
                     }
-                    (evaluated, scored) => {
-                        panic!("{set} {gold} {says}: eval-all {evaluated:?}, score {scored:?}")
-                    }
+                    (question, scored) => panic!(
+                        "{set} {gold} {says}: eval-all {:?}, score {scored:?}",
+                        question.as_ref().err()
+                    ),
                 }
             }
         }
