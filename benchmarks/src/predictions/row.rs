@@ -23,6 +23,9 @@ pub(super) struct Row<'a> {
     pub category: Option<Answer<'a>>,
     /// `score` of an official file.
     pub score: Option<Answer<'a>>,
+    /// Whether the row is a record of `iapo eval-all` without an answer: an error kept it from one, so
+    /// its empty prediction is nobody's.
+    pub unanswered: bool,
     /// Whether CharXiv's `extracted_answer` is there: the row has been graded.
     pub graded: bool,
     /// Where the row's own `score`, `score_years_exact` and `reason` stand in its text: the keys, in
@@ -78,6 +81,7 @@ impl<'de> Visitor<'de> for RowVisitor {
         let mut row = Row::default();
         let (mut answer, mut prediction, mut response) = (None, None, None);
         let (mut raw_question, mut inst_category) = (None, None);
+        let mut verdict: Option<Answer<'_>> = None;
         while let Some(FieldName(name)) = map.next_key()? {
             if is_ours(&name) {
                 match &name {
@@ -92,6 +96,7 @@ impl<'de> Visitor<'de> for RowVisitor {
                 "category" => &mut row.category,
                 "score" => &mut row.score,
                 "set" => &mut row.set,
+                "verdict" => &mut verdict,
                 "answer" => &mut answer,
                 "prediction" => &mut prediction,
                 "response" => &mut response,
@@ -107,6 +112,8 @@ impl<'de> Visitor<'de> for RowVisitor {
         }
         row.gold = row.gold.or(answer);
         row.prediction = row.prediction.or(prediction).or(response);
+        row.unanswered =
+            verdict == Some(Answer::from("not_judged")) && row.prediction == Some(Answer::from(""));
         row.question = row.question.or(raw_question);
         row.category = row.category.or(inst_category);
         Ok(row)

@@ -240,6 +240,9 @@ impl Block<'_> {
             _ => None,
         };
         let (given_gold, prediction) = self.answers(line, row)?;
+        if row.unanswered {
+            return Ok(Scored::from(Reason::NotAnswered).into());
+        }
         let (set, crashes) = match crashes {
             Some(crashes) => (self.set, crashes),
             // ChartQA's rule reads golds as ChartQA writes them, whichever set they are of.
@@ -360,6 +363,7 @@ impl Block<'_> {
             .map_err(|error| self.no_gold(line, &error))?
             .into_owned();
         let completion = match prediction {
+            _ if row.unanswered => return Ok(Err(Reason::NotAnswered)),
             Answer::Null => return Ok(Err(Reason::NoPrediction)),
             Answer::Text(text) => text,
             _ => return Ok(Err(Reason::PredictionIsNoText)),

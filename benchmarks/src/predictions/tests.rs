@@ -412,6 +412,27 @@ fn predictions_that_are_no_texts_are_not_judged() {
     assert_eq!(found, vec![Value::Null; predictions.len()]);
 }
 
+/// A record of a question that a network kept from an answer is no wrong answer when it is scored
+/// again.
+#[test]
+fn records_without_an_answer_are_not_judged() {
+    let row = |prediction: &str, verdict: &str| {
+        format!(
+            "{{\"set\":\"vwtq\",\"question\":\"q\",\"gt\":\"5\",\"prediction\":\"{prediction}\",\"verdict\":\"{verdict}\"}}\n"
+        )
+    };
+    let input = row("", "not_judged") + &row("5", "not_judged") + &row("", "wrong");
+    for scorer in [
+        OFFICIAL,
+        Scorer::Official(Crashes::Wrong),
+        Scorer::Relaxed,
+        Scorer::Judge(&Echo, Rubric::RefocusTable),
+    ] {
+        let found = verdicts("vwtq", &input, &scorer).unwrap();
+        assert_eq!(Value::from(found).to_string(), "[null,1,0]");
+    }
+}
+
 #[test]
 fn rows_of_another_set_are_refused() {
     let row = |set: &str| format!("{{\"set\":\"{set}\",\"gt\":\"1\",\"pred\":\"1\"}}\n");

@@ -113,6 +113,8 @@ pub enum Reason {
     /// Not judged: the prediction is a list, an object, a number or a boolean where the rule reads
     /// texts.
     PredictionIsNoText,
+    /// Not judged: the row is a record of a question that was never answered.
+    NotAnswered,
     /// Not judged: the prediction says both true and false. The official score is null and stays in
     /// the denominator.
     BothLabels,
@@ -139,6 +141,7 @@ impl Reason {
             Reason::GoldCrashes(Exception::AssertionError) => "gold_crashes:AssertionError",
             Reason::GoldCrashes(Exception::OverflowError) => "gold_crashes:OverflowError",
             Reason::PredictionIsNoText => "prediction_is_no_text",
+            Reason::NotAnswered => "not_answered",
             Reason::BothLabels => "both_labels",
             Reason::NeedsJudge => "needs_judge",
         }
@@ -149,6 +152,7 @@ impl Reason {
             Reason::Equal | Reason::WithinTolerance | Reason::EqualUpToUnit => Verdict::Right,
             Reason::GoldCrashes(_)
             | Reason::PredictionIsNoText
+            | Reason::NotAnswered
             | Reason::BothLabels
             | Reason::NeedsJudge => Verdict::NotJudged,
             _ => Verdict::Wrong,
