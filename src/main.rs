@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         // SAFETY: no other thread has been started.
         unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     }
+    replicate::provenance::declare(env!("IAPO_COMMIT"));
     match commands::Cli::parse().run() {
         Ok(code) => code,
         Err(error) => {

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use benchmarks::Verdict;
 use image::{Rgb, RgbImage};
-use results::{RECORDS, Record, Verdict, read_lines};
+use results::{RECORDS, Record, read_lines};
 use serde_json::json;
 
 fn iapo(arguments: &[&str]) -> Output {

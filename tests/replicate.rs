@@ -65,13 +65,14 @@ fn the_same_bytes_twice_and_after_a_kill() {
         "torl",
         "trm",
         "iapo",
+        "iapo-occlusion",
         "distill",
     ] {
         assert!(text.contains(word), "the table lacks {word}:\n{text}");
     }
 
     let expected = hashes(&first);
-    assert_eq!(expected.len(), 7);
+    assert_eq!(expected.len(), 8);
     let runs = Runs::load(std::slice::from_ref(&first)).unwrap();
     for run in &runs.runs {
         let mut sets: Vec<&str> = run.records.iter().map(|r| r.set.as_str()).collect();
@@ -113,13 +114,115 @@ fn the_same_bytes_twice_and_after_a_kill() {
     // A finished run is widened, not redone; another profile's folder is refused.
     let other = error_of(smoke(
         &second,
-        &["--resume", "--set", "rewards.iapo_weight=0.9"],
+        &["--resume", "--set", "arms.iapo.weight=0.9"],
     ));
-    assert!(other.contains("another profile"), "{other}");
+    assert!(
+        other.contains("another profile") && other.contains("arms.iapo.weight was 1.0, now 0.9"),
+        "{other}"
+    );
+    // What another arm reads is no business of the recorded ones.
+    succeed(smoke(
+        &second,
+        &[
+            "--resume",
+            "--arms",
+            "torl",
+            "--set",
+            "arms.iapo.weight=0.9",
+        ],
+    ));
     assert_eq!(hashes(&second), expected);
     let lines: Vec<results::UpdateMetrics> =
         read_lines(&second.join("iapo/seed-0/metrics.jsonl")).unwrap();
     assert_eq!(lines.len(), 4);
+    // Every arm alike tells how far it is from the teacher.
+    for arm in ["vtool-r1", "iapo", "distill"] {
+        let lines: Vec<results::UpdateMetrics> =
+            read_lines(&second.join(arm).join("seed-0/metrics.jsonl")).unwrap();
+        let alignment = lines[3]
+            .alignment
+            .expect("the last update measures the probe");
+        assert!(alignment.n > 0 && alignment.right.is_finite(), "{arm}");
+    }
+}
+
+/// Every arm that the profile knows trains, controls of the study included.
+#[test]
+fn every_arm_trains() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let arms = [
+        "own-log-prob",
+        "iapo-occlusion-self",
+        "iapo-occlusion-wrong-teacher",
+        "iapo-occlusion-shuffled",
+        "random",
+    ];
+    let few = [
+        "schedule.arm=1",
+        "schedule.teacher=1",
+        "schedule.cold_start=0",
+        "evaluation.questions=2",
+    ];
+    let mut more = vec![
+        "--arms".to_owned(),
+        arms.join(","),
+        "--first-seed".into(),
+        "1000".into(),
+    ];
+    more.extend(
+        few.iter()
+            .flat_map(|set| ["--set".to_owned(), (*set).to_owned()]),
+    );
+    let more: Vec<&str> = more.iter().map(String::as_str).collect();
+    succeed(smoke(&out, &more));
+    for arm in arms {
+        let folder = out.join(arm).join("seed-1000");
+        let lines: Vec<results::UpdateMetrics> = read_lines(&folder.join("metrics.jsonl")).unwrap();
+        assert_eq!(lines.len(), 1, "{arm}");
+        let term: f64 = lines[0]
+            .reward_parts
+            .iter()
+            .filter(|(part, _)| *part != "outcome")
+            .map(|(_, v)| v)
+            .sum();
+        assert!(term.is_finite(), "{arm}");
+    }
+}
+
+/// Damage to what a finished or half-finished run left is named, never trained on.
+#[test]
+fn a_flipped_bit_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let few = ["--arms", "vtool-r1", "--set", "evaluation.questions=2"];
+    succeed(smoke(&out, &few));
+    let again: Vec<&str> = few.iter().copied().chain(["--resume"]).collect();
+    for stage in ["teacher/seed-0", "cold-start/seed-0", "vtool-r1/seed-0"] {
+        let weights = out.join(stage).join("checkpoint/model.safetensors");
+        let whole = std::fs::read(&weights).unwrap();
+        let mut damaged = whole.clone();
+        *damaged.last_mut().unwrap() ^= 0x40;
+        std::fs::write(&weights, damaged).unwrap();
+        let error = error_of(smoke(&out, &again));
+        assert!(
+            error.contains("damaged") && error.contains(stage),
+            "{error}"
+        );
+        std::fs::write(&weights, whole).unwrap();
+    }
+    succeed(smoke(&out, &again));
+}
+
+#[test]
+fn one_process_at_a_time_works_in_a_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    std::fs::create_dir_all(&out).unwrap();
+    let held = std::fs::File::create(out.join("lock")).unwrap();
+    held.lock().unwrap();
+    let error = error_of(smoke(&out, &[]));
+    assert!(error.contains("another process is at work"), "{error}");
 }
 
 #[test]
@@ -130,6 +233,19 @@ fn bad_input_is_an_error_that_says_what_to_do() {
     assert!(missing.contains("iapo pretrain"), "{missing}");
     let key = error_of(smoke(&out, &["--set", "grpo.sample=3"]));
     assert!(key.contains("unknown key"), "{key}");
+    for wrong in [
+        "arms.iapo.weight=nan",
+        "arms.iapo.attribution.nodes=1",
+        "grpo.clip_high=0",
+        "grpo.kl_coefficient=-1",
+        "rewards.iapo_weight=1",
+    ] {
+        let late = dir.path().join("late");
+        let error = error_of(smoke(&late, &["--set", wrong]));
+        let typed = wrong.split('=').next().unwrap();
+        assert!(error.contains(typed), "{wrong}: {error}");
+        assert!(!late.exists(), "{wrong} was met after work began");
+    }
     let profile = error_of(iapo(&["replicate", "--profile", "mikro"]));
     assert!(profile.contains("micro, smoke"), "{profile}");
     let file = dir.path().join("file");

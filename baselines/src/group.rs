@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::method::{Deviation, NOT_TOLD};
+
 /// The auxiliary term of an episode that called no tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -12,6 +14,22 @@ pub enum WithoutCall {
     GroupMean,
     /// Zero.
     Zero,
+}
+
+impl WithoutCall {
+    /// As a deviation: the paper does not tell it.
+    pub fn deviation(self) -> Deviation {
+        Deviation::new(
+            "an episode without a call",
+            NOT_TOLD,
+            match self {
+                WithoutCall::GroupWorst => "gets the worst term of its group",
+                WithoutCall::GroupMean => "gets the mean term of its group",
+                WithoutCall::Zero => "gets no term",
+            },
+            "whether not calling is a way out",
+        )
+    }
 }
 
 /// `outcome + term` for each episode of a group. Episodes without a call (`None`) get the term

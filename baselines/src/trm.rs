@@ -1,43 +1,104 @@
 //! TRM: the outcome plus a verifier's judgement of the tool call.
 //!
 //! `r = outcome + weight · v`, `v = 1` when the verifier approves the call and `−1` when it rejects
-//! it. The paper's verifier is GPT-4o. At the micro scale it is one with the generator's knowledge
-//! (a call is right when it focuses exactly on what the question names) whose judgement is flipped
-//! with a stated probability.
+//! it. Source: Tool-call Reward Model (ICLR 2026, OpenReview LnBEASInVr), a trained 3B process model
+//! with credit for each turn; the verifier in IAPO's paper is GPT-4o. Deviations: credit for the
+//! whole trajectory; at the micro scale the verifier has the generator's knowledge (a call is right
+//! when it focuses exactly on what the question names) and its judgement is flipped with a stated
+//! probability, drawn once for each distinct call, so that equal calls get equal verdicts.
 
-use agent::{Episode, ToolOutcome};
-use benchmarks::micro::Focus;
-use seeded_random::{Draw, Stream};
+use seeded_random::Draw;
+use serde::{Deserialize, Serialize};
 
-/// Whether a call focuses exactly on one of the right focuses.
-pub fn call_is_right(episode: &Episode, right: &[Focus]) -> bool {
-    let Some(call) = &episode.call else {
-        return false;
-    };
-    let sorted = |names: &[String]| {
-        let mut names = names.to_vec();
-        names.sort();
-        names.dedup();
-        names
-    };
-    episode.outcome.succeeded()
-        && right.iter().any(|focus| {
-            focus.axis == call.tool.axis && sorted(&focus.names) == sorted(&call.names)
-        })
+use crate::method::{Deviation, NOT_TOLD, RewardMethod, weight_problem};
+use crate::{Evidence, GroupEvidence, WithoutCall};
+
+/// The method with its settings: `method = "trm"`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trm {
+    /// Added when the verifier approves the call, subtracted when it rejects it.
+    pub weight: f32,
+    /// Probability that the verifier's judgement is flipped.
+    pub error_rate: f64,
+    /// What an episode without a call gets.
+    pub without_call: WithoutCall,
 }
 
-/// The term of an episode; `None` without a call. `stream` is the episode's own.
-pub fn term(
-    episode: &Episode,
-    right: &[Focus],
-    weight: f32,
-    error_rate: f64,
-    stream: Stream,
-) -> Option<f32> {
-    if episode.outcome == ToolOutcome::NotCalled {
-        return None;
+impl RewardMethod for Trm {
+    fn evidence(&self) -> Evidence {
+        Evidence::Truth
     }
-    let flipped = stream.purpose("verifier").generator().unit() < error_rate;
-    let approved = call_is_right(episode, right) != flipped;
-    Some(if approved { weight } else { -weight })
+
+    fn terms(&self, group: &GroupEvidence<'_>) -> Vec<Option<f32>> {
+        let verdicts: Vec<Option<f32>> = group
+            .calls
+            .iter()
+            .enumerate()
+            .map(|(call, evidence)| {
+                let stream = group.stream.purpose("verifier").index(call as u64);
+                let flipped = stream.generator().unit() < self.error_rate;
+                evidence.right.map(|right| match right != flipped {
+                    true => self.weight,
+                    false => -self.weight,
+                })
+            })
+            .collect();
+        group.per_episode(&verdicts)
+    }
+
+    fn without_call(&self) -> WithoutCall {
+        self.without_call
+    }
+
+    fn problem(&self) -> Option<String> {
+        weight_problem("weight", self.weight).or_else(|| {
+            let rate = self.error_rate;
+            (!(0.0..=1.0).contains(&rate))
+                .then(|| format!("error_rate is {rate}: expected a probability, 0 to 1"))
+        })
+    }
+
+    fn deviations(&self) -> Vec<Deviation> {
+        vec![
+            Deviation::new(
+                "verifier",
+                "GPT-4o (IAPO); a trained 3B model with credit by turn (TRM)",
+                format!(
+                    "the generator's truth, flipped with probability {}, per trajectory",
+                    self.error_rate
+                ),
+                "no endpoint is needed",
+            ),
+            Deviation::new("weight", NOT_TOLD, self.weight, "set beforehand"),
+            self.without_call.deviation(),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::CallEvidence;
+    use crate::evidence::tests::terms_of;
+
+    fn judged(error_rate: f64) -> Vec<Option<f32>> {
+        let settings = Trm {
+            weight: 0.3,
+            error_rate,
+            without_call: WithoutCall::Zero,
+        };
+        let call = |right| CallEvidence {
+            right,
+            ..CallEvidence::default()
+        };
+        let calls = [call(Some(true)), call(Some(false)), call(None)];
+        terms_of(&calls, |group| settings.terms(group))
+    }
+
+    #[test]
+    fn the_verifier_errs_as_often_as_it_should() {
+        assert_eq!(judged(0.0), [Some(0.3), Some(-0.3), None, None]);
+        assert_eq!(judged(1.0), [Some(-0.3), Some(0.3), None, None]);
+    }
 }

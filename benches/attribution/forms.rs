@@ -11,10 +11,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 use attribution::{BlockMass, Divergence};
+use baselines::attribution_settings::{AttributionSettings, Baseline, Method, Tokens};
 use replicate::alignment::attribute;
 use replicate::evaluation::validation_questions;
 use replicate::gates::{Detection, SampledCalls, detection, sample_calls, teacher_surprise};
-use replicate::profile::{Attribution, Baseline, Method, Tokens};
 use seeded_random::Stream;
 
 mod subject;

@@ -12,12 +12,12 @@ use std::time::Instant;
 
 use anyhow::Result;
 use attribution::{BlockMass, Divergence, Quadrature, Rule};
+use baselines::attribution_settings::{AttributionSettings, Baseline, Method, Tokens};
 use fused_ops::side_by_side;
 use qwen2_5_vl::Model;
 use replicate::alignment::{CallAttribution, Site, attribute, integrate};
 use replicate::evaluation::validation_questions;
 use replicate::gates::{SampledCalls, sample_calls};
-use replicate::profile::{Attribution, Baseline, Method, Tokens};
 use seeded_random::Stream;
 
 mod subject;

@@ -13,6 +13,7 @@ use std::time::Instant;
 use agent::{CompletionRequest, Conversation, MessagePart, Policy, PromptStyle, first_turn};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use attribution::{BlockMass, Divergence};
+use baselines::attribution_settings::{AttributionSettings, Baseline, Method, Tokens};
 use benchmarks::micro::{Difficulty, Split, TRAINED, question};
 use candle_core::{DType, Device, Tensor};
 use fused_ops::side_by_side;
@@ -25,7 +26,6 @@ use replicate::alignment::{Site, attribute};
 use replicate::compute::Compute;
 use replicate::packing::{Packed, Tree};
 use replicate::policy::{EncodedPrompt, LocalPolicy};
-use replicate::profile::{Attribution, Baseline, Method, Tokens};
 use seeded_random::Stream;
 use serde_json::{Value, json};
 

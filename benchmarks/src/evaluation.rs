@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use agent::{Episode, EpisodeOptions, Policy, run_episodes};
 
+use crate::data::AnswerRule;
 use crate::judge::{Case, Judge, JudgeError};
 use crate::scorers::{Answer, Crashes, ScoredSet, score};
 use crate::sources::bare_question;
@@ -27,6 +28,31 @@ pub enum Scoring<'a> {
     Exact,
 }
 
+impl<'a> Scoring<'a> {
+    /// The rule of a data source, with the judge that CharXiv's rule needs, if there is one.
+    pub fn of(rule: AnswerRule, charxiv: Option<&'a dyn Judge>) -> Self {
+        match rule {
+            AnswerRule::Exact => Scoring::Exact,
+            AnswerRule::Official => Scoring::Official { charxiv },
+        }
+    }
+
+    /// Who scores a set, and in which version, as records have it; `judge` is the judge's name.
+    pub fn scorer(&self, set: crate::TestSet, judge: Option<&str>) -> (String, String) {
+        let name = match (self, judge) {
+            (Scoring::Exact, _) => "exact".to_owned(),
+            (Scoring::Judged(_), judge) => format!("judge {}", judge.unwrap_or("unnamed")),
+            (Scoring::Official { charxiv: Some(_) }, Some(judge))
+                if set == crate::TestSet::CharXiv =>
+            {
+                format!("judge {judge}")
+            }
+            (Scoring::Official { .. }, _) => "official".to_owned(),
+        };
+        (name, crate::scorers::VERSION.to_string())
+    }
+}
+
 /// A question, asked and scored.
 #[derive(Clone, Debug)]
 pub struct Answered {
@@ -34,7 +60,7 @@ pub struct Answered {
     pub prediction: Option<String>,
     /// Right, wrong or not judged.
     pub verdict: Verdict,
-    /// Why: the scorer's reason, the judge's words, or the error.
+    /// Why: the scorer's reason, the judge's words, or the error; empty where the verdict says all.
     pub reason: String,
     /// Whether the first turn called a tool.
     pub tool_called: bool,
@@ -107,16 +133,21 @@ pub fn answer<P: Policy>(
     Ok(answered)
 }
 
-/// The verdict without a judge.
-fn from_rule(question: &Question, episode: Episode, scoring: Scoring<'_>) -> Answered {
-    let prediction = episode.answer.clone();
-    let (verdict, reason) = match scoring {
-        Scoring::Exact if prediction.as_deref() == Some(question.gold.as_str()) => {
-            (Verdict::Right, "equal".to_owned())
+/// The verdict that the rule of a set gives an episode, and why. Where only a judge can tell, it is
+/// not judged.
+pub fn verdict_without_judge(
+    question: &Question,
+    episode: &Episode,
+    scoring: Scoring<'_>,
+) -> (Verdict, String) {
+    let prediction = episode.answer.as_deref();
+    match scoring {
+        Scoring::Exact if prediction == Some(question.gold.as_str()) => {
+            (Verdict::Right, String::new())
         }
-        Scoring::Exact => (Verdict::Wrong, "different".to_owned()),
+        Scoring::Exact => (Verdict::Wrong, String::new()),
         Scoring::Official { .. } | Scoring::Judged(_) => {
-            let given = prediction.as_deref().map_or(Answer::Null, Answer::from);
+            let given = prediction.map_or(Answer::Null, Answer::from);
             let gold = Answer::from(question.gold.as_str());
             let set = ScoredSet::Set(question.set);
             match score(set, &gold, &given, Crashes::NotJudged) {
@@ -124,7 +155,12 @@ fn from_rule(question: &Question, episode: Episode, scoring: Scoring<'_>) -> Ans
                 Err(error) => (Verdict::NotJudged, error.to_string()),
             }
         }
-    };
+    }
+}
+
+fn from_rule(question: &Question, episode: Episode, scoring: Scoring<'_>) -> Answered {
+    let (verdict, reason) = verdict_without_judge(question, &episode, scoring);
+    let prediction = episode.answer.clone();
     Answered {
         prediction,
         verdict,

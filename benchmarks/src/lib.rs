@@ -1,5 +1,7 @@
 //! The six test sets: questions, sources, scorers, judge.
 
+pub mod curriculum;
+pub mod data;
 pub mod endpoint;
 pub mod evaluation;
 mod foreign_json;
@@ -10,4 +12,5 @@ mod question;
 pub mod scorers;
 pub mod sources;
 
+pub use micro::Difficulty;
 pub use question::{Question, TestSet, Verdict};

@@ -20,8 +20,8 @@ use qwen2_5_vl::Model;
 
 use crate::Result;
 use crate::packing::{Packed, Tree};
-use crate::policy::EncodedPrompt;
-use crate::profile::{self, Baseline, Method, Tokens};
+use crate::policy::{EncodedPrompt, LocalPolicy};
+use baselines::attribution_settings::{AttributionSettings, Baseline, Method, Tokens};
 
 /// Smoothing of block distributions; a divergence with an empty block stays finite.
 const SMOOTHING: f64 = 1e-3;
@@ -34,7 +34,7 @@ const EDITED_PROMPTS: usize = 20;
 const INTEGRATED_TOKENS: usize = 512;
 
 /// A prompt with the distinct tool calls that were made on it.
-pub struct Site<'a> {
+pub struct CalledPrompt<'a> {
     /// The prompt of the first turn.
     pub prompt: &'a EncodedPrompt,
     /// Distinct calls, as tokens.
@@ -60,15 +60,15 @@ pub struct CallAttribution {
 /// activations are all that is needed.
 pub fn attribute(
     model: &Model,
-    sites: &[Site<'_>],
-    settings: &profile::Attribution,
+    sites: &[CalledPrompt<'_>],
+    settings: &AttributionSettings,
 ) -> Result<Vec<Vec<CallAttribution>>> {
     let device = model.device();
     match settings.method {
         Method::Occlusion | Method::PathDifferences => {
             let edits = Edits::of(settings)?;
             let sites_at_once = (EDITED_PROMPTS / edits.points.len()).max(1);
-            let batches: Vec<&[Site]> = sites.chunks(sites_at_once).collect();
+            let batches: Vec<&[CalledPrompt]> = sites.chunks(sites_at_once).collect();
             let found = side_by_side(device, batches.len(), |index| {
                 edited(model, batches[index], settings, &edits)
             });
@@ -76,7 +76,7 @@ pub fn attribute(
             Ok(found.into_iter().flatten().collect())
         }
         Method::IntegratedGradients => {
-            let calls: Vec<(&Site, usize)> = sites
+            let calls: Vec<(&CalledPrompt, usize)> = sites
                 .iter()
                 .flat_map(|site| (0..site.calls.len()).map(move |call| (site, call)))
                 .collect();
@@ -104,7 +104,7 @@ struct Edits {
 }
 
 impl Edits {
-    fn of(settings: &profile::Attribution) -> Result<Self> {
+    fn of(settings: &AttributionSettings) -> Result<Self> {
         let blocks = Block::ALL.len();
         if settings.method == Method::PathDifferences {
             let staircase = settings.staircase();
@@ -137,8 +137,8 @@ impl Edits {
 /// a point, each with all calls as branches.
 fn edited(
     model: &Model,
-    sites: &[Site<'_>],
-    settings: &profile::Attribution,
+    sites: &[CalledPrompt<'_>],
+    settings: &AttributionSettings,
     edits: &Edits,
 ) -> Result<Vec<Vec<CallAttribution>>> {
     let points = edits.points.len();
@@ -210,9 +210,9 @@ fn edited(
 /// rule: `settings.nodes` is not read.
 pub fn integrate(
     model: &Model,
-    site: &Site<'_>,
+    site: &CalledPrompt<'_>,
     call: usize,
-    settings: &profile::Attribution,
+    settings: &AttributionSettings,
     quadrature: &Quadrature,
 ) -> Result<CallAttribution> {
     let baseline = match settings.baseline {
@@ -227,9 +227,9 @@ pub fn integrate(
 pub fn integrate_from(
     baseline: &attribution::Baseline,
     model: &Model,
-    site: &Site<'_>,
+    site: &CalledPrompt<'_>,
     call: usize,
-    settings: &profile::Attribution,
+    settings: &AttributionSettings,
     quadrature: &Quadrature,
 ) -> Result<CallAttribution> {
     let prompt = &site.prompt.prompt;
@@ -293,9 +293,9 @@ pub fn integrate_from(
 /// reaches each token of the prompt. It tells where the model looks, not what speaks for the call.
 pub fn rollout(
     model: &Model,
-    site: &Site<'_>,
+    site: &CalledPrompt<'_>,
     call: usize,
-    settings: &profile::Attribution,
+    settings: &AttributionSettings,
 ) -> Result<CallAttribution> {
     let tokens = site.calls[call];
     let packed = Packed::new(
@@ -333,7 +333,7 @@ pub fn rollout(
 }
 
 /// The block of every token of a site's prompt.
-fn blocks_of(site: &Site<'_>) -> Result<Blocks> {
+fn blocks_of(site: &CalledPrompt<'_>) -> Result<Blocks> {
     let labels = site.prompt.blocks.iter().map(|block| *block as usize);
     Ok(Blocks::new(labels.collect(), Block::ALL.len())?)
 }
@@ -372,10 +372,21 @@ fn move_rows(values: &mut [f32], rows: &[usize], hidden: usize, baseline: Baseli
 }
 
 /// Passes through a model that one call's attribution takes.
-pub fn passes(settings: &profile::Attribution) -> usize {
+pub fn passes(settings: &AttributionSettings) -> usize {
     match settings.method {
         Method::Occlusion => 1 + Block::ALL.len(),
         Method::IntegratedGradients => settings.nodes,
         Method::PathDifferences => 1 + settings.nodes * Block::ALL.len(),
     }
+}
+
+/// Tool and names: the tokens of a call that differ between calls.
+pub fn content_tokens(policy: &LocalPolicy, ids: &[u32]) -> Vec<bool> {
+    ids.iter()
+        .map(|id| {
+            let text = policy.processor.decode(&[*id], true).unwrap_or_default();
+            text.starts_with("focus_on_")
+                || text.len() == 2 && text.chars().all(char::is_alphabetic)
+        })
+        .collect()
 }

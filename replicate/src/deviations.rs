@@ -1,142 +1,361 @@
 //! Where a profile departs from the paper, as data for the report.
+//!
+//! Every key of a profile is taken apart here, so that a new key does not compile until it is said
+//! to be the paper's, ours with a reason, or without influence on what is learnt.
 
-use attribution::{BlockMass, Divergence};
-use results::Deviation;
+use baselines::{Arm, Deviation, NOT_TOLD};
+use benchmarks::data::World;
+use grpo::{LossAggregation, ScaleByStd, TrainedTurns};
 
-use crate::profile::{Baseline, Method, Profile, Tokens};
+use crate::profile::{
+    Checkpoints, ComputeSettings, DataSettings, EvaluationSettings, Grpo, Profile, Schedule,
+};
 
-const NOT_TOLD: &str = "not told";
+/// What is known of the models beyond the profile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelFacts {
+    /// Parameters of the student.
+    pub student_parameters: usize,
+    /// Parameters of the teacher.
+    pub teacher_parameters: usize,
+}
 
-/// Every setting that differs from the paper's, or that the paper is not known to tell.
-pub fn deviations(profile: &Profile) -> Vec<Deviation> {
-    let mut list = Vec::new();
-    let mut say = |setting: &str, paper: &str, here: String, why: &str| {
-        list.push(Deviation {
-            setting: setting.to_owned(),
-            paper: paper.to_owned(),
-            here,
-            why: why.to_owned(),
-        });
-    };
-    let grpo = &profile.grpo;
-    say(
+/// The list while it grows.
+struct List(Vec<Deviation>);
+
+impl List {
+    fn ours(&mut self, setting: &str, paper: &str, here: impl ToString, why: &str) {
+        self.0.push(Deviation::new(setting, paper, here, why));
+    }
+
+    /// A key that is as the paper has it.
+    fn papers<T>(&mut self, _key: &T) {}
+
+    /// A key that changes nothing of what is learnt or scored.
+    fn without_influence<T>(&mut self, _key: &T) {}
+}
+
+/// Every setting of `profile` and of its `arms` that differs from the paper's, or that the paper is
+/// not known to tell.
+pub fn deviations(profile: &Profile, arms: &[String], facts: ModelFacts) -> Vec<Deviation> {
+    let Profile {
+        name,
+        trained,
+        first_seed,
+        seeds,
+        world,
+        data,
+        checkpoints: Checkpoints { student, teacher },
+        schedule,
+        grpo,
+        compute,
+        evaluation,
+        gates,
+        alarms,
+        arms: tables,
+    } = profile;
+    let mut list = List(Vec::new());
+    list.without_influence(&(name, trained, first_seed, gates, alarms));
+    list.ours("seeds", NOT_TOLD, seeds, "intervals need several");
+    list.ours(
         "student and teacher",
-        "Qwen2.5-VL-3B and -7B",
-        "models of the same architecture, about 0.7 M parameters each, one lineage".into(),
-        "two CPU cores; a teacher of another lineage gave useless attributions",
+        "Qwen2.5-VL-3B-Instruct and -7B-Instruct",
+        format!(
+            "{student} ({}) and {teacher} ({})",
+            count(facts.student_parameters),
+            count(facts.teacher_parameters)
+        ),
+        "what the profile's machine can train",
     );
-    say(
-        "data",
-        "ReFocus training data and six test sets",
-        "generated figures, six families that stand for the sets".into(),
-        "runs anywhere in minutes; train and test are disjoint by construction",
-    );
-    say(
-        "second turn",
-        "the edited image beside the original",
-        "the edited image in place of the original, none after a failed call".into(),
-        "makes calls consequential for small models",
-    );
-    say(
-        "prompts x samples",
+    questions(&mut list, world.as_ref(), data.as_ref());
+    updates(&mut list, schedule);
+    optimisation(&mut list, grpo);
+    let ComputeSettings {
+        weights,
+        update_tokens,
+        scoring_tokens,
+        rollout_tokens,
+        vision_patches,
+    } = compute;
+    list.without_influence(&(
+        update_tokens,
+        scoring_tokens,
+        rollout_tokens,
+        vision_patches,
+    ));
+    list.ours(
+        "weights",
         NOT_TOLD,
-        format!("{} x {}", grpo.prompts, grpo.samples),
-        "VTool-R1 has 5 or 8 samples",
+        format!("{weights:?}").to_lowercase(),
+        "what the device multiplies",
     );
-    say(
-        "learning rate",
-        NOT_TOLD,
-        format!("{:e}", grpo.learning_rate),
-        "VTool-R1's 1e-6 is for 3 B parameters",
-    );
-    say(
-        "vision tower",
-        NOT_TOLD,
-        "frozen".into(),
-        "its features are computed once for each image",
-    );
-    say(
+    let EvaluationSettings {
+        questions,
+        validation,
+        sampled,
+        attributed,
+        probe,
+        attribution,
+    } = evaluation;
+    list.without_influence(&(validation, sampled, attributed, probe, attribution));
+    if world.is_some() {
+        list.ours(
+            "test questions of a set",
+            "250 to 1,000",
+            questions,
+            "generated, as many as wanted",
+        );
+    }
+    for name in arms {
+        if let Some(arm) = tables.get(name) {
+            of_arm(&mut list, name, arm);
+        }
+    }
+    list.0
+}
+
+fn questions(list: &mut List, world: Option<&World>, data: Option<&DataSettings>) {
+    if let Some(World { seed, difficulty }) = world {
+        list.ours(
+            "data",
+            "ReFocus training data and six test sets",
+            format!("generated figures, six families that stand for the sets (seed {seed}, {difficulty:?})"),
+            "runs anywhere in minutes; train and test are disjoint by construction",
+        );
+        list.ours(
+            "second turn",
+            "the edited image beside the original",
+            "the edited image in place of the original, none after a failed call",
+            "makes calls consequential for small models",
+        );
+    }
+    if let Some(DataSettings { folder }) = data {
+        list.papers(folder);
+        list.ours(
+            "training data",
+            "charts and tables of ReFocus",
+            "its charts",
+            "the loader of the training tables is still to be written",
+        );
+    }
+}
+
+fn updates(list: &mut List, schedule: &Schedule) {
+    let Schedule {
+        teacher,
+        cold_start,
+        arm,
+        save_every,
+        validate_every,
+    } = schedule;
+    list.without_influence(&(save_every, validate_every));
+    list.ours(
         "updates: teacher, cold start, arm",
         NOT_TOLD,
-        format!(
-            "{}, {}, {}",
-            profile.schedule.teacher, profile.schedule.cold_start, profile.schedule.arm
-        ),
-        "what two cores do in the time",
+        format!("{teacher}, {cold_start}, {arm}"),
+        "what the machine does in the time",
     );
-    say(
+    list.ours(
         "teachers",
         NOT_TOLD,
-        "one, shared by all seeds".into(),
+        "one, shared by all seeds",
         "time; seeds vary prompts and samples of the student",
     );
-    say(
-        "TRM's verifier",
-        "GPT-4o",
+}
+
+fn optimisation(list: &mut List, grpo: &Grpo) {
+    let Grpo {
+        prompts,
+        samples,
+        temperature,
+        max_new_tokens,
+        frozen,
+        trained_turns,
+        learning_rate,
+        teacher_learning_rate,
+        warmup,
+        decay,
+        beta1,
+        beta2,
+        adam_eps,
+        weight_decay,
+        max_grad_norm,
+        clip_low,
+        clip_high,
+        kl_estimator,
+        kl_coefficient,
+        loss_aggregation,
+        advantage_scale,
+    } = grpo;
+    let vtool = |value: &str| format!("{NOT_TOLD} (VTool-R1: {value})");
+    let mut ours = |setting: &str, known: &str, here: String, why: &str| {
+        list.ours(setting, &vtool(known), here, why);
+    };
+    ours(
+        "prompts x samples",
+        "512 x 5, or 32 x 8",
+        format!("{prompts} x {samples}"),
+        "episodes that fit the machine",
+    );
+    if *temperature != 1.0 {
+        ours(
+            "temperature",
+            "1.0",
+            temperature.to_string(),
+            "the profile's choice",
+        );
+    }
+    ours(
+        "top-p",
+        "0.99",
+        "1.0: no token is cut off".into(),
+        "log-probabilities stay those of the policy",
+    );
+    ours(
+        "longest turn",
+        "8,192 tokens",
+        format!("{max_new_tokens} tokens"),
+        "a call or an answer of this data",
+    );
+    ours(
+        "frozen parts",
+        "none",
+        frozen.join(", "),
+        "image features are computed once per image",
+    );
+    if *trained_turns == TrainedTurns::All {
+        ours(
+            "trained turns",
+            "the last alone, in its second version",
+            "all: a call gets a gradient".into(),
+            "calls are what IAPO's reward is about",
+        );
+    }
+    ours(
+        "learning rate",
+        "1e-6",
         format!(
-            "the generator's knowledge, flipped with probability {}",
-            profile.rewards.trm_error_rate
+            "{learning_rate:e} (teacher {teacher_learning_rate:e}), warm-up {warmup}, {decay:?}"
         ),
-        "no endpoint is needed",
+        "chosen on validation with plain GRPO",
     );
-    say(
-        "weight of the divergence",
+    if (*beta1, *beta2, *adam_eps) != (0.9, 0.999, 1e-8) {
+        ours(
+            "AdamW",
+            "PyTorch's defaults",
+            format!("{beta1}, {beta2}, {adam_eps:e}"),
+            "the profile's choice",
+        );
+    }
+    if *weight_decay != 1e-2 {
+        ours(
+            "weight decay",
+            "1e-2",
+            format!("{weight_decay:e}"),
+            "the profile's choice",
+        );
+    }
+    if *max_grad_norm != 1.0 {
+        ours(
+            "largest gradient norm",
+            "1.0",
+            max_grad_norm.to_string(),
+            "the profile's choice",
+        );
+    }
+    if (*clip_low, *clip_high) != (0.2, 0.3) {
+        ours(
+            "clip",
+            "0.2 below, 0.3 above",
+            format!("{clip_low} below, {clip_high} above"),
+            "PPO's symmetric clip",
+        );
+    }
+    if *kl_coefficient != 1e-2 || *kl_estimator != grpo::KlEstimator::K3 {
+        ours(
+            "KL",
+            "1e-2, k3",
+            format!("{kl_coefficient:e}, {kl_estimator:?}").to_lowercase(),
+            "a weaker one let the tools go unused in a trial",
+        );
+    }
+    if *loss_aggregation == LossAggregation::TokenMean {
+        list.without_influence(loss_aggregation);
+    } else {
+        list.ours(
+            "loss",
+            &vtool("token mean"),
+            format!("{loss_aggregation:?}"),
+            "the profile's choice",
+        );
+    }
+    let (scale, why) = match advantage_scale {
+        ScaleByStd::Group { .. } => (
+            "by the group's standard deviation",
+            "an auxiliary term alone fills a group whose outcomes tie: see penalty_alone in the metrics",
+        ),
+        ScaleByStd::Batch { .. } => ("by the batch's standard deviation", "the profile's choice"),
+        ScaleByStd::Outcome { .. } => (
+            "by the standard deviation of the outcomes alone",
+            "no auxiliary term is blown up where outcomes tie",
+        ),
+        ScaleByStd::None => (
+            "not divided",
+            "no auxiliary term is blown up where outcomes tie",
+        ),
+    };
+    list.ours(
+        "advantages",
         NOT_TOLD,
-        profile.rewards.iapo_weight.to_string(),
-        "scaled to the rewards of the micro world",
+        format!("{scale} ({advantage_scale:?})"),
+        why,
     );
-    let attribution = &profile.attribution;
-    match attribution.method {
-        Method::Occlusion => say(
-            "attribution",
-            "integrated gradients",
-            "occlusion: drop of the call's log-probability without a block".into(),
-            "integrated gradients did not tell wrong calls from right ones at this scale",
-        ),
-        Method::PathDifferences => say(
-            "integration",
-            NOT_TOLD,
-            format!("differences along {} steps of the path", attribution.nodes),
-            "the integral for whole blocks, complete and without a backward pass",
-        ),
-        Method::IntegratedGradients => say(
-            "integration",
-            NOT_TOLD,
-            format!("{} Gauss-Legendre nodes", attribution.nodes),
-            "log-spaced where the baseline is zero",
-        ),
-    }
-    if attribution.baseline == Baseline::BlockMean {
-        say(
-            "baseline",
-            "zero, as far as known",
-            "the block's mean embedding".into(),
-            "RMS norms are steepest at zero",
+}
+
+fn of_arm(list: &mut List, name: &str, arm: &Arm) {
+    let Arm { updates, reward } = arm;
+    if let Some(updates) = updates {
+        let setting = format!("{name}: updates");
+        list.ours(
+            &setting,
+            "as every arm",
+            updates,
+            "equal time instead of equal updates",
         );
     }
-    if attribution.masses != BlockMass::Absolute {
-        say(
-            "block masses",
-            "sums of absolute scores",
-            format!("{:?}", attribution.masses),
-            "absolute sums hide what speaks against a call",
-        );
+    for deviation in reward.method().deviations() {
+        list.0.push(Deviation {
+            setting: format!("{name}: {}", deviation.setting),
+            ..deviation
+        });
     }
-    if attribution.tokens == Tokens::Content {
-        say(
-            "attributed tokens",
-            "the tool call",
-            "its tool and names".into(),
-            "the other tokens are the same in every call",
-        );
+}
+
+/// A number of parameters for people.
+fn count(parameters: usize) -> String {
+    match parameters {
+        0..1_000_000 => format!("{:.2} M parameters", parameters as f64 / 1e6),
+        1_000_000..1_000_000_000 => format!("{:.0} M parameters", parameters as f64 / 1e6),
+        _ => format!("{:.1} B parameters", parameters as f64 / 1e9),
     }
-    if attribution.divergence != Divergence::Kl {
-        say(
-            "divergence",
-            "KL(student, teacher)",
-            format!("{:?}", attribution.divergence),
-            "bounded: an empty block cannot dominate a group",
-        );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_micro_profiles_deviations() {
+        let profile = Profile::load("micro", &[]).unwrap();
+        let facts = ModelFacts {
+            student_parameters: 700_000,
+            teacher_parameters: 7_600_000_000,
+        };
+        let arms: Vec<String> = profile.arms.keys().cloned().collect();
+        let lines: Vec<String> = deviations(&profile, &arms, facts)
+            .iter()
+            .map(|d| format!("{} | {} | {} | {}", d.setting, d.paper, d.here, d.why))
+            .collect();
+        insta::assert_snapshot!(lines.join("\n"));
     }
-    list
 }

@@ -38,15 +38,31 @@ pub enum Error {
         /// What is wrong and what to type.
         problem: String,
     },
+    /// A conversation that cannot be given to the model: its image or its words.
+    #[error("{0}")]
+    Prompt(String),
+    /// Questions from files.
+    #[error(transparent)]
+    Source(#[from] benchmarks::sources::SourceError),
+    /// A judge that cannot go on.
+    #[error(transparent)]
+    Judge(#[from] benchmarks::judge::JudgeError),
+    /// Training that has gone wrong.
+    #[error("training went wrong in {stage}, update {update}: {problem}")]
+    Training {
+        /// The stage.
+        stage: String,
+        /// The update, counted from 1 through all stages.
+        update: u64,
+        /// What was seen, and which setting to look at.
+        problem: String,
+    },
     /// The model.
     #[error(transparent)]
     Model(#[from] qwen2_5_vl::Error),
     /// Tokens, templates or images.
     #[error(transparent)]
     Processor(#[from] qwen2_5_vl::ProcessorError),
-    /// The error of a prompt, for each of its samples.
-    #[error(transparent)]
-    Shared(std::sync::Arc<Error>),
     /// A tensor operation.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -1,91 +1,85 @@
-//! Greedy answers to held-out questions, and what a policy does when its calls are made for it.
+//! Answers of a policy to given questions, scored; and what it does when its calls are made for it.
 
 use agent::{
-    CompletionRequest, Conversation, Episode, EpisodeOptions, ObservationMode, Policy, PromptStyle,
-    final_answer, run_episodes, second_turn,
+    CompletionRequest, Conversation, Policy, final_answer, first_turn, second_turn, use_tool,
 };
-use baselines::trm::call_is_right;
-use benchmarks::TestSet;
-use benchmarks::micro::{MicroQuestion, Split, TRAINED, is_right, question};
+use benchmarks::Verdict;
+use benchmarks::data::{Data, Item};
+use benchmarks::evaluation::{Answered, EvaluationError, Scoring, answer};
 use results::Validation;
-use seeded_random::Stream;
-use visual_tools::{Effect, Style};
 
-use crate::Result;
 use crate::policy::LocalPolicy;
-use crate::profile::World;
+use crate::{Error, Result};
 
-/// How episodes of the micro world are run.
-pub fn episode_options() -> EpisodeOptions {
-    EpisodeOptions {
-        prompt: PromptStyle::Micro,
-        observation: ObservationMode::Replace,
-        tools: Style::micro(),
-    }
-}
+/// Questions that are asked together: their images are held at once.
+const ASKED_TOGETHER: usize = 128;
 
-/// The questions of a split of the world: `count` of each set.
-pub fn questions(
-    world: &World,
-    sets: &[TestSet],
-    split: Split,
-    count: usize,
-) -> Vec<MicroQuestion> {
-    let stream = Stream::new(world.seed);
-    sets.iter()
-        .flat_map(|set| {
-            (0..count as u64).map(|index| question(*set, split, &world.difficulty, &stream, index))
-        })
-        .collect()
-}
-
-/// Greedy episodes, in the order of the questions.
-pub fn greedy_episodes(
+/// Scored answers, in the order of the items. `seed` gives each question's sample, which is not read
+/// at temperature 0; `progress` is told how many more are done.
+pub fn answers(
     policy: &mut LocalPolicy,
-    questions: &[MicroQuestion],
+    data: &Data,
+    items: &[Item],
+    scoring: Scoring<'_>,
+    seed: impl Fn(&Item) -> u64,
     mut progress: impl FnMut(usize),
-) -> Result<Vec<Episode>> {
-    let temperature = std::mem::replace(&mut policy.temperature, 0.0);
-    let mut episodes = Vec::with_capacity(questions.len());
-    for batch in questions.chunks(128) {
-        let tasks: Vec<_> = batch
+) -> Result<Vec<Answered>> {
+    let options = data.episodes();
+    let mut found = Vec::with_capacity(items.len());
+    for batch in items.chunks(ASKED_TOGETHER) {
+        let asked: Vec<_> = batch
             .iter()
-            .map(|micro| (&micro.question.task, 0))
+            .map(|item| (&item.question, seed(item)))
             .collect();
-        for episode in run_episodes(policy, &tasks, &episode_options())? {
-            episodes.push(episode?);
-        }
+        let answered = answer(policy, &asked, &options, scoring).map_err(|error| match error {
+            EvaluationError::Policy(error) => error,
+            EvaluationError::Judge(error) => Error::Judge(error),
+        })?;
+        found.extend(answered);
         policy.forget();
         progress(batch.len());
     }
-    policy.temperature = temperature;
-    Ok(episodes)
+    Ok(found)
 }
 
-/// Greedy accuracy, call rate and success on the validation questions of the trained families.
-pub fn validate(policy: &mut LocalPolicy, questions: &[MicroQuestion]) -> Result<Validation> {
-    let episodes = greedy_episodes(policy, questions, |_| ())?;
-    let share = |holds: &dyn Fn(&MicroQuestion, &Episode) -> bool| {
-        let count = questions
-            .iter()
-            .zip(&episodes)
-            .filter(|(question, episode)| holds(question, episode))
-            .count();
-        count as f64 / questions.len().max(1) as f64
-    };
-    let accuracy = share(&|question, episode| is_right(question, episode.answer.as_deref()));
-    Ok(Validation {
-        n: questions.len() as u64,
-        accuracy,
-        reward: accuracy,
-        tool_call_rate: share(&|_, episode| episode.outcome.called()),
-        tool_success_rate: share(&|_, episode| episode.outcome.succeeded()),
+/// [`answers`] at temperature 0.
+pub fn greedy_answers(
+    policy: &mut LocalPolicy,
+    data: &Data,
+    items: &[Item],
+    scoring: Scoring<'_>,
+    progress: impl FnMut(usize),
+) -> Result<Vec<Answered>> {
+    policy.at_temperature(0.0, |policy| {
+        answers(policy, data, items, scoring, |_| 0, progress)
     })
 }
 
-/// The validation questions of a world.
-pub fn validation_questions(world: &World, count: usize) -> Vec<MicroQuestion> {
-    questions(world, &TRAINED, Split::Validation, count)
+/// Greedy accuracy, call rate and success on validation questions. What has no verdict is left out
+/// of the accuracy.
+pub fn validate(
+    policy: &mut LocalPolicy,
+    data: &Data,
+    items: &[Item],
+    scoring: Scoring<'_>,
+) -> Result<Validation> {
+    let answered = greedy_answers(policy, data, items, scoring, |_| ())?;
+    let share = |holds: &dyn Fn(&Answered) -> bool, among: usize| {
+        let count = answered.iter().filter(|one| holds(one)).count();
+        count as f64 / among.max(1) as f64
+    };
+    let judged = answered
+        .iter()
+        .filter(|one| one.verdict != Verdict::NotJudged)
+        .count();
+    let accuracy = share(&|one| one.verdict == Verdict::Right, judged);
+    Ok(Validation {
+        n: judged as u64,
+        accuracy,
+        reward: accuracy,
+        tool_call_rate: share(&|one| one.tool_called, answered.len()),
+        tool_success_rate: share(&|one| one.tool_succeeded, answered.len()),
+    })
 }
 
 /// What the first turn's call is.
@@ -93,72 +87,112 @@ pub fn validation_questions(world: &World, count: usize) -> Vec<MicroQuestion> {
 pub enum Forced {
     /// The figure as it is, no tool.
     NoTool,
-    /// The mask that the question asks for.
+    /// The call that the question asks for.
     RightCall,
-    /// A mask of the same kind on other entries.
+    /// A call of the same kind on other entries.
     WrongCall,
 }
 
-/// Share of right answers when the call is made for the policy.
-pub fn forced_accuracy(
+/// Whether each answer is right when the call is made for the policy; `None` for an item without a
+/// call to force: one that does not know its truth, or has no other entries to call wrongly.
+pub fn forced_answers(
     policy: &mut LocalPolicy,
-    questions: &[MicroQuestion],
+    data: &Data,
+    items: &[Item],
     forced: Forced,
-) -> Result<f64> {
-    let conversations: Vec<Conversation> = questions
-        .iter()
-        .map(|micro| {
-            let task = &micro.question.task;
-            let focus = match forced {
-                Forced::NoTool => None,
-                Forced::RightCall => micro.asked.right.first(),
-                Forced::WrongCall => micro.asked.wrong.first(),
-            };
-            let call = focus
-                .map(|focus| focus.call(Effect::Mask))
-                .unwrap_or_default();
-            let (_, _, edited) = agent::use_tool(task, &call, &Style::micro());
-            let image = edited.unwrap_or_else(|| task.image.clone());
-            second_turn(
-                task,
-                &Vec::new(),
-                &call,
-                Ok(&image),
-                PromptStyle::Micro,
-                ObservationMode::Replace,
-            )
-        })
-        .collect();
-    let temperature = std::mem::replace(&mut policy.temperature, 0.0);
-    let mut right = 0;
-    for (questions, conversations) in questions.chunks(128).zip(conversations.chunks(128)) {
-        let requests: Vec<CompletionRequest> = conversations
-            .iter()
-            .map(|conversation| CompletionRequest {
-                conversation,
-                seed: 0,
-            })
-            .collect();
-        for (question, completion) in questions.iter().zip(policy.complete(&requests)?) {
-            right += usize::from(is_right(question, final_answer(&completion?.text)));
+) -> Result<Vec<Option<bool>>> {
+    let options = data.episodes();
+    let mut asked: Vec<(usize, Conversation)> = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let task = &item.question.task;
+        let call = match (forced, &item.truth) {
+            (Forced::NoTool, _) => None,
+            (Forced::RightCall, Some(truth)) => Some(truth.right_call.as_str()),
+            (Forced::WrongCall, Some(truth)) => truth.wrong_call.as_deref(),
+            (_, None) => None,
+        };
+        if call.is_none() && forced != Forced::NoTool {
+            continue;
         }
-        policy.forget();
+        let call = call.unwrap_or_default();
+        let (_, _, edited) = use_tool(task, call, &options.tools);
+        let image = edited.unwrap_or_else(|| task.image.clone());
+        let first = first_turn(task, options.prompt);
+        let second = second_turn(
+            task,
+            &first,
+            call,
+            Ok(&image),
+            options.prompt,
+            options.observation,
+        );
+        asked.push((index, second));
     }
-    policy.temperature = temperature;
-    Ok(right as f64 / questions.len().max(1) as f64)
+    policy.at_temperature(0.0, |policy| {
+        let mut right = vec![None; items.len()];
+        for batch in asked.chunks(ASKED_TOGETHER) {
+            let requests: Vec<CompletionRequest> = batch
+                .iter()
+                .map(|(_, conversation)| CompletionRequest {
+                    conversation,
+                    seed: 0,
+                })
+                .collect();
+            for ((index, _), completion) in batch.iter().zip(policy.complete(&requests)?) {
+                let text = completion?.text;
+                let gold = items[*index].question.gold.as_str();
+                right[*index] = Some(final_answer(&text) == Some(gold));
+            }
+            policy.forget();
+        }
+        Ok(right)
+    })
 }
 
-/// What a base must be for arms to be compared on it (gates 1 and 3 of the micro world).
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+/// A mean with its 95 % interval, by the normal approximation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct MeanInterval {
+    /// Values.
+    pub n: usize,
+    /// Their mean.
+    pub mean: f64,
+    /// The interval's ends.
+    pub interval: [f64; 2],
+}
+
+impl MeanInterval {
+    /// Of values; the interval has no width where there are fewer than two.
+    pub fn of(values: &[f64]) -> Self {
+        let n = values.len();
+        let mean = values.iter().sum::<f64>() / n.max(1) as f64;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        let half = match n {
+            0 | 1 => 0.0,
+            _ => 1.96 * (squares / (n - 1) as f64 / n as f64).sqrt(),
+        };
+        MeanInterval {
+            n,
+            mean,
+            interval: [mean - half, mean + half],
+        }
+    }
+}
+
+/// What a base can do: gate 1, and a model card's figures.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct BaseCard {
-    /// Questions of each figure below.
+    /// Questions.
     pub n: usize,
     /// Accuracy on the raw figure without tools.
     pub no_tool: f64,
-    /// Accuracy after the right mask.
+    /// Accuracy after the right call.
     pub right_call: f64,
-    /// Accuracy after a mask on other entries.
+    /// Accuracy after a call on other entries.
     pub wrong_call: f64,
+    /// Accuracy after the right call less that without a tool, question by question.
+    pub right_gain: MeanInterval,
+    /// Accuracy without a tool less that after a wrong call, question by question.
+    pub wrong_loss: MeanInterval,
     /// Accuracy of greedy episodes.
     pub own_choice: f64,
     /// Share of greedy episodes that call.
@@ -169,22 +203,47 @@ pub struct BaseCard {
     pub right_focus: f64,
 }
 
-/// Measures a base on given questions.
-pub fn base_card(policy: &mut LocalPolicy, questions: &[MicroQuestion]) -> Result<BaseCard> {
-    let episodes = greedy_episodes(policy, questions, |_| ())?;
-    let share = |holds: &dyn Fn(&MicroQuestion, &Episode) -> bool| {
-        let pairs = questions.iter().zip(&episodes);
-        let count = pairs.filter(|(q, e)| holds(q, e)).count();
-        count as f64 / questions.len().max(1) as f64
+/// Measures a base on given items, which must know their truth.
+pub fn base_card(
+    policy: &mut LocalPolicy,
+    data: &Data,
+    items: &[Item],
+    scoring: Scoring<'_>,
+) -> Result<BaseCard> {
+    let answered = greedy_answers(policy, data, items, scoring, |_| ())?;
+    let share = |holds: &dyn Fn(&Item, &Answered) -> bool| {
+        let pairs = items.iter().zip(&answered);
+        let count = pairs.filter(|(item, one)| holds(item, one)).count();
+        count as f64 / items.len().max(1) as f64
+    };
+    let right_focus = |item: &Item, one: &Answered| match (&item.truth, &one.episode) {
+        (Some(truth), Some(episode)) => truth.approves(episode),
+        _ => false,
+    };
+    let no_tool = forced_answers(policy, data, items, Forced::NoTool)?;
+    let right_call = forced_answers(policy, data, items, Forced::RightCall)?;
+    let wrong_call = forced_answers(policy, data, items, Forced::WrongCall)?;
+    let mean = |right: &[Option<bool>]| {
+        let values: Vec<f64> = right.iter().flatten().map(|r| f64::from(*r)).collect();
+        MeanInterval::of(&values).mean
+    };
+    let paired = |more: &[Option<bool>], less: &[Option<bool>]| {
+        let pairs = more.iter().zip(less);
+        let values: Vec<f64> = pairs
+            .filter_map(|(more, less)| Some(f64::from((*more)?) - f64::from((*less)?)))
+            .collect();
+        MeanInterval::of(&values)
     };
     Ok(BaseCard {
-        n: questions.len(),
-        own_choice: share(&|q, e| is_right(q, e.answer.as_deref())),
-        calls: share(&|_, e| e.outcome.called()),
-        runs: share(&|_, e| e.outcome.succeeded()),
-        right_focus: share(&|q, e| call_is_right(e, &q.asked.right)),
-        no_tool: forced_accuracy(policy, questions, Forced::NoTool)?,
-        right_call: forced_accuracy(policy, questions, Forced::RightCall)?,
-        wrong_call: forced_accuracy(policy, questions, Forced::WrongCall)?,
+        n: items.len(),
+        no_tool: mean(&no_tool),
+        right_call: mean(&right_call),
+        wrong_call: mean(&wrong_call),
+        right_gain: paired(&right_call, &no_tool),
+        wrong_loss: paired(&no_tool, &wrong_call),
+        own_choice: share(&|_, one| one.verdict == Verdict::Right),
+        calls: share(&|_, one| one.tool_called),
+        runs: share(&|_, one| one.tool_succeeded),
+        right_focus: share(&right_focus),
     })
 }

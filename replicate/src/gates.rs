@@ -1,8 +1,8 @@
 //! The three gates that a world and its base must pass before arms are compared.
 //!
-//! 1. A right tool call helps by ten points, a wrong one hurts by ten.
+//! 1. A right tool call helps, a wrong one hurts, each by as much as the profile demands.
 //! 2. GRPO alone improves the student by more than the interval, and its calls do not die out.
-//! 3. The penalty sees wrong calls: for fresh samples of a policy, the area under the ROC curve of
+//! 3. Without a threshold: whether the penalty sees wrong calls: for fresh samples of a policy, the area under the ROC curve of
 //!    the divergence as a detector of calls that are not right, counted over pairs of calls of one
 //!    prompt, because that is what group advantages compare: 0.5 sees nothing, 1 everything. The
 //!    standard error is a bootstrap's over prompts.
@@ -10,28 +10,26 @@
 use std::sync::Arc;
 
 use agent::{Episode, run_episodes};
-use attribution::{BlockMass, Divergence};
-use baselines::trm::call_is_right;
-use benchmarks::micro::MicroQuestion;
+use baselines::Reward;
+use baselines::attribution_settings::{AttributionSettings, Method, Tokens};
+use benchmarks::data::{Data, Item};
 use qwen2_5_vl::Model;
 use results::Validation;
 use seeded_random::{Draw, Stream};
 use serde::Serialize;
 
 use crate::Result;
-use crate::alignment::{Site, attribute};
-use crate::evaluation::{BaseCard, episode_options};
+use crate::alignment::{CalledPrompt, attribute, content_tokens};
+use crate::evaluation::{BaseCard, MeanInterval};
 use crate::policy::{EncodedPrompt, LocalPolicy};
-use crate::profile::{self, Baseline, Method, Tokens};
-use crate::training::content_tokens;
+use crate::profile::{GateSettings, Profile};
 
 /// How well a score tells wrong calls from right ones.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Detection {
-    /// Area under the curve over pairs within a prompt.
-    pub auc: f64,
-    /// Its standard error by a bootstrap over prompts.
-    pub standard_error: f64,
+    /// Area under the curve over pairs within a prompt, and its standard error by a bootstrap over
+    /// prompts; `None` without a pair.
+    pub auc: Option<[f64; 2]>,
     /// Prompts that have right and wrong calls.
     pub prompts: usize,
     /// Pairs of a wrong and a right call.
@@ -61,30 +59,32 @@ pub struct PromptCalls {
 /// Samples `samples` episodes of each question and keeps the prompts with right and wrong calls.
 pub fn sample_calls(
     policy: &mut LocalPolicy,
-    questions: &[MicroQuestion],
+    data: &Data,
+    items: &[Item],
     samples: usize,
     stream: &Stream,
 ) -> Result<SampledCalls> {
-    let tasks: Vec<_> = questions
+    let tasks: Vec<_> = items
         .iter()
         .enumerate()
-        .flat_map(|(index, micro)| {
+        .flat_map(|(index, item)| {
             let stream = stream.index(index as u64);
             (0..samples as u64)
-                .map(move |sample| (&micro.question.task, stream.index(sample).seed()))
+                .map(move |sample| (&item.question.task, stream.index(sample).seed()))
         })
         .collect();
-    let episodes = run_episodes(policy, &tasks, &episode_options())?
+    let episodes = run_episodes(policy, &tasks, &data.episodes())?
         .into_iter()
         .collect::<Result<Vec<Episode>>>()?;
     let mut prompts = Vec::new();
-    for (micro, group) in questions.iter().zip(episodes.chunks(samples)) {
+    for (item, group) in items.iter().zip(episodes.chunks(samples)) {
+        let Some(truth) = &item.truth else { continue };
         let (mut calls, mut right) = (Vec::new(), Vec::new());
         for episode in group.iter().filter(|episode| episode.outcome.called()) {
             let ids = &episode.turns[0].completion.token_ids;
             if !calls.contains(ids) {
                 calls.push(ids.clone());
-                right.push(call_is_right(episode, &micro.asked.right));
+                right.push(truth.approves(episode));
             }
         }
         if right.contains(&true) && right.contains(&false) {
@@ -114,11 +114,11 @@ impl SampledCalls {
         &'a self,
         policy: &LocalPolicy,
         encoded: &'a [Arc<EncodedPrompt>],
-    ) -> Vec<Site<'a>> {
+    ) -> Vec<CalledPrompt<'a>> {
         encoded
             .iter()
             .zip(&self.prompts)
-            .map(|(prompt, calls)| Site {
+            .map(|(prompt, calls)| CalledPrompt {
                 prompt,
                 calls: calls.calls.iter().map(Vec::as_slice).collect(),
                 content: calls
@@ -136,7 +136,7 @@ pub fn divergences(
     policy: &mut LocalPolicy,
     teacher: &Model,
     sampled: &SampledCalls,
-    settings: &profile::Attribution,
+    settings: &AttributionSettings,
 ) -> Result<Vec<Vec<f64>>> {
     let encoded = sampled.encode(policy)?;
     let sites = sampled.sites(policy, &encoded);
@@ -161,7 +161,7 @@ pub fn teacher_surprise(
     policy: &mut LocalPolicy,
     teacher: &Model,
     sampled: &SampledCalls,
-    settings: &profile::Attribution,
+    settings: &AttributionSettings,
 ) -> Result<Vec<Vec<f64>>> {
     let encoded = sampled.encode(policy)?;
     let sites = sampled.sites(policy, &encoded);
@@ -173,7 +173,7 @@ pub fn teacher_surprise(
 }
 
 /// The detection of wrong calls by a score that should be larger for them.
-pub fn detection(sampled: &SampledCalls, scores: &[Vec<f64>]) -> Detection {
+pub fn detection(sampled: &SampledCalls, scores: &[Vec<f64>], replicates: usize) -> Detection {
     // Wins and pairs of each prompt; a tie is half a win.
     let counted: Vec<(f64, usize)> = sampled
         .prompts
@@ -201,7 +201,7 @@ pub fn detection(sampled: &SampledCalls, scores: &[Vec<f64>]) -> Detection {
         if pairs == 0 { 0.5 } else { wins / pairs as f64 }
     };
     let mut draw = Stream::new(0).purpose("detection").generator();
-    let resampled: Vec<f64> = (0..1000)
+    let resampled: Vec<f64> = (0..replicates)
         .map(|_| {
             let chosen: Vec<usize> = (0..counted.len())
                 .map(|_| draw.below(counted.len()))
@@ -214,12 +214,12 @@ pub fn detection(sampled: &SampledCalls, scores: &[Vec<f64>]) -> Detection {
         .iter()
         .map(|a| (a - mean) * (a - mean))
         .sum::<f64>()
-        / (resampled.len() - 1) as f64;
+        / (resampled.len().max(2) - 1) as f64;
+    let pairs: usize = counted.iter().map(|one| one.1).sum();
     Detection {
-        auc: auc(&mut counted.iter()),
-        standard_error: variance.sqrt(),
+        auc: (pairs > 0).then(|| [auc(&mut counted.iter()), variance.sqrt()]),
         prompts: counted.len(),
-        pairs: counted.iter().map(|one| one.1).sum(),
+        pairs,
         spread: spread(scores),
     }
 }
@@ -241,105 +241,102 @@ fn spread(scores: &[Vec<f64>]) -> f64 {
 pub struct Gates {
     /// Gate 1: the base student with no tool, the right one, a wrong one, and its own.
     pub base: BaseCard,
-    /// Gate 2: greedy validation of GRPO's students after their last update, one a seed.
+    /// Gate 2: greedy validation of GRPO's students after their last update, one per seed.
     pub trained: Vec<Validation>,
     /// Gate 3: how well scores tell wrong calls from right ones, on fresh samples of the cold start.
     pub detection: Vec<(String, Detection)>,
+    /// The thresholds.
+    pub settings: GateSettings,
 }
 
-/// Prompts at most on which integrated gradients are measured: they cost the most.
-const INTEGRATED_PROMPTS: usize = 24;
-
-/// The forms of the penalty that gate 3 measures: the profile's, and the paper's as far as known.
-fn forms(profile: &profile::Profile) -> [(&'static str, profile::Attribution); 3] {
-    let nodes = profile.attribution.nodes;
-    let form = |method, baseline, masses, tokens, divergence| profile::Attribution {
-        method,
-        baseline,
-        nodes,
-        masses,
-        tokens,
-        divergence,
-    };
-    [
-        ("the profile's penalty", profile.attribution.clone()),
-        (
-            "integrated gradients, zero baseline, absolute sums, KL (the paper's form)",
-            form(
-                Method::IntegratedGradients,
-                Baseline::Zero,
-                BlockMass::Absolute,
-                Tokens::All,
-                Divergence::Kl,
-            ),
-        ),
-        (
-            "integrated gradients, block-mean baseline, signed sums, content tokens, KL",
-            form(
-                Method::IntegratedGradients,
-                Baseline::BlockMean,
-                BlockMass::Signed,
-                Tokens::Content,
-                Divergence::Kl,
-            ),
-        ),
-    ]
+/// The forms of the penalty that gate 3 measures: those of the arms, and the paper's as far as known.
+fn forms(profile: &Profile, arms: &[String]) -> Vec<(String, AttributionSettings)> {
+    let mut found: Vec<(String, AttributionSettings)> = Vec::new();
+    for name in arms {
+        if let Reward::Iapo(settings) = &profile.arms[name].reward
+            && !found
+                .iter()
+                .any(|(_, known)| *known == settings.attribution)
+        {
+            found.push((
+                format!("the penalty of {name}"),
+                settings.attribution.clone(),
+            ));
+        }
+    }
+    if !found.iter().any(|(_, known)| known.is_papers_form()) {
+        found.push(("the paper's form".to_owned(), AttributionSettings::paper()));
+    }
+    found
 }
 
 /// Gate 3 for every form and for the control, minus the teacher's log-probability of the call.
 pub fn detections(
     policy: &mut LocalPolicy,
     teacher: &Model,
-    profile: &profile::Profile,
-    questions: &[MicroQuestion],
+    profile: &Profile,
+    arms: &[String],
+    data: &Data,
+    items: &[Item],
 ) -> Result<Vec<(String, Detection)>> {
     policy.temperature = profile.grpo.temperature;
-    let stream = Stream::new(profile.world.seed).purpose("gate 3");
-    let sampled = sample_calls(policy, questions, profile.grpo.samples, &stream)?;
+    let seed = profile.world.as_ref().map_or(0, |world| world.seed);
+    let stream = Stream::new(seed).purpose("gate 3");
+    let sampled = sample_calls(policy, data, items, profile.grpo.samples, &stream)?;
+    let most = profile.gates.integrated_prompts;
     let few = SampledCalls {
-        prompts: sampled
-            .prompts
-            .iter()
-            .take(INTEGRATED_PROMPTS)
-            .cloned()
-            .collect(),
+        prompts: sampled.prompts.iter().take(most).cloned().collect(),
     };
+    let replicates = profile.gates.replicates;
     let mut found = Vec::new();
-    for (name, settings) in forms(profile) {
+    for (name, settings) in forms(profile, arms) {
         let calls = match settings.method {
             Method::Occlusion | Method::PathDifferences => &sampled,
             Method::IntegratedGradients => &few,
         };
         let scores = divergences(policy, teacher, calls, &settings)?;
-        found.push((name.to_owned(), detection(calls, &scores)));
+        found.push((name, detection(calls, &scores, replicates)));
     }
-    let control = profile::Attribution {
+    let control = AttributionSettings {
         method: Method::Occlusion,
         tokens: Tokens::All,
-        ..profile.attribution.clone()
+        ..profile.evaluation.attribution.clone()
     };
     let surprise = teacher_surprise(policy, teacher, &sampled, &control)?;
     found.push((
         "minus the teacher's log-probability (control)".to_owned(),
-        detection(&sampled, &surprise),
+        detection(&sampled, &surprise, replicates),
     ));
     policy.forget();
     Ok(found)
 }
 
 impl Gates {
-    /// The gates as lines for people.
+    /// The gates as lines for people: what was measured with its interval, and the threshold if
+    /// there is one.
     pub fn lines(&self) -> Vec<String> {
-        let base = &self.base;
+        let (base, limits) = (&self.base, &self.settings);
         let passed = |holds: bool| if holds { "passed" } else { "not passed" };
-        let first = base.right_call - base.no_tool >= 0.1 && base.no_tool - base.wrong_call >= 0.1;
+        let points = |one: &MeanInterval| {
+            let [low, high] = one.interval;
+            format!(
+                "{:+.1} [{:+.1}, {:+.1}]",
+                100.0 * one.mean,
+                100.0 * low,
+                100.0 * high
+            )
+        };
+        let first =
+            base.right_gain.mean >= limits.right_gain && base.wrong_loss.mean >= limits.wrong_loss;
         let mut lines = vec![format!(
-            "gate 1, tools matter ({}): {:.1} % right without a tool, {:.1} % after the right mask, \
-             {:.1} % after a wrong one (n = {}); its own calls: {:.1} %",
+            "gate 1, tools matter ({}): without a tool {:.1} % right; the right call gives {} points \
+             (threshold +{:.0}), a wrong one takes {} (threshold +{:.0}); n = {}; its own calls: {:.1} %",
             passed(first),
             100.0 * base.no_tool,
-            100.0 * base.right_call,
-            100.0 * base.wrong_call,
+            points(&base.right_gain),
+            100.0 * limits.right_gain,
+            points(&base.wrong_loss),
+            100.0 * limits.wrong_loss,
             base.n,
             100.0 * base.own_choice,
         )];
@@ -350,23 +347,36 @@ impl Gates {
             // Both are shares of the same questions; the base is one policy, the mean is of several.
             let half = |share: f64| 1.96 * (share * (1.0 - share) / base.n.max(1) as f64).sqrt();
             let margin = half(mean).hypot(half(base.own_choice));
+            let gain = mean - base.own_choice;
             lines.push(format!(
                 "gate 2, GRPO learns ({}): greedy validation {:.1} % before, {:.1} % after on average \
-                 over {} seeds (difference {:+.1}, unpaired 95 % margin {:.1}), call rate {:.2}",
-                passed(mean - base.own_choice > margin && calls > 0.5),
+                 over {} seeds, {:+.1} [{:+.1}, {:+.1}] points (threshold: the interval above 0; \
+                 unpaired), call rate {calls:.2} (threshold {})",
+                passed(gain > margin && calls > limits.call_rate),
                 100.0 * base.own_choice,
                 100.0 * mean,
                 self.trained.len(),
-                100.0 * (mean - base.own_choice),
-                100.0 * margin,
-                calls,
+                100.0 * gain,
+                100.0 * (gain - margin),
+                100.0 * (gain + margin),
+                limits.call_rate,
             ));
         }
         for (name, found) in &self.detection {
+            let auc = match found.auc {
+                None => "–".to_owned(),
+                Some([auc, error]) => {
+                    format!(
+                        "{auc:.2} [{:.2}, {:.2}]",
+                        auc - 1.96 * error,
+                        auc + 1.96 * error
+                    )
+                }
+            };
             lines.push(format!(
-                "gate 3, AUC within prompts {:.2} (standard error {:.2}, {} prompts, {} pairs, spread \
-                 within prompts {:.3}): {name}",
-                found.auc, found.standard_error, found.prompts, found.pairs, found.spread
+                "gate 3, no threshold, AUC within prompts {auc} ({} prompts, {} pairs, spread within \
+                 prompts {:.3}): {name}",
+                found.prompts, found.pairs, found.spread
             ));
         }
         lines

@@ -1,7 +1,9 @@
 //! The recipe: profiles, stages, training, evaluation.
 
+pub mod alarms;
 pub mod alignment;
 pub mod attribution_map;
+pub mod checkpoint;
 pub mod compute;
 pub mod deviations;
 mod error;
@@ -10,9 +12,11 @@ pub mod gates;
 pub mod packing;
 pub mod policy;
 pub mod pretrain;
+pub mod probe;
 pub mod profile;
 pub mod progress;
 pub mod provenance;
+pub mod records;
 pub mod stages;
 mod state;
 pub mod training;

@@ -1,28 +1,49 @@
 //! A local checkpoint as the agent's policy.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use agent::{Block, Completion, CompletionRequest, Conversation, MessagePart, Policy};
+use agent::{
+    Block, Completion, CompletionRequest, Conversation, ConversationId, MessagePart, Policy,
+};
+use benchmarks::data::{EPISODE_FILE, EpisodeStyle};
 use candle_core::Tensor;
 use fused_ops::side_by_side;
 use qwen2_5_vl::{ChatMessage, ChatPart, GenerationOptions, Grid, Model, Processor, Prompt};
 
 use crate::compute::Compute;
-use crate::{Error, Result};
+use crate::{Error, Result, error};
 
 /// A conversation as tokens, with the block of each.
 #[derive(Clone, Debug)]
 pub struct EncodedPrompt {
+    /// The conversation that it encodes.
+    pub id: ConversationId,
     /// Tokens, image features and grids.
     pub prompt: Prompt,
     /// The block of every token of the prompt.
     pub blocks: Vec<Block>,
 }
 
-/// Identifies a conversation by its content.
-pub type ConversationKey = [u8; 32];
+/// How much a policy holds at once. On a processor no result depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budgets {
+    /// Image patches that go through the vision tower together, unless one image has more.
+    pub vision_patches: usize,
+    /// Prompt tokens that are sampled from together, unless one prompt has more.
+    pub rollout_tokens: usize,
+}
+
+impl Default for Budgets {
+    /// Those of the micro profile: tens of megabytes there, some gigabytes at three billion parameters.
+    fn default() -> Self {
+        Budgets {
+            vision_patches: 3072,
+            rollout_tokens: 16384,
+        }
+    }
+}
 
 /// A model with its processor, sampling at given settings.
 pub struct LocalPolicy {
@@ -30,11 +51,15 @@ pub struct LocalPolicy {
     pub model: Model,
     /// Its processor.
     pub processor: Arc<Processor>,
+    /// How the model was trained to be asked.
+    pub style: EpisodeStyle,
     /// 0 is greedy.
     pub temperature: f64,
     /// Longest completion of a turn, tokens.
     pub max_new_tokens: usize,
-    encoded: HashMap<ConversationKey, Arc<EncodedPrompt>>,
+    /// How much is held at once.
+    pub budgets: Budgets,
+    encoded: HashMap<ConversationId, Arc<EncodedPrompt>>,
 }
 
 impl LocalPolicy {
@@ -42,18 +67,41 @@ impl LocalPolicy {
     pub fn load(dir: &Path, compute: &Compute, max_new_tokens: usize) -> Result<Self> {
         let processor = Processor::load(dir)?;
         let model = Model::load(dir, &compute.device, compute.dtype)?;
-        Ok(Self::new(model, Arc::new(processor), max_new_tokens))
+        let mut policy = Self::new(model, Arc::new(processor), max_new_tokens);
+        policy.style = EpisodeStyle::of_checkpoint(dir).map_err(error::at(dir))?;
+        Ok(policy)
     }
 
-    /// A policy over a model; greedy until told otherwise.
+    /// A policy over a model; greedy until told otherwise, asked in VTool-R1's words.
     pub fn new(model: Model, processor: Arc<Processor>, max_new_tokens: usize) -> Self {
         LocalPolicy {
             model,
             processor,
+            style: EpisodeStyle::default(),
             temperature: 0.0,
             max_new_tokens,
+            budgets: Budgets::default(),
             encoded: HashMap::new(),
         }
+    }
+
+    /// Writes the checkpoint's folder: weights, processor, and how the model is asked.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        self.model.save(dir)?;
+        self.processor.save(dir)?;
+        let path = dir.join(EPISODE_FILE);
+        Ok(results::write_atomically(
+            &path,
+            self.style.to_json().as_bytes(),
+        )?)
+    }
+
+    /// What `work` gives while the policy samples at `temperature`.
+    pub fn at_temperature<T>(&mut self, temperature: f64, work: impl FnOnce(&mut Self) -> T) -> T {
+        let before = std::mem::replace(&mut self.temperature, temperature);
+        let done = work(self);
+        self.temperature = before;
+        done
     }
 
     /// Forgets encoded conversations: after an update of the vision tower, or to save memory.
@@ -65,58 +113,86 @@ impl LocalPolicy {
     /// vision tower together.
     ///
     /// # Errors
-    /// That of the first conversation that cannot become a prompt; what the model says.
+    /// The first conversation that cannot be encoded.
     pub fn encode(&mut self, conversations: &[&Conversation]) -> Result<Vec<Arc<EncodedPrompt>>> {
         self.encode_each(conversations)?.into_iter().collect()
     }
 
-    /// As [`LocalPolicy::encode`]; a conversation that cannot become a prompt (an image that the
-    /// processor refuses) is an `Err` in its place and costs no other.
-    ///
-    /// # Errors
-    /// What the model says.
+    /// As [`LocalPolicy::encode`]; a conversation that cannot be encoded, for its image or for its
+    /// words, is an `Err` in its place.
     pub fn encode_each(
         &mut self,
         conversations: &[&Conversation],
     ) -> Result<Vec<Result<Arc<EncodedPrompt>>>> {
-        let keys: Vec<ConversationKey> = conversations
-            .iter()
-            .map(|conversation| conversation_key(conversation))
-            .collect();
-        let mut fresh = Vec::new();
-        for (key, conversation) in keys.iter().zip(conversations) {
-            if !self.encoded.contains_key(key) && !fresh.iter().any(|(known, _)| known == key) {
-                fresh.push((*key, *conversation));
+        let mut fresh: Vec<&Conversation> = Vec::new();
+        let mut met = HashSet::new();
+        for &conversation in conversations {
+            if !self.encoded.contains_key(conversation.id()) && met.insert(conversation.id()) {
+                fresh.push(conversation);
             }
         }
-        // Bounded batches keep the vision tower's memory bounded.
+        let mut refused: HashMap<ConversationId, String> = HashMap::new();
         let device = self.model.device();
-        let size = if device.is_cpu() { 16 } else { 64 };
-        let batches: Vec<_> = fresh.chunks(size).collect();
+        let batches = self.by_patches(&fresh);
         let encoded = side_by_side(device, batches.len(), |index| {
-            let batch: Vec<_> = batches[index].iter().map(|(_, own)| *own).collect();
-            encode_possible(&self.model, &self.processor, &batch)
+            encode_batch(&self.model, &self.processor, batches[index])
         });
-        let mut refused: HashMap<ConversationKey, Arc<Error>> = HashMap::new();
         for (batch, encoded) in batches.into_iter().zip(encoded) {
-            for ((key, _), encoded) in batch.iter().zip(encoded?) {
-                match encoded {
-                    Ok(prompt) => {
-                        self.encoded.insert(*key, Arc::new(prompt));
+            let one_by_one = match encoded {
+                Ok(prompts) => {
+                    let known = prompts.into_iter().map(|own| (own.id, Arc::new(own)));
+                    self.encoded.extend(known);
+                    continue;
+                }
+                // Whose fault it was is found out alone.
+                Err(_) => batch,
+            };
+            for conversation in one_by_one {
+                match encode_batch(&self.model, &self.processor, &[conversation]) {
+                    Ok(prompts) => {
+                        let known = prompts.into_iter().map(|own| (own.id, Arc::new(own)));
+                        self.encoded.extend(known);
                     }
-                    Err(error) => {
-                        refused.insert(*key, Arc::new(error));
+                    Err(error @ (Error::Processor(_) | Error::Model(_))) => {
+                        refused.insert(*conversation.id(), error.to_string());
                     }
+                    Err(error) => return Err(error),
                 }
             }
         }
-        Ok(keys
+        Ok(conversations
             .iter()
-            .map(|key| match refused.get(key) {
-                Some(error) => Err(Error::Shared(Arc::clone(error))),
-                None => Ok(Arc::clone(&self.encoded[key])),
+            .map(|conversation| match self.encoded.get(conversation.id()) {
+                Some(prompt) => Ok(prompt.clone()),
+                None => Err(Error::Prompt(
+                    refused.get(conversation.id()).cloned().unwrap_or_default(),
+                )),
             })
             .collect())
+    }
+
+    /// Conversations in order, cut where the patches of their images would grow too many.
+    fn by_patches<'c, 'a>(
+        &self,
+        conversations: &'c [&'a Conversation],
+    ) -> Vec<&'c [&'a Conversation]> {
+        let patches = |conversation: &Conversation| -> usize {
+            let images = conversation.iter().flat_map(|message| &message.parts);
+            images
+                .filter_map(|part| match part {
+                    MessagePart::Image(image) => {
+                        let (height, width) = (image.height() as usize, image.width() as usize);
+                        // One that cannot be processed is told so when it is.
+                        let grid = self.processor.image_processor().grid(height, width).ok()?;
+                        Some(grid.t * grid.h * grid.w)
+                    }
+                    MessagePart::Text { .. } => None,
+                })
+                .sum()
+        };
+        cut(conversations, self.budgets.vision_patches, |conversation| {
+            patches(conversation)
+        })
     }
 }
 
@@ -128,23 +204,22 @@ impl Policy for LocalPolicy {
             .iter()
             .map(|request| request.conversation)
             .collect();
-        let mut completions: Vec<Option<Result<Completion>>> = Vec::new();
-        let mut encoded = Vec::new();
-        for (index, prompt) in self.encode_each(&conversations)?.into_iter().enumerate() {
-            match prompt {
-                Ok(prompt) => {
-                    encoded.push((index, prompt));
-                    completions.push(None);
-                }
-                Err(error) => completions.push(Some(Err(error))),
-            }
-        }
+        let encoded = self.encode_each(&conversations)?;
+        let mut completions: Vec<Option<Result<Completion>>> =
+            requests.iter().map(|_| None).collect();
         // Requests with the same prompt share its prefill.
         let mut groups: Vec<(Arc<EncodedPrompt>, Vec<usize>)> = Vec::new();
-        let mut group_of: HashMap<*const EncodedPrompt, usize> = HashMap::new();
-        for (index, prompt) in encoded {
-            let group = *group_of.entry(Arc::as_ptr(&prompt)).or_insert_with(|| {
-                groups.push((prompt.clone(), Vec::new()));
+        let mut group_of: HashMap<ConversationId, usize> = HashMap::new();
+        for (index, prompt) in encoded.into_iter().enumerate() {
+            let prompt = match prompt {
+                Ok(prompt) => prompt,
+                Err(error) => {
+                    completions[index] = Some(Err(error));
+                    continue;
+                }
+            };
+            let group = *group_of.entry(prompt.id).or_insert_with(|| {
+                groups.push((prompt, Vec::new()));
                 groups.len() - 1
             });
             groups[group].1.push(index);
@@ -156,7 +231,8 @@ impl Policy for LocalPolicy {
             repetition_penalty: None,
             stop_ids: self.processor.stop_ids().to_vec(),
         };
-        for batch in groups.chunks(128) {
+        let tokens = |group: &(Arc<EncodedPrompt>, Vec<usize>)| group.0.prompt.input_ids.len();
+        for batch in cut(&groups, self.budgets.rollout_tokens, tokens) {
             let prompts: Vec<Prompt> = batch.iter().map(|(e, _)| e.prompt.clone()).collect();
             let seeds: Vec<Vec<u64>> = batch
                 .iter()
@@ -178,11 +254,28 @@ impl Policy for LocalPolicy {
         }
         Ok(completions
             .into_iter()
-            .map(|completion| {
-                completion.expect("every request is in exactly one group, or refused")
-            })
+            .map(|completion| completion.expect("every request is refused or in exactly one group"))
             .collect())
     }
+}
+
+/// Items in order, cut where their sizes would add up to more than `budget`; an item that is larger
+/// alone is a part of its own.
+pub fn cut<T>(items: &[T], budget: usize, size: impl Fn(&T) -> usize) -> Vec<&[T]> {
+    let mut parts = Vec::new();
+    let (mut start, mut sum) = (0, 0);
+    for (index, item) in items.iter().enumerate() {
+        let own = size(item);
+        if index > start && sum + own > budget {
+            parts.push(&items[start..index]);
+            (start, sum) = (index, 0);
+        }
+        sum += own;
+    }
+    if start < items.len() {
+        parts.push(&items[start..]);
+    }
+    parts
 }
 
 /// A conversation as tokens and blocks, still without image features, with the pixel values of its
@@ -209,53 +302,40 @@ pub fn tokenize(
         image_features: None,
         grids: encoded.grids.clone(),
     };
-    let tokenized = EncodedPrompt { prompt, blocks };
+    let tokenized = EncodedPrompt {
+        id: *conversation.id(),
+        prompt,
+        blocks,
+    };
     Ok((tokenized, encoded.pixel_values, encoded.grids))
 }
 
 /// Conversations as prompts; their images go through the vision tower together, without gradients.
-///
-/// # Errors
-/// That of the first conversation that cannot become a prompt; what the model says.
 pub fn encode_batch(
     model: &Model,
     processor: &Processor,
     conversations: &[&Conversation],
 ) -> Result<Vec<EncodedPrompt>> {
-    encode_possible(model, processor, conversations)?
-        .into_iter()
-        .collect()
-}
-
-/// As [`encode_batch`]; a conversation that the processor refuses is an `Err` in its place.
-fn encode_possible(
-    model: &Model,
-    processor: &Processor,
-    conversations: &[&Conversation],
-) -> Result<Vec<Result<EncodedPrompt>>> {
     let mut prompts = Vec::with_capacity(conversations.len());
     let (mut pixels, mut grids) = (Vec::new(), Vec::new());
     for conversation in conversations {
-        prompts.push(match tokenize(processor, conversation) {
-            Ok((encoded, values, own)) => {
-                if let Some(values) = values {
-                    pixels.push(values.to_device(model.device())?);
-                }
-                grids.extend_from_slice(&own);
-                Ok(encoded)
-            }
-            Err(error) => Err(error),
-        });
+        let (encoded, values, own) = tokenize(processor, conversation)?;
+        if let Some(values) = values {
+            pixels.push(values.to_device(model.device())?);
+        }
+        grids.extend_from_slice(&own);
+        prompts.push(encoded);
     }
     if pixels.is_empty() {
         return Ok(prompts);
     }
+    // Nothing below the features is trained on them: a tower that tracks no gradient keeps no graph.
     let features = model
-        .encode_images(&Tensor::cat(&pixels, 0)?, &grids)?
-        .detach();
+        .detached()?
+        .encode_images(&Tensor::cat(&pixels, 0)?, &grids)?;
     let merge = model.config().vision.spatial_merge_size;
     let mut offset = 0;
-    for encoded in prompts.iter_mut().flatten() {
+    for encoded in &mut prompts {
         let own = encoded.prompt.grids.iter().map(|grid| grid.tokens(merge));
         let tokens: usize = own.sum();
         if tokens > 0 {
@@ -289,26 +369,16 @@ fn chat_messages(conversation: &Conversation) -> (Vec<ChatMessage>, Vec<&image::
     (messages, images)
 }
 
-/// A hash of everything a prompt is made from.
-pub fn conversation_key(conversation: &Conversation) -> ConversationKey {
-    let mut hasher = blake3::Hasher::new();
-    for message in conversation {
-        hasher.update(message.role.name().as_bytes());
-        for part in &message.parts {
-            match part {
-                MessagePart::Text { text, block } => {
-                    hasher.update(&[1, *block as u8]);
-                    hasher.update(&(text.len() as u64).to_le_bytes());
-                    hasher.update(text.as_bytes());
-                }
-                MessagePart::Image(image) => {
-                    hasher.update(&[2]);
-                    hasher.update(&image.width().to_le_bytes());
-                    hasher.update(&image.height().to_le_bytes());
-                    hasher.update(image.as_raw());
-                }
-            }
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_stay_below_the_budget_and_lose_nothing() {
+        let sizes = [3usize, 4, 9, 1, 1, 2, 8];
+        let parts = cut(&sizes, 7, |size| *size);
+        let expected: [&[usize]; 4] = [&[3, 4], &[9], &[1, 1, 2], &[8]];
+        assert_eq!(parts, expected);
+        assert!(cut(&sizes[..0], 7, |size| *size).is_empty());
     }
-    *hasher.finalize().as_bytes()
 }

@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+/// What a stage says while it runs: stage, step, steps, and a line of figures.
+pub type Report<'a> = dyn FnMut(&str, usize, usize, &str) + 'a;
+
 /// Shows how far a stage is.
 pub struct Progress {
     bar: Option<ProgressBar>,

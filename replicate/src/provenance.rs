@@ -1,26 +1,49 @@
-//! What a run was made with: the commit of the checkout and the versions that shape its numbers.
+//! What a run was made with: the commit and the hash of the command, and the versions that shape its
+//! numbers.
 
 use std::collections::BTreeMap;
-use std::process::Command;
+use std::sync::OnceLock;
 
-/// The commit of the checkout that this was built in, `-dirty` appended when it has uncommitted
-/// changes; `None` outside of a git checkout or without git.
+use results::Manifest;
+
+/// What is known of the running command.
+#[derive(Clone, Debug, Default)]
+struct Build {
+    commit: Option<String>,
+    binary: Option<String>,
+}
+
+static BUILD: OnceLock<Build> = OnceLock::new();
+
+/// Tells which commit the running command was built from, and takes its hash before anybody replaces
+/// it; to be called once, at the start. An empty commit is an unknown one.
+pub fn declare(commit: &str) {
+    let binary = std::env::current_exe()
+        .and_then(std::fs::File::open)
+        .and_then(|file| {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update_reader(file)?;
+            Ok(hasher.finalize().to_hex().to_string())
+        });
+    // Told twice, the first stays.
+    let _ = BUILD.set(Build {
+        commit: (!commit.is_empty()).then(|| commit.to_owned()),
+        binary: binary.ok(),
+    });
+}
+
+/// The commit that the running command was built from, `-dirty` appended when its sources had
+/// uncommitted changes; `None` where [`declare`] did not tell.
 pub fn commit() -> Option<String> {
-    let git = |arguments: &[&str]| -> Option<String> {
-        let output = Command::new("git")
-            .args(["-C", env!("CARGO_MANIFEST_DIR")])
-            .args(arguments)
-            .output()
-            .ok()?;
-        let text = String::from_utf8(output.stdout).ok()?;
-        output.status.success().then(|| text.trim().to_owned())
-    };
-    let head = git(&["rev-parse", "HEAD"])?;
-    let changes = git(&["status", "--porcelain", "--untracked-files=no"])?;
-    Some(match changes.is_empty() {
-        true => head,
-        false => format!("{head}-dirty"),
-    })
+    BUILD.get().and_then(|build| build.commit.clone())
+}
+
+/// Writes commit, hash of the command and versions into a manifest.
+pub fn describe(manifest: &mut Manifest) {
+    let build = BUILD.get().cloned().unwrap_or_default();
+    manifest.commit = build.commit;
+    manifest.binary = build.binary;
+    manifest.versions = versions();
 }
 
 /// Versions of this project and of the tensor library.

@@ -1,5 +1,7 @@
 //! A training state on disk: weights and optimiser, whole or not at all.
 
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Var};
@@ -15,15 +17,11 @@ pub struct Trainer {
     pub optimizer: AdamW,
 }
 
-/// AdamW's usual settings with a given weight decay.
-pub fn adamw(weight_decay: f64) -> AdamWOptions {
-    AdamWOptions {
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        weight_decay,
-    }
-}
+/// The file of a state that holds the hashes of the others.
+const CHECKSUMS: &str = "checksums.json";
+
+/// States that are kept: when the newest is damaged, the one before it serves.
+const KEPT: usize = 2;
 
 impl Trainer {
     /// A fresh optimiser over parameters.
@@ -34,48 +32,100 @@ impl Trainer {
         })
     }
 
-    /// Writes parameters and optimiser as the state after `step` steps. The folder of the new state
-    /// gets its name last and older ones go after that, so a kill leaves one whole state.
+    /// Writes parameters and optimiser as the state after `step` steps, with their hashes. The folder
+    /// of the new state gets its name last, after everything in it is on the disk, and the oldest
+    /// goes after that, so that a kill or a full disk leaves a whole state.
     pub fn save(&self, folder: &Path, step: usize) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(error::at(folder))?;
         let unfinished = folder.join("unfinished");
         if unfinished.exists() {
             std::fs::remove_dir_all(&unfinished).map_err(error::at(&unfinished))?;
         }
-        std::fs::create_dir(&unfinished).map_err(error::at(&unfinished))?;
-        let tensors = self
-            .parameters
-            .iter()
-            .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
-            .collect();
-        candle_core::safetensors::save(&tensors, unfinished.join("parameters.safetensors"))?;
-        self.optimizer
-            .save(&unfinished.join("optimizer.safetensors"))?;
+        let written = self.write(&unfinished);
+        if written.is_err() {
+            // A full disk must not stay full of what nobody can use.
+            let _ = std::fs::remove_dir_all(&unfinished);
+        }
+        written?;
         let finished = folder.join(format!("step-{step}"));
         if finished.exists() {
             std::fs::remove_dir_all(&finished).map_err(error::at(&finished))?;
         }
         std::fs::rename(&unfinished, &finished).map_err(error::at(&finished))?;
-        for (old, path) in saved_steps(folder)? {
-            if old != step {
-                std::fs::remove_dir_all(&path).map_err(error::at(&path))?;
-            }
+        sync(folder)?;
+        let mut states = saved_steps(folder)?;
+        states.sort();
+        let old = states.len().saturating_sub(KEPT);
+        for (_, path) in &states[..old] {
+            std::fs::remove_dir_all(path).map_err(error::at(path))?;
         }
         Ok(())
     }
 
-    /// Takes up the newest state in a folder; the number of steps it has, 0 without a state.
+    fn write(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir(folder).map_err(error::at(folder))?;
+        let tensors = self
+            .parameters
+            .iter()
+            .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
+            .collect();
+        let parameters = folder.join(PARAMETERS);
+        candle_core::safetensors::save(&tensors, &parameters).map_err(named(&parameters))?;
+        let optimizer = folder.join(OPTIMIZER);
+        self.optimizer.save(&optimizer)?;
+        let mut checksums = BTreeMap::new();
+        for path in [parameters, optimizer] {
+            sync(&path)?;
+            checksums.insert(file_name(&path), hash(&path)?);
+        }
+        results::write_json(&folder.join(CHECKSUMS), &checksums)?;
+        sync(folder)
+    }
+
+    /// Takes up the newest whole state in a folder; the number of steps it has, 0 without a state.
+    /// A damaged one is named on standard error, and the one before it serves.
+    ///
+    /// # Errors
+    /// States of other parameters, or none that is whole.
     pub fn resume(&mut self, folder: &Path) -> Result<usize> {
-        let Some((step, path)) = saved_steps(folder)?.into_iter().max() else {
-            return Ok(0);
-        };
-        let file = path.join("parameters.safetensors");
-        let tensors = candle_core::safetensors::load(&file, &Device::Cpu)?;
+        let mut states = saved_steps(folder)?;
+        states.sort();
+        let mut damaged = None;
+        while let Some((step, path)) = states.pop() {
+            match whole(&path)? {
+                None => {
+                    self.take_up(&path)?;
+                    return Ok(step);
+                }
+                Some(problem) => {
+                    eprintln!(
+                        "{}: {problem}; the state before it is taken up",
+                        path.display()
+                    );
+                    damaged = Some((path, problem));
+                }
+            }
+        }
+        match damaged {
+            None => Ok(0),
+            Some((path, problem)) => Err(Error::RunDirectory {
+                problem: format!(
+                    "{problem}, and no earlier state is whole; delete {} to make this stage again",
+                    folder.display()
+                ),
+                path,
+            }),
+        }
+    }
+
+    fn take_up(&mut self, path: &Path) -> Result<()> {
+        let file = path.join(PARAMETERS);
+        let tensors = candle_core::safetensors::load(&file, &Device::Cpu).map_err(named(&file))?;
         for (name, var) in &self.parameters {
             let tensor = tensors.get(name).ok_or_else(|| Error::RunDirectory {
                 path: file.clone(),
                 problem: format!(
-                    "'{name}' is missing; delete {} to start anew",
+                    "'{name}' is missing; delete {} to make this stage again",
                     path.display()
                 ),
             })?;
@@ -83,10 +133,63 @@ impl Trainer {
         }
         self.optimizer = AdamW::load(
             *self.optimizer.options(),
-            &path.join("optimizer.safetensors"),
+            &path.join(OPTIMIZER),
             &self.parameters,
         )?;
-        Ok(step)
+        Ok(())
+    }
+}
+
+const PARAMETERS: &str = "parameters.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+
+/// What is wrong with a state's files, if anything is.
+fn whole(state: &Path) -> Result<Option<String>> {
+    let list = state.join(CHECKSUMS);
+    if !list.exists() {
+        return Ok(Some(format!("{CHECKSUMS} is missing")));
+    }
+    let checksums: BTreeMap<String, String> = match results::read_json(&list) {
+        Ok(checksums) => checksums,
+        Err(error) => return Ok(Some(error.to_string())),
+    };
+    for name in [PARAMETERS, OPTIMIZER] {
+        let path = state.join(name);
+        if !path.exists() {
+            return Ok(Some(format!("{name} is missing")));
+        }
+        let found = hash(&path)?;
+        if checksums.get(name) != Some(&found) {
+            return Ok(Some(format!(
+                "{name} is damaged: its hash is not the one that was written"
+            )));
+        }
+    }
+    Ok(None)
+}
+
+fn hash(path: &Path) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let file = File::open(path).map_err(error::at(path))?;
+    hasher.update_reader(file).map_err(error::at(path))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// On the disk, so that what is deleted afterwards is not the last copy.
+fn sync(path: &Path) -> Result<()> {
+    let file = File::open(path).map_err(error::at(path))?;
+    file.sync_all().map_err(error::at(path))
+}
+
+fn named(path: &Path) -> impl FnOnce(candle_core::Error) -> Error + '_ {
+    move |source| Error::RunDirectory {
+        path: path.to_owned(),
+        problem: source.to_string(),
     }
 }
 
@@ -105,4 +208,51 @@ fn saved_steps(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Var};
+
+    fn trainer(value: f32) -> Trainer {
+        let var = Var::ones(4, DType::F32, &Device::Cpu).unwrap();
+        var.set(&(var.as_tensor() * f64::from(value)).unwrap())
+            .unwrap();
+        let options = AdamWOptions {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+        };
+        Trainer::new(vec![("w".into(), var)], options).unwrap()
+    }
+
+    fn value(trainer: &Trainer) -> f32 {
+        trainer.parameters[0].1.to_vec1::<f32>().unwrap()[0]
+    }
+
+    #[test]
+    fn a_damaged_state_is_not_taken_up() {
+        let folder = tempfile::tempdir().unwrap();
+        for (step, value) in [(1, 1.0), (2, 2.0), (3, 3.0)] {
+            trainer(value).save(folder.path(), step).unwrap();
+        }
+        let mut resumed = trainer(0.0);
+        assert_eq!(resumed.resume(folder.path()).unwrap(), 3);
+        assert_eq!(value(&resumed), 3.0);
+        // One bit of an exponent.
+        let spoil = |step: usize, name: &str| {
+            let file = folder.path().join(format!("step-{step}")).join(name);
+            let mut bytes = std::fs::read(&file).unwrap();
+            *bytes.last_mut().unwrap() ^= 0x40;
+            std::fs::write(file, bytes).unwrap();
+        };
+        spoil(3, PARAMETERS);
+        assert_eq!(resumed.resume(folder.path()).unwrap(), 2);
+        assert_eq!(value(&resumed), 2.0);
+        spoil(2, CHECKSUMS);
+        let error = resumed.resume(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("delete"), "{error}");
+    }
 }

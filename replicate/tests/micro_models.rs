@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 
-use agent::{Block, Conversation, PromptStyle, first_turn, run_episodes};
+use agent::{Block, PromptStyle, first_turn, run_episodes};
 use attribution::{BlockMass, Blocks, Distribution, Divergence, occlusion, path_differences};
+use baselines::attribution_settings::{AttributionSettings, Baseline, Method, Tokens};
 use benchmarks::TestSet;
+use benchmarks::data::EpisodeStyle;
 use benchmarks::micro::{Difficulty, MicroQuestion, Split, language, question};
 use candle_core::{Device, Tensor};
 use qwen2_5_vl::{Model, Processor};
-use replicate::alignment::{Site, attribute};
-use replicate::evaluation::episode_options;
+use replicate::alignment::{CalledPrompt, attribute, content_tokens};
 use replicate::packing::{Packed, Tree};
 use replicate::policy::{EncodedPrompt, LocalPolicy};
 use replicate::pretrain::recipe::Recipe;
-use replicate::profile::{Attribution, Baseline, Method, Tokens};
-use replicate::training::content_tokens;
 use seeded_random::Stream;
 use visual_tools::Effect;
 
@@ -204,7 +203,7 @@ fn an_episode_does_not_depend_on_its_companions() {
         .collect();
     let texts = |policy: &mut LocalPolicy, tasks: &[(&agent::Task, u64)]| -> Vec<String> {
         policy.forget();
-        run_episodes(policy, tasks, &episode_options())
+        run_episodes(policy, tasks, &EpisodeStyle::Micro.options())
             .unwrap()
             .into_iter()
             .map(|episode| episode.unwrap().turns[0].completion.text.clone())
@@ -219,8 +218,8 @@ fn an_episode_does_not_depend_on_its_companions() {
     assert_ne!(together[0], together[1], "samples of one prompt differ");
 }
 
-fn settings(method: Method, baseline: Baseline, nodes: usize) -> Attribution {
-    Attribution {
+fn settings(method: Method, baseline: Baseline, nodes: usize) -> AttributionSettings {
+    AttributionSettings {
         method,
         baseline,
         nodes,
@@ -230,8 +229,12 @@ fn settings(method: Method, baseline: Baseline, nodes: usize) -> Attribution {
     }
 }
 
-fn site<'a>(policy: &LocalPolicy, prompt: &'a EncodedPrompt, calls: &'a [Vec<u32>]) -> Site<'a> {
-    Site {
+fn site<'a>(
+    policy: &LocalPolicy,
+    prompt: &'a EncodedPrompt,
+    calls: &'a [Vec<u32>],
+) -> CalledPrompt<'a> {
+    CalledPrompt {
         prompt,
         calls: calls.iter().map(Vec::as_slice).collect(),
         content: calls
@@ -331,13 +334,4 @@ fn more_nodes_close_the_completeness_gap() {
     let fine = gap(64);
     assert!(fine < 0.05, "gap with 64 nodes: {fine}");
     assert!(fine <= gap(2) + 1e-6);
-}
-
-#[test]
-fn conversations_are_told_apart_by_content() {
-    let a: Conversation = first_turn(&micro(0).question.task, PromptStyle::Micro);
-    let b: Conversation = first_turn(&micro(1).question.task, PromptStyle::Micro);
-    let key = replicate::policy::conversation_key;
-    assert_eq!(key(&a), key(&a.clone()));
-    assert_ne!(key(&a), key(&b));
 }

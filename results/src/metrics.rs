@@ -1,11 +1,11 @@
 //! One update of the policy: a line of `metrics.jsonl`.
 //!
-//! Everything outside `seconds` is the same for the same profile and seed; `seconds` is the
-//! clock's and is left out of [`crate::run_hashes`].
+//! Everything outside `seconds` and `attribution.seconds` is the same for the same profile and
+//! seed; those are the clock's and are left out of [`crate::run_hashes`].
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::files::Checked;
 
@@ -47,6 +47,21 @@ pub struct UpdateMetrics {
     /// The attribution's quality and cost, where the arm measures it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attribution: Option<AttributionMetrics>,
+    /// How far the policy's attribution is from the teacher's on the fixed probe: whether
+    /// alignment happens, measured alike for every arm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alignment: Option<Alignment>,
+    /// Share of groups whose outcomes were all equal and whose rewards were not: there the auxiliary
+    /// term acts alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub penalty_alone: Option<f64>,
+    /// Mean, over the prompts where both vary, of the correlation (Pearson) of the penalty, which is
+    /// minus the auxiliary term of the reward, with the call being wrong; absent without such a prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub penalty_correlation: Option<f64>,
+    /// The thresholds that this update passed, by the names of the profile's `[alarms]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<String>,
     /// Greedy validation, on the updates where it was run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validation>,
@@ -64,10 +79,37 @@ pub struct AttributionMetrics {
     pub calls: u64,
     /// Forward-backward passes that it took, student and teacher together, one a node and call.
     pub passes: u64,
-    /// Median over the calls of the completeness error, |sum − (F(1) − F(0))| / |F(1) − F(0)|.
-    pub gap: f64,
+    /// Median over the calls of the completeness error, |sum − (F(1) − F(0))| / |F(1) − F(0)|;
+    /// absent where the method has none. Earlier versions wrote 0.0 for such methods (occlusion):
+    /// an exact 0 is read as absent, since no sum over nodes is exact to the last bit.
+    #[serde(
+        default,
+        deserialize_with = "measured_gap",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub gap: Option<f64>,
     /// Mean divergence of the student's blocks from the teacher's.
     pub divergence: f64,
+    /// Seconds that the attribution took, the clock's; absent in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+}
+
+fn measured_gap<'de, D: Deserializer<'de>>(input: D) -> Result<Option<f64>, D::Error> {
+    Ok(Option::<f64>::deserialize(input)?.filter(|gap| *gap != 0.0))
+}
+
+/// The manipulation check: the divergence of the policy's block shares from the teacher's on a
+/// fixed probe of teacher-forced calls, the same for all arms and updates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Alignment {
+    /// Mean divergence over the probe's right calls, in the profile's divergence.
+    pub right: f64,
+    /// Mean divergence over its wrong calls.
+    pub wrong: f64,
+    /// Calls of each sort.
+    pub n: u64,
 }
 
 /// Greedy answers to the validation questions.
@@ -103,8 +145,16 @@ impl Checked for UpdateMetrics {
         ];
         let attribution = self.attribution.unwrap_or_default();
         let validation = self.validation.unwrap_or_default();
+        let alignment = self.alignment.unwrap_or_default();
         let nested = [
-            ("attribution.gap", attribution.gap),
+            ("alignment.right", alignment.right),
+            ("alignment.wrong", alignment.wrong),
+            (
+                "penalty_correlation",
+                self.penalty_correlation.unwrap_or(0.0),
+            ),
+            ("attribution.gap", attribution.gap.unwrap_or(0.0)),
+            ("attribution.seconds", attribution.seconds.unwrap_or(0.0)),
             ("attribution.divergence", attribution.divergence),
             ("validation.accuracy", validation.accuracy),
             ("validation.reward", validation.reward),
@@ -147,9 +197,17 @@ mod tests {
             attribution: Some(AttributionMetrics {
                 calls: 3,
                 passes: 48,
-                gap: 0.02,
+                gap: Some(0.02),
                 divergence: 0.25,
+                seconds: Some(1.5),
             }),
+            alignment: Some(Alignment {
+                right: 0.12,
+                wrong: 0.31,
+                n: 64,
+            }),
+            penalty_correlation: Some(0.4),
+            alarms: vec!["kl 12.0 is above 1.0".to_string()],
             seconds: BTreeMap::from([("rollout".to_string(), 0.7)]),
             ..UpdateMetrics::default()
         };
@@ -160,6 +218,19 @@ mod tests {
             metrics
         );
         assert_eq!(metrics.problem(), None);
+    }
+
+    #[test]
+    fn a_gap_of_zero_was_not_measured() {
+        let read = |gap: &str| {
+            let line = format!(r#"{{"calls":1,"passes":2,{gap}"divergence":0.1}}"#);
+            serde_json::from_str::<AttributionMetrics>(&line)
+                .unwrap()
+                .gap
+        };
+        assert_eq!(read(r#""gap":0.0,"#), None);
+        assert_eq!(read(""), None);
+        assert_eq!(read(r#""gap":1e-9,"#), Some(1e-9));
     }
 
     #[test]

@@ -4,29 +4,16 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use baselines::Deviation;
 
 use crate::error::Result;
 use crate::files::write_atomically;
 use crate::format::Format;
+use crate::manifest::Manifest;
 use crate::plot;
 use crate::record::ArmName;
 use crate::runs::Runs;
 use crate::table::Table;
-
-/// A setting that differs from the paper's, or that the paper does not tell.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Deviation {
-    /// The setting.
-    pub setting: String,
-    /// The paper's value, or `not told`.
-    pub paper: String,
-    /// The value here.
-    pub here: String,
-    /// Why.
-    pub why: String,
-}
 
 /// The report's file name.
 pub const REPORT: &str = "report.md";
@@ -35,11 +22,13 @@ pub const CURVES: &str = "learning-curves.svg";
 /// The results picture's file name.
 pub const RESULTS: &str = "results.svg";
 
-/// Writes `report.md` and its pictures into `folder` and returns the report's text.
+/// Writes `report.md` and its pictures into `folder` and returns the report's text. `gates` are what
+/// the world and its base showed, one sentence each.
 pub fn write_report(
     folder: &Path,
     runs: &Runs,
     table: &Table,
+    gates: &[String],
     deviations: &[Deviation],
 ) -> Result<String> {
     let curves = plot::learning_curves(runs)?;
@@ -47,19 +36,31 @@ pub fn write_report(
         write_atomically(&folder.join(CURVES), svg.as_bytes())?;
     }
     write_atomically(&folder.join(RESULTS), plot::results(table)?.as_bytes())?;
-    let text = report(runs, table, deviations, curves.is_some());
+    let text = report(runs, table, gates, deviations, curves.is_some());
     write_atomically(&folder.join(REPORT), text.as_bytes())?;
     Ok(text)
 }
 
 /// The report's text; `curves` tells whether there is a picture of learning curves.
-fn report(runs: &Runs, table: &Table, deviations: &[Deviation], curves: bool) -> String {
+fn report(
+    runs: &Runs,
+    table: &Table,
+    gates: &[String],
+    deviations: &[Deviation],
+    curves: bool,
+) -> String {
     let mut text = format!(
         "# Report\n\n{}\n![Results with intervals]({RESULTS})\n",
         table.render(Format::Markdown)
     );
     if curves {
         let _ = write!(text, "\n## Learning\n\n![Learning curves]({CURVES})\n");
+    }
+    if !gates.is_empty() {
+        text.push_str("\n## Gates\n\n");
+        for line in gates {
+            let _ = writeln!(text, "- {line}");
+        }
     }
     text.push_str(&times(runs));
     if !deviations.is_empty() {
@@ -111,7 +112,7 @@ fn report(runs: &Runs, table: &Table, deviations: &[Deviation], curves: bool) ->
 
 /// Seconds by arm and part, the mean of its seeds.
 fn times(runs: &Runs) -> String {
-    let mut arms: BTreeMap<(usize, &ArmName), Vec<&crate::Manifest>> = BTreeMap::new();
+    let mut arms: BTreeMap<(usize, &ArmName), Vec<&Manifest>> = BTreeMap::new();
     for manifest in runs.runs.iter().filter_map(|run| run.manifest.as_ref()) {
         arms.entry((manifest.arm.rank().0, &manifest.arm))
             .or_default()
@@ -182,9 +183,9 @@ fn escape(cell: &str) -> String {
 mod tests {
     use super::*;
     use crate::fixture;
+    use crate::options::TableOptions;
     use crate::paper::Paper;
     use crate::statistics::Bootstrap;
-    use crate::table::TableOptions;
 
     #[test]
     fn a_report_with_its_pictures() {
@@ -204,7 +205,8 @@ mod tests {
             here: "5e-4".to_string(),
             why: "a | b: VTool-R1's 1e-6 is for 3B".to_string(),
         }];
-        let text = write_report(folder.path(), &runs, &table, &deviations).unwrap();
+        let gates = ["gate 1, tools matter (passed): +34.0 [+30.0, +38.0]".to_string()];
+        let text = write_report(folder.path(), &runs, &table, &gates, &deviations).unwrap();
         insta::assert_snapshot!(text);
         let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
         let (curves, results) = (read(CURVES), read(RESULTS));
@@ -217,7 +219,7 @@ mod tests {
             );
         }
         // The same runs give the same bytes.
-        write_report(folder.path(), &runs, &table, &deviations).unwrap();
+        write_report(folder.path(), &runs, &table, &gates, &deviations).unwrap();
         assert_eq!((read(CURVES), read(RESULTS)), (curves, results));
     }
 

@@ -4,15 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use agent::{
-    Completion, CompletionRequest, EpisodeOptions, MessagePart, ObservationMode, Policy,
-    PromptStyle, Task, ToolOutcome, run_episodes,
-};
+use agent::{Completion, CompletionRequest, MessagePart, Policy, Task, ToolOutcome, run_episodes};
 use anyhow::Context;
 use benchmarks::sources::checkpoint;
 use replicate::compute::{Compute, DeviceName, WeightType};
 use replicate::policy::LocalPolicy;
-use visual_tools::{BoxRepairs, FigureBoxes, NamedBoxes, Style};
+use visual_tools::{BoxRepairs, FigureBoxes, NamedBoxes};
 
 /// Asks a model one question about an image and shows both turns.
 #[derive(clap::Args)]
@@ -70,19 +67,6 @@ pub fn task(image: &Path, boxes: Option<&Path>, question: &str) -> anyhow::Resul
         request: question.to_owned(),
         tools: None,
     })
-}
-
-/// How a checkpoint is prompted: the micro checkpoints in their own words, others in VTool-R1's.
-pub fn episode_options(policy: &LocalPolicy) -> EpisodeOptions {
-    // A token that only the micro world's word-level tokenizer has.
-    match policy.processor.tokenizer().token_to_id("FINAL ANSWER: ") {
-        Some(_) => replicate::evaluation::episode_options(),
-        None => EpisodeOptions {
-            prompt: PromptStyle::Vtool,
-            observation: ObservationMode::Append,
-            tools: Style::refocus(),
-        },
-    }
 }
 
 /// What was done to the boxes of a figure; `None` if nothing.
@@ -173,7 +157,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let model = checkpoint::resolve(&args.model)?;
     let mut policy = LocalPolicy::load(&model, &compute, args.max_new_tokens)?;
     policy.temperature = args.temperature;
-    let options = episode_options(&policy);
+    let options = policy.style.options();
     let mut policy = Prompted {
         policy,
         words: args.call,

@@ -6,13 +6,12 @@ use std::sync::Arc;
 
 use agent::{Conversation, Task, first_turn};
 use anyhow::{Context, bail, ensure};
+use baselines::attribution_settings::{AttributionSettings, Baseline, Method, Tokens};
 use benchmarks::sources::checkpoint;
-use replicate::alignment::{Site, attribute, integrate_from, rollout};
+use replicate::alignment::{CalledPrompt, attribute, content_tokens, integrate_from, rollout};
 use replicate::attribution_map::{AttributionMap, PatchGrid, TokenScore};
 use replicate::compute::{Compute, DeviceName, WeightType};
 use replicate::policy::LocalPolicy;
-use replicate::profile::{self, Baseline, Method, Tokens};
-use replicate::training::content_tokens;
 use serde_json::json;
 use visual_tools::{BLUR, blurred};
 
@@ -80,7 +79,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let settings = profile::Attribution {
+    let settings = AttributionSettings {
         method: Method::IntegratedGradients,
         baseline: match args.baseline {
             Start::Zero => Baseline::Zero,
@@ -110,7 +109,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         None => None,
     };
-    let options = ask::episode_options(&policy);
+    let options = policy.style.options();
     let conversation = first_turn(&task, options.prompt);
     let call = match &args.call {
         Some(text) => {
@@ -207,7 +206,7 @@ struct Attributed<'a> {
     /// The conversation whose embeddings are the baseline, in place of the settings' own.
     start: Option<&'a Conversation>,
     call: &'a [u32],
-    settings: &'a profile::Attribution,
+    settings: &'a AttributionSettings,
     method: Scores,
 }
 
@@ -215,7 +214,7 @@ impl Attributed<'_> {
     /// The attribution under a model, which sees the conversation through its own processor.
     fn map(&self, policy: &mut LocalPolicy) -> anyhow::Result<AttributionMap> {
         let prompt = policy.encode(&[self.conversation])?.remove(0);
-        let site = Site {
+        let site = CalledPrompt {
             prompt: &prompt,
             calls: vec![self.call],
             content: vec![content_tokens(policy, self.call)],

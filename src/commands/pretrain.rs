@@ -35,6 +35,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let mut progress = Progress::new();
     let world = Profile::load("micro", &[])?.world;
+    let world = world.context("the micro profile has no [world]")?;
     pretrain(
         &recipe,
         &world,

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use replicate::compute::{Compute, DeviceName};
 use replicate::deviations::deviations;
-use replicate::profile::{Arm, Profile};
+use replicate::profile::Profile;
 use replicate::progress::Progress;
 use replicate::stages::Replication;
 use results::{Format, Paper, Runs, Table, TableOptions, write_report};
@@ -17,19 +17,23 @@ pub struct Args {
     /// `micro`, `smoke`, or a profile's file (see replicate/profiles).
     #[arg(long, default_value = "micro")]
     profile: String,
-    /// Only these arms: vtool-r1, torl, trm, iapo, distill.
+    /// Only these arms, tables `[arms.NAME]` of the profile: vtool-r1, torl, trm, iapo (the paper's
+    /// form), iapo-occlusion, distill, or a control of the study.
     #[arg(long, value_delimiter = ',', value_name = "A,B")]
-    arms: Option<Vec<Arm>>,
-    /// Number of seeds, counted from 0.
+    arms: Option<Vec<String>>,
+    /// Number of seeds, counted from the first.
     #[arg(long, value_name = "N")]
     seeds: Option<u64>,
+    /// The first seed.
+    #[arg(long, value_name = "N")]
+    first_seed: Option<u64>,
     /// Where runs go; `runs/<profile>` if not given.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Go on with a run that was stopped, or widen a finished one by arms or seeds.
     #[arg(long)]
     resume: bool,
-    /// Changes a setting of the profile, for example `--set rewards.iapo_weight=0.3`.
+    /// Changes a setting of the profile, for example `--set arms.torl.penalty=0.5`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     changes: Vec<String>,
     /// Where models run: `cpu`, `cuda` or `cuda:N`.
@@ -51,32 +55,39 @@ fn recipe_folder() -> PathBuf {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut profile = Profile::load(&args.profile, &args.changes)?;
-    if let Some(arms) = args.arms {
-        profile.arms = arms;
-    }
-    if let Some(seeds) = args.seeds {
-        anyhow::ensure!(seeds > 0, "--seeds 0: expected at least 1");
-        profile.seeds = seeds;
+    let mut changes = args.changes;
+    changes.extend(args.seeds.map(|seeds| format!("seeds={seeds}")));
+    changes.extend(args.first_seed.map(|seed| format!("first_seed={seed}")));
+    let profile = Profile::load(&args.profile, &changes)?;
+    let arms = args.arms.unwrap_or_else(|| profile.trained.clone());
+    if let Some(problem) = profile.trained_problem(&arms) {
+        anyhow::bail!("--arms: {problem}");
     }
     let out = args
         .out
         .unwrap_or_else(|| Path::new("runs").join(&profile.name));
     let compute = Compute::open(args.device, profile.compute.weights)?;
-    let replication = Replication::open(&profile, &args.checkpoints, &out, args.resume, compute)?;
+    let replication = Replication::open(
+        &profile,
+        arms.clone(),
+        &args.checkpoints,
+        &out,
+        args.resume,
+        compute,
+    )?;
     let schedule = &profile.schedule;
-    let arms = profile.arms.len();
     let seeds = profile.seeds as usize;
+    let updates_of = |arm: &String| profile.arms[arm].updates.unwrap_or(schedule.arm);
+    let of_a_seed = schedule.cold_start + arms.iter().map(updates_of).sum::<usize>();
     eprintln!(
-        "profile {}: {} updates (teacher {}, then {seeds} seeds of a cold start of {} and {arms} arms \
-         of {}), {} evaluations of {} questions, in {}; a stop is taken up with --resume",
+        "profile {}: {} updates (teacher {}, then {seeds} seeds of a cold start of {} and the arms {}), \
+         {} evaluations, in {}; a stop is taken up with --resume",
         profile.name,
-        schedule.teacher + seeds * (schedule.cold_start + arms * schedule.arm),
+        schedule.teacher + seeds * of_a_seed,
         schedule.teacher,
         schedule.cold_start,
-        schedule.arm,
-        2 + seeds * arms,
-        6 * profile.evaluation.questions,
+        arms.join(", "),
+        2 + seeds * arms.len(),
         out.display()
     );
     let started = Instant::now();
@@ -89,10 +100,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let runs = Runs::load(std::slice::from_ref(&out))?;
     let table = Table::new(&runs, &Paper::committed()?, &TableOptions::default());
     println!("{}", table.render(Format::Terminal));
-    write_report(&out, &runs, &table, &deviations(&profile))?;
-    for line in replication.gates()?.lines() {
+    let gates = replication
+        .gates()?
+        .map_or(Vec::new(), |gates| gates.lines());
+    for line in &gates {
         println!("{line}");
     }
+    let deviations = deviations(&profile, &arms, replication.facts()?);
+    write_report(&out, &runs, &table, &gates, &deviations)?;
     for (folder, hashes) in &hashes {
         println!("{} {}", hashes.records, folder.display());
     }

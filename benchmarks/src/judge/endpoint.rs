@@ -86,7 +86,8 @@ impl Judge for EndpointJudge<'_> {
                     conversation: vec![Message {
                         role: Role::User,
                         parts: vec![MessagePart::text(Block::P, prompt.as_str())],
-                    }],
+                    }]
+                    .into(),
                     prompt,
                     max_tokens: rubric.settings().max_tokens.unwrap_or(DEFAULT_TOKENS),
                 })

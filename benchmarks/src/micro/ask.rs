@@ -36,6 +36,18 @@ impl Kind {
         Kind::WhichSmallest,
         Kind::CountAbove,
     ];
+
+    /// The name in records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Value => "value",
+            Kind::Largest => "largest",
+            Kind::Smallest => "smallest",
+            Kind::WhichLargest => "which-largest",
+            Kind::WhichSmallest => "which-smallest",
+            Kind::CountAbove => "count-above",
+        }
+    }
 }
 
 /// What a tool should be pointed at.
@@ -109,7 +121,7 @@ pub struct Selection {
 pub fn select(figure: &Figure, named: [usize; 2], draw: &mut Generator) -> Selection {
     let panel = &figure.panels[draw.below(figure.panels.len())];
     match &panel.content {
-        Content::NumberTable(table) => select_in_table(table, panel.left, draw),
+        Content::Table(table) => select_in_table(table, panel.left, draw),
         Content::Bars(bars) => {
             let [least, most] = named;
             let count = least + draw.below(most.saturating_sub(least) + 1);

@@ -42,6 +42,51 @@ pub struct Difficulty {
     pub noise: f64,
 }
 
+impl Default for Difficulty {
+    /// The sizes of the `micro` profile.
+    fn default() -> Self {
+        Difficulty {
+            table_rows: [4, 5],
+            table_columns: [3, 5],
+            bars: [5, 6],
+            named: [2, 4],
+            noise: 0.01,
+        }
+    }
+}
+
+impl Difficulty {
+    /// What the canvas cannot hold, by key, if anything.
+    pub fn problem(&self) -> Option<String> {
+        // A question about bars must leave some out, or its right call would change nothing.
+        let ranges = [
+            ("table_rows", self.table_rows, 2, GRID_ROWS - 1),
+            ("table_columns", self.table_columns, 2, GRID_COLUMNS - 1),
+            ("bars", self.bars, 2, GRID_COLUMNS),
+            ("named", self.named, 1, GRID_COLUMNS - 1),
+        ];
+        for (key, [least, most], low, high) in ranges {
+            if least > most || least < low || most > high {
+                return Some(format!(
+                    "{key} is [{least}, {most}]: expected [fewest, most] within {low} to {high}"
+                ));
+            }
+        }
+        if self.named[0] >= self.bars[1] {
+            return Some(format!(
+                "named is {:?} where there are at most {} bars: name fewer than there are",
+                self.named, self.bars[1]
+            ));
+        }
+        (!(0.0..=0.5).contains(&self.noise)).then(|| {
+            format!(
+                "noise is {}: expected a share of pixels, 0 to 0.5",
+                self.noise
+            )
+        })
+    }
+}
+
 /// Which way bars grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Orientation {
@@ -86,7 +131,7 @@ pub struct Panel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Content {
     /// A table.
-    NumberTable(NumberTable),
+    Table(NumberTable),
     /// A bar chart.
     Bars(Bars),
 }
@@ -122,7 +167,7 @@ impl Figure {
         Figure {
             panels: vec![Panel {
                 left: 0,
-                content: Content::NumberTable(NumberTable::random(&labels, rows, draw)),
+                content: Content::Table(NumberTable::random(&labels, rows, draw)),
             }],
         }
     }
@@ -149,7 +194,7 @@ impl Figure {
         let labels = draw.choose(LABELS, 12);
         let small_table = |draw: &mut Generator| {
             let rows = 3 + draw.below(2);
-            Content::NumberTable(NumberTable::random(&labels[6..6 + rows + 2], rows, draw))
+            Content::Table(NumberTable::random(&labels[6..6 + rows + 2], rows, draw))
         };
         let small_bars = |from: usize, draw: &mut Generator| {
             let count = 3;
@@ -188,7 +233,7 @@ impl Figure {
                 cell_box(panel.left + index, first, 1, last - first)
             };
             match &panel.content {
-                Content::NumberTable(table) => {
+                Content::Table(table) => {
                     for (index, label) in table.columns.iter().enumerate() {
                         push(
                             &mut boxes.columns,
@@ -228,7 +273,7 @@ impl Figure {
         let mut cells = vec![CellTruth::default(); GRID_COLUMNS * GRID_ROWS];
         for Panel { left, content } in &self.panels {
             match content {
-                Content::NumberTable(table) => {
+                Content::Table(table) => {
                     for (index, label) in table.columns.iter().enumerate() {
                         cells[cell_index(left + 1 + index, 0)].label = Some(*label);
                     }
@@ -322,4 +367,29 @@ fn cell_box(column: usize, row: usize, columns: usize, rows: usize) -> PixelBox 
 
 fn push(boxes: &mut NamedBoxes, label: u8, region: PixelBox) {
     boxes.0.push((label_text(label), region));
+}
+
+#[cfg(test)]
+mod difficulty_tests {
+    use super::*;
+
+    #[test]
+    fn what_the_canvas_cannot_hold_is_refused_by_key() {
+        assert_eq!(Difficulty::default().problem(), None);
+        let problem = |change: &dyn Fn(&mut Difficulty)| {
+            let mut difficulty = Difficulty::default();
+            change(&mut difficulty);
+            difficulty.problem().expect("must be refused")
+        };
+        let problems = [
+            problem(&|d| d.named = [0, 0]),
+            problem(&|d| d.bars = [6, 5]),
+            problem(&|d| d.bars = [0, 0]),
+            problem(&|d| d.table_columns = [400, 400]),
+            problem(&|d| d.table_rows = [1, 9]),
+            problem(&|d| d.named = [6, 7]),
+            problem(&|d| d.noise = f64::NAN),
+        ];
+        insta::assert_snapshot!(problems.join("\n"));
+    }
 }

@@ -61,7 +61,7 @@ pub fn render(figure: &Figure, style: &FigureStyle, draw: &mut Generator) -> Rgb
     let mut image = RgbImage::from_pixel(width, height, style.background);
     for Panel { left, content } in &figure.panels {
         match content {
-            Content::NumberTable(table) => {
+            Content::Table(table) => {
                 let (columns, rows) = (1 + table.columns.len(), 1 + table.rows.len());
                 if let Some(colour) = style.header {
                     fill(&mut image, [left * CELL, 0], [columns * CELL, CELL], colour);

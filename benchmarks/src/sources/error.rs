@@ -38,6 +38,12 @@ impl fmt::Display for Place {
 /// Data that cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
+    /// Something was asked for that the loaded files do not hold.
+    #[error("there are no {what} in what was loaded; name another data folder or set")]
+    NoQuestions {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// No file of the questions in the folder.
     #[error("no data of {what} in {}: looked for {}", .folder.display(), .looked_for.join(", "))]
     NoData {

@@ -10,7 +10,7 @@ mod policy;
 mod prompt;
 mod task;
 
-pub use conversation::{Block, Conversation, Message, MessagePart, Role};
+pub use conversation::{Block, Conversation, ConversationId, Message, MessagePart, Role};
 pub use episode::{
     Episode, EpisodeOptions, Observation, ToolOutcome, Turn, run_episodes, use_tool,
 };

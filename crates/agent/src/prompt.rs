@@ -44,7 +44,7 @@ focus_on_columns_with_mask(image_1, names, columns_bbox), focus_on_rows_with_mas
 focus_on_columns_with_draw, focus_on_rows_with_draw: draw a red box around the named ones. focus_on_columns_with_highlight, focus_on_rows_with_highlight: colour the named ones.
 focus_on_x_values_with_mask(image_1, names, x_values_bbox), focus_on_y_values_with_mask(image_1, names, y_values_bbox), and the same with _draw and _highlight: for charts, the regions of the named values of an axis.
 `names` is a list of names out of the lists below. At most one block, then stop; the edited image will be shown to you.
-Example. CompletionRequest: which of Japan and Peru has the higher bar? The x values in the image are: ['Japan', 'Peru', 'Chile'].
+Example. Request: which of Japan and Peru has the higher bar? The x values in the image are: ['Japan', 'Peru', 'Chile'].
 THOUGHT 0: The question is about Japan and Peru, so I focus on these two x values.
 ACTION 0:
 ```python
@@ -67,7 +67,7 @@ pub fn first_turn(task: &Task, style: PromptStyle) -> Conversation {
         parts.push(MessagePart::text(Block::T, tools));
     }
     parts.extend(question_parts(task, &task.image, style));
-    vec![system_message(system), user(parts)]
+    Conversation::new(vec![system_message(system), user(parts)])
 }
 
 /// The conversation before the second turn. `observed` is the edited image, or why there is none.
@@ -81,12 +81,11 @@ pub fn second_turn(
 ) -> Conversation {
     match mode {
         ObservationMode::Append => {
-            let mut conversation = first.clone();
-            conversation.push(Message {
+            let said = Message {
                 role: Role::Assistant,
                 parts: vec![MessagePart::text(Block::P, call)],
-            });
-            conversation.push(user(match observed {
+            };
+            let observation = user(match observed {
                 Ok(image) => vec![
                     MessagePart::Image(image.clone()),
                     MessagePart::text(Block::P, OBSERVATION),
@@ -95,8 +94,8 @@ pub fn second_turn(
                     Block::P,
                     format!("OBSERVATION: Execution error. {reason}"),
                 )],
-            }));
-            conversation
+            });
+            first.followed_by([said, observation])
         }
         ObservationMode::Replace => {
             let parts = match observed {
@@ -110,7 +109,7 @@ pub fn second_turn(
                 PromptStyle::Micro => MICRO_SYSTEM,
                 PromptStyle::Vtool => VTOOL_SYSTEM,
             };
-            vec![system_message(system), user(parts)]
+            Conversation::new(vec![system_message(system), user(parts)])
         }
     }
 }
@@ -207,6 +206,14 @@ fn python_list(boxes: &NamedBoxes) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The words decide what a model sees: changing one changes every result.
+    #[test]
+    fn the_words_of_the_prompt() {
+        insta::assert_snapshot!(format!(
+            "{MICRO_SYSTEM}\n---\n{VTOOL_SYSTEM}\n---\n{VTOOL_TOOLS}\n---\n{OBSERVATION}"
+        ));
+    }
 
     #[test]
     fn the_last_final_answer_counts() {

@@ -6,7 +6,7 @@ use crate::error::{Error, Result, finite};
 
 /// How a block's token scores become its mass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum BlockMass {
     /// `Σ |score|`: the paper's `A_b = Σ_{i∈b} |IG_i|`.
     Absolute,

@@ -64,7 +64,7 @@ impl Distribution {
 
 /// Which divergence, from the first distribution (the student's) to the second (the teacher's).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Divergence {
     /// `KL(first ‖ second)`.
     Kl,

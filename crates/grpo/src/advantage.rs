@@ -14,7 +14,7 @@ use crate::error::{Error, Result, expect_length};
 
 /// Whether and how advantages are divided by a standard deviation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "by", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", tag = "by", deny_unknown_fields)]
 pub enum ScaleByStd {
     /// By the standard deviation of the sample's own group.
     Group {
@@ -26,6 +26,15 @@ pub enum ScaleByStd {
     /// By the standard deviation over all samples (rewards, not centred ones, as TRL).
     Batch {
         /// Added to the divisor; TRL's is 1e-4.
+        eps: f64,
+        /// Least standard deviation to divide by; 0 for none.
+        floor: f64,
+    },
+    /// By the standard deviation of the group's *outcomes*, where rewards are outcomes with a shaping
+    /// term added ([`advantages_of_shaped`]). A group whose outcomes are all equal is not divided, so
+    /// that a shaping term keeps its weight there.
+    Outcome {
+        /// Added to the divisor.
         eps: f64,
         /// Least standard deviation to divide by; 0 for none.
         floor: f64,
@@ -57,9 +66,36 @@ pub fn advantages_of_scored(
     groups: &[usize],
     scale: ScaleByStd,
 ) -> Result<Vec<f32>> {
+    scaled(rewards, rewards, groups, scale)
+}
+
+/// As [`advantages_of_scored`] for rewards that are outcomes with a shaping term added:
+/// [`ScaleByStd::Outcome`] divides by the deviation of `outcomes`, the other scales do not read them.
+/// [`advantages`] and [`advantages_of_scored`] take the rewards themselves for the outcomes.
+///
+/// # Errors
+/// As [`advantages_of_scored`].
+pub fn advantages_of_shaped(
+    rewards: &[f32],
+    outcomes: &[f32],
+    groups: &[usize],
+    scale: ScaleByStd,
+) -> Result<Vec<f32>> {
+    expect_length("outcomes", rewards.len(), outcomes.len())?;
+    scaled(rewards, outcomes, groups, scale)
+}
+
+fn scaled(
+    rewards: &[f32],
+    outcomes: &[f32],
+    groups: &[usize],
+    scale: ScaleByStd,
+) -> Result<Vec<f32>> {
     let by_group = scored_by_group(rewards, groups)?;
     let (eps, floor) = match scale {
-        ScaleByStd::Group { eps, floor } | ScaleByStd::Batch { eps, floor } => (eps, floor),
+        ScaleByStd::Group { eps, floor }
+        | ScaleByStd::Batch { eps, floor }
+        | ScaleByStd::Outcome { eps, floor } => (eps, floor),
         ScaleByStd::None => (0.0, 0.0),
     };
     for (what, value) in [("scale.eps", eps), ("scale.floor", floor)] {
@@ -76,6 +112,13 @@ pub fn advantages_of_scored(
         .iter()
         .map(|(&group, rewards)| (group, Moments::of(rewards)))
         .collect();
+    let outcome_moments: BTreeMap<usize, Moments> = match scale {
+        ScaleByStd::Outcome { .. } => scored_by_group(outcomes, groups)?
+            .iter()
+            .map(|(&group, outcomes)| (group, Moments::of(outcomes)))
+            .collect(),
+        _ => BTreeMap::new(),
+    };
     let one = |(&reward, group): (&f32, &usize)| {
         let moments = &groups_moments[group];
         if reward.is_nan() || moments.tied {
@@ -84,6 +127,10 @@ pub fn advantages_of_scored(
         let divisor = match scale {
             ScaleByStd::Group { .. } => moments.std.max(floor) + eps,
             ScaleByStd::Batch { .. } => batch.std.max(floor) + eps,
+            ScaleByStd::Outcome { .. } => match &outcome_moments[group] {
+                outcomes if outcomes.tied => 1.0,
+                outcomes => outcomes.std.max(floor) + eps,
+            },
             ScaleByStd::None => 1.0,
         };
         ((f64::from(reward) - moments.mean) / divisor) as f32

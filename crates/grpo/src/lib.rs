@@ -8,7 +8,7 @@
 //! ```
 //! use candle_core::{Device, Tensor, Var};
 //! use grpo::{
-//!     AdamW, AdamWOptions, Aggregation, Clip, Gradients, LossInputs, LossOptions, RatioLevel,
+//!     AdamW, AdamWOptions, Clip, Gradients, LossAggregation, LossInputs, LossOptions, RatioLevel,
 //!     ScaleByStd, advantages, clip_grad_norm, loss,
 //! };
 //!
@@ -21,7 +21,7 @@
 //!     clip: Clip { low: 0.2, high: 0.28, dual: None },
 //!     ratio: RatioLevel::Token,
 //!     kl: None,
-//!     aggregation: Aggregation::TokenMean,
+//!     aggregation: LossAggregation::TokenMean,
 //! };
 //! let inputs = LossInputs {
 //!     log_probs: weights.as_tensor(), // a model's, of the tokens that were sampled
@@ -58,7 +58,9 @@ mod options;
 mod schedule;
 mod turns;
 
-pub use advantage::{ScaleByStd, advantages, advantages_of_scored, zero_variance_share};
+pub use advantage::{
+    ScaleByStd, advantages, advantages_of_scored, advantages_of_shaped, zero_variance_share,
+};
 pub use error::{Error, Result};
 pub use gradients::{Gradients, clip_grad_norm};
 pub use loss::{LossInputs, LossOutput, Totals, loss};

@@ -21,7 +21,7 @@ pub struct Clip {
 
 /// What a ratio is taken over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum RatioLevel {
     /// `exp(log p_t − log p_old,t)`, token by token: GRPO.
     Token,
@@ -33,7 +33,7 @@ pub enum RatioLevel {
 /// Estimators of KL(policy ‖ reference) from one sampled token, with `d = log p − log p_ref`
 /// (Schulman, "Approximating KL divergence", 2020).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum KlEstimator {
     /// `d`: unbiased, high variance, can be negative.
     K1,
@@ -78,7 +78,7 @@ pub struct KlPenalty {
 
 /// How token losses become one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
 pub enum LossAggregation {
     /// Sum over the batch's unmasked tokens by their number: DAPO (arXiv 2503.14476), TRL's
     /// `dapo` and `bnpo`.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// What follows the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
 pub enum Decay {
     /// The peak rate for ever.
     Constant,

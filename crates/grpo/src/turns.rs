@@ -6,7 +6,7 @@ use crate::error::{Result, expect_length};
 
 /// Which assistant turns of an episode the loss covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum TrainedTurns {
     /// Every turn: the tool call and the final answer.
     All,

@@ -1,6 +1,8 @@
 //! Advantages: ties, floor, unscored samples.
 
-use grpo::{ScaleByStd, advantages, advantages_of_scored, zero_variance_share};
+use grpo::{
+    ScaleByStd, advantages, advantages_of_scored, advantages_of_shaped, zero_variance_share,
+};
 use proptest::prelude::*;
 
 const TRL: ScaleByStd = ScaleByStd::Group {
@@ -99,4 +101,31 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_shaping_term_keeps_its_weight_where_outcomes_tie() {
+    let scale = ScaleByStd::Outcome {
+        eps: 0.0,
+        floor: 0.0,
+    };
+    // The first group's outcomes tie: its penalty of 0.1 stays 0.1 apart. The second's do not.
+    let outcomes = [1.0, 1.0, 1.0, 0.0];
+    let rewards = [1.0, 0.9, 1.0, -0.1];
+    let groups = [0, 0, 1, 1];
+    let found = advantages_of_shaped(&rewards, &outcomes, &groups, scale).unwrap();
+    let expected = [0.05, -0.05, 0.55 * 2f32.sqrt(), -0.55 * 2f32.sqrt()];
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+    }
+    // By the rewards' own deviation the penalty alone fills the first group.
+    let own = ScaleByStd::Group {
+        eps: 0.0,
+        floor: 0.0,
+    };
+    let found = advantages_of_shaped(&rewards, &outcomes, &groups, own).unwrap();
+    assert!(
+        (found[0] - found[1] - 2f32.sqrt()).abs() < 1e-4,
+        "{found:?}"
+    );
 }

@@ -3,22 +3,22 @@
 use std::fmt::Write;
 
 use benchmarks::TestSet;
-use benchmarks::micro::Split;
+use benchmarks::data::{Data, World};
+use benchmarks::evaluation::Scoring;
 
 use super::recipe::Recipe;
 use crate::Result;
-use crate::evaluation::{base_card, questions};
+use crate::evaluation::base_card;
 use crate::policy::LocalPolicy;
-use crate::profile::World;
 
-/// The card as markdown, with accuracies on `count` validation questions of each set.
+/// The card as markdown, with accuracies on validation questions of each set.
 pub fn model_card(
     role: &str,
     recipe: &Recipe,
     world: &World,
     policy: &mut LocalPolicy,
-    count: usize,
 ) -> Result<String> {
+    let count = recipe.card.questions;
     let stage = match role {
         "teacher" => &recipe.teacher,
         _ => &recipe.student,
@@ -61,9 +61,10 @@ pub fn model_card(
          | set | no tool | right tool | wrong tool | own choice | calls | runs | right focus |\n\
          |---|---|---|---|---|---|---|---|"
     );
+    let data = Data::micro(world.clone(), count);
     for set in TestSet::ALL {
-        let asked = questions(world, &[set], Split::Validation, count);
-        let figures = base_card(policy, &asked)?;
+        let asked = world.validation_of(set, count);
+        let figures = base_card(policy, &data, &asked, Scoring::Exact)?;
         let _ = writeln!(
             card,
             "| {set} | {:.3} | {:.3} | {:.3} | {:.3} | {:.2} | {:.2} | {:.2} |",

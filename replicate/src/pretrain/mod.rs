@@ -7,7 +7,6 @@
 //!    systematic errors; the teacher, of the same lineage, on right ones.
 
 mod card;
-pub mod material;
 pub mod pointing;
 pub mod recipe;
 pub mod vision;
@@ -16,7 +15,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use agent::Conversation;
-use benchmarks::micro::language::processor_files;
+use benchmarks::curriculum::{self, DemonstrationMix, ReadingMix, processor_files};
+use benchmarks::data::{EPISODE_FILE, EpisodeStyle};
 use candle_core::{DType, Device, Tensor, Var};
 use fused_ops::{TokenLogProbs, side_by_side};
 use grpo::{Decay, Gradients, LearningRateSchedule, clip_grad_norm};
@@ -25,13 +25,11 @@ use seeded_random::{Draw, Stream};
 
 use crate::packing::{Packed, Tree};
 use crate::policy::{EncodedPrompt, LocalPolicy, encode_batch, tokenize};
-use crate::profile::World;
-use crate::state::{Trainer, adamw};
+use crate::progress::Report;
+use crate::state::Trainer;
 use crate::{Error, Result, error};
+use benchmarks::data::World;
 use recipe::{DemonstrationStage, Recipe};
-
-/// What a stage says while it runs: stage, step, steps, and a line of figures.
-pub type Report<'a> = dyn FnMut(&str, usize, usize, &str) + 'a;
 
 /// Makes both checkpoints in `out/student` and `out/teacher`, each with a model card of what it can
 /// do in `world`; states to resume from are kept in `out/states`.
@@ -63,9 +61,12 @@ pub fn pretrain(recipe: &Recipe, world: &World, out: &Path, report: &mut Report<
         let folder = out.join(name);
         copy.save(&folder)?;
         processor.save(&folder)?;
+        let style = EpisodeStyle::Micro.to_json();
+        results::write_atomically(&folder.join(EPISODE_FILE), style.as_bytes())?;
         report(&format!("card of the {name}"), 0, 1, "");
-        let mut policy = LocalPolicy::new(copy, processor.clone(), 16);
-        let text = card::model_card(name, recipe, world, &mut policy, CARD_QUESTIONS)?;
+        let mut policy = LocalPolicy::new(copy, processor.clone(), recipe.card.max_new_tokens);
+        policy.style = EpisodeStyle::Micro;
+        let text = card::model_card(name, recipe, world, &mut policy)?;
         results::write_atomically(&folder.join("README.md"), text.as_bytes())?;
         report(&format!("card of the {name}"), 1, 1, "");
     }
@@ -93,9 +94,6 @@ fn belongs_to(states: &Path, recipe: &Recipe) -> Result<()> {
     Ok(results::write_atomically(&path, recipe.hash().as_bytes())?)
 }
 
-/// Validation questions of each set that a model card rests on.
-const CARD_QUESTIONS: usize = 200;
-
 /// A step's batch is cut into parts of equal weight that run side by side, each on one thread.
 const PARTS: usize = 4;
 
@@ -117,6 +115,7 @@ struct Stage<'a> {
     steps: usize,
     learning_rate: f64,
     save_every: usize,
+    optimizer: &'a recipe::OptimizerSettings,
     states: &'a Path,
 }
 
@@ -128,16 +127,17 @@ impl Stage<'_> {
         part_loss: impl Fn(usize, usize) -> Result<PartLoss> + Sync + Send,
     ) -> Result<()> {
         let steps = self.steps;
+        let optimizer = self.optimizer;
         let schedule = LearningRateSchedule {
             peak: self.learning_rate,
-            warmup: (steps / 20).max(1),
+            warmup: ((steps as f64 * optimizer.warmup_fraction) as usize).max(1),
             decay: Decay::Cosine {
                 updates: steps,
-                final_fraction: 0.1,
+                final_fraction: optimizer.final_fraction,
             },
         };
         let folder = self.states.join(self.name);
-        let mut trainer = Trainer::new(self.parameters, adamw(0.01))?;
+        let mut trainer = Trainer::new(self.parameters, optimizer.adamw)?;
         let first = trainer.resume(&folder)?;
         for step in first..steps {
             let parameters = &trainer.parameters;
@@ -160,7 +160,7 @@ impl Stage<'_> {
                     }
                 }
             }
-            clip_grad_norm(&mut gradients, Some(1.0))?;
+            clip_grad_norm(&mut gradients, Some(optimizer.max_grad_norm))?;
             trainer
                 .optimizer
                 .step(&trainer.parameters, &gradients, schedule.rate(step))?;
@@ -219,12 +219,13 @@ fn train_vision(
         steps: stage.steps,
         learning_rate: stage.learning_rate,
         save_every: recipe.save_every,
+        optimizer: &recipe.optimizer,
         states,
     }
     .run(report, |step, part| {
         let mut draw = stream.index(step as u64).index(part as u64).generator();
-        let pictures: Vec<material::Picture> = items(part, stage.figures)
-            .map(|_| material::picture(&recipe.difficulty, stage.focused, &mut draw))
+        let pictures: Vec<curriculum::Picture> = items(part, stage.figures)
+            .map(|_| curriculum::picture(&recipe.difficulty, stage.focused, &mut draw))
             .collect();
         let images: Vec<&image::RgbImage> = pictures.iter().map(|p| p.image.as_ref()).collect();
         let truth: Vec<_> = pictures.iter().flat_map(|p| p.cells.clone()).collect();
@@ -274,12 +275,19 @@ fn train_reading(
         steps: stage.steps,
         learning_rate: stage.learning_rate,
         save_every: recipe.save_every,
+        optimizer: &recipe.optimizer,
         states,
     }
     .run(report, |step, part| {
         let mut draw = stream.index(step as u64).index(part as u64).generator();
-        let materials: Vec<material::Reading> = items(part, stage.figures)
-            .map(|_| material::reading(&recipe.difficulty, stage, step, &mut draw))
+        let mix = ReadingMix {
+            questions: stage.questions,
+            focused: stage.focused,
+            lookup_only: step < stage.lookup_only,
+            statements: stage.statements,
+        };
+        let materials: Vec<curriculum::Reading> = items(part, stage.figures)
+            .map(|_| curriculum::reading(&recipe.difficulty, &mix, &mut draw))
             .collect();
         let firsts: Vec<&Conversation> = materials
             .iter()
@@ -311,7 +319,7 @@ fn train_reading(
             .zip(&answers)
             .map(|(branch, length)| packed.predictors[branch.end - length + ANSWER_WORD])
             .collect();
-        let pointers: Vec<&material::Pointers> =
+        let pointers: Vec<&curriculum::Pointers> =
             materials.iter().flat_map(|m| &m.pointers).collect();
         let [selected, decisive] =
             pointing::losses(shared, &packed, &residuals, &askers, &pointers)?;
@@ -342,11 +350,11 @@ fn answer_loss(packed: &Packed, scored: &TokenLogProbs, answers: &[usize]) -> Re
 /// `first` is the encoded first conversation of `material`, with the image's features.
 fn pack_questions(
     processor: &Processor,
-    material: &material::Reading,
+    material: &curriculum::Reading,
     first: EncodedPrompt,
 ) -> Result<PackedQuestions> {
     let stop = processor.stop_ids()[0];
-    let shared = material::from_request(&first.blocks);
+    let shared = curriculum::from_request(&first.blocks);
     let (mut branches, mut answers) = (Vec::new(), Vec::new());
     for (conversation, answer) in material.conversations.iter().zip(&material.answers) {
         let (encoded, _, _) = tokenize(processor, conversation)?;
@@ -379,6 +387,11 @@ fn train_demonstrations(
 ) -> Result<Model> {
     model.freeze(&[ModelPart::Vision, ModelPart::Merger])?;
     let stream = stream.purpose("demonstrations").purpose(name);
+    let mix = DemonstrationMix {
+        direct: stage.direct,
+        copied: stage.copied,
+        habitual: stage.habitual,
+    };
     let stop = processor.stop_ids()[0];
     let shared = &model;
     Stage {
@@ -387,13 +400,14 @@ fn train_demonstrations(
         steps: stage.steps,
         learning_rate: stage.learning_rate,
         save_every: recipe.save_every,
+        optimizer: &recipe.optimizer,
         states,
     }
     .run(report, |step, part| {
-        let turns: Vec<material::Demonstration> = items(part, stage.episodes)
+        let turns: Vec<curriculum::Demonstration> = items(part, stage.episodes)
             .flat_map(|episode| {
                 let stream = stream.index(step as u64).index(episode as u64);
-                material::demonstration(&recipe.difficulty, stage, &stream)
+                curriculum::demonstration(&recipe.difficulty, &mix, &stream)
             })
             .collect();
         let conversations: Vec<&Conversation> =

@@ -12,13 +12,13 @@
 //! answer rests on; all other heads are free. Without this the decoder never learnt to bind the
 //! numbers of a table to the labels of their rows and columns (`replicate/LOG.md`, 2026-11-25).
 
-use benchmarks::micro::{GRID_COLUMNS, GRID_ROWS};
+use benchmarks::curriculum::{GRID_COLUMNS, GRID_ROWS};
 use candle_core::{D, Tensor};
 use qwen2_5_vl::Model;
 
-use super::material::Pointers;
 use crate::Result;
 use crate::packing::Packed;
+use benchmarks::curriculum::Pointers;
 
 /// Image tokens of a figure: one a cell, row by row.
 const CELLS: usize = GRID_COLUMNS * GRID_ROWS;

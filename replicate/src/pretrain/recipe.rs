@@ -1,7 +1,8 @@
 //! The curriculum's settings: `replicate/profiles/pretrain-micro.toml`.
 
-use benchmarks::micro::Difficulty;
-use benchmarks::micro::language::{token_id, vocabulary};
+use benchmarks::Difficulty;
+use benchmarks::curriculum::{token_id, vocabulary};
+use grpo::AdamWOptions;
 use qwen2_5_vl::Config;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,8 @@ pub struct Recipe {
     pub model: Shape,
     /// Sizes and noise of the figures.
     pub difficulty: Difficulty,
+    /// How every stage is optimised.
+    pub optimizer: OptimizerSettings,
     /// Stage 1: the vision tower, dense labels for every cell.
     pub vision: VisionStage,
     /// Stage 2: packed question answering.
@@ -27,6 +30,18 @@ pub struct Recipe {
     pub student: DemonstrationStage,
     /// Stage 3, teacher: right demonstrations, after stage 2 of the same lineage.
     pub teacher: DemonstrationStage,
+    /// What the model cards rest on.
+    pub card: CardSettings,
+}
+
+/// What a model card rests on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CardSettings {
+    /// Validation questions of each set.
+    pub questions: usize,
+    /// Longest completion of a turn, tokens.
+    pub max_new_tokens: usize,
 }
 
 /// Dimensions of a micro model.
@@ -63,6 +78,20 @@ pub struct Shape {
     pub initializer_range: f64,
 }
 
+/// AdamW with a warm-up and half a cosine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizerSettings {
+    /// AdamW's own settings.
+    pub adamw: AdamWOptions,
+    /// Share of a stage's steps over which the learning rate grows.
+    pub warmup_fraction: f64,
+    /// Where the learning rate ends, as a fraction of its peak.
+    pub final_fraction: f64,
+    /// Largest norm of the gradient.
+    pub max_grad_norm: f64,
+}
+
 /// Settings of stage 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -71,7 +100,7 @@ pub struct VisionStage {
     pub steps: usize,
     /// Figures in a step.
     pub figures: usize,
-    /// Peak learning rate; cosine to a tenth after a warm-up of a twentieth.
+    /// Peak learning rate.
     pub learning_rate: f64,
     /// Share of figures that a mask has edited.
     pub focused: f64,

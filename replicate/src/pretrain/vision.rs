@@ -5,8 +5,7 @@
 //! labels of its row and column and the value of its bar through linear heads that are dropped
 //! afterwards. Loss = the sum of the mean cross-entropies of the four targets.
 
-use benchmarks::micro::language::token_id;
-use benchmarks::micro::{CellTruth, label_text};
+use benchmarks::curriculum::{CellTruth, label_text, token_id};
 use candle_core::{Tensor, Var};
 use fused_ops::{linear, token_log_probs};
 use qwen2_5_vl::Model;

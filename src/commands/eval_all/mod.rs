@@ -15,17 +15,19 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use benchmarks::TestSet;
+use benchmarks::data::AnswerRule;
 use benchmarks::endpoint::{
     ApiKey, Cache, CachedPolicy, Client, EndpointPolicy, Prices, SamplingParameters, Settings,
 };
 use benchmarks::evaluation::{Scoring, Shard};
 use benchmarks::judge::{EndpointJudge, Judge};
 use benchmarks::scorers::Reason;
+use replicate::checkpoint::weights_hash;
 use replicate::compute::{Compute, DeviceName, WeightType};
 use replicate::policy::LocalPolicy;
 use results::{ArmName, Format, Paper, RECORDS, Runs, Table, TableOptions, run_folder};
 
-use data::Data;
+use data::Asked;
 use run::Evaluation;
 use tally::Tally;
 
@@ -122,7 +124,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         refuse_other_shares(&args.out, args.shard, arm)?;
     }
     let out = share_folder(&args.out, args.shard);
-    let data = Data::open(&args)?;
+    let data = Asked::open(&args)?;
     let judging = match (&args.judge, &args.judge_model) {
         (Some(url), Some(model)) => {
             let cache = Cache::open(out.join("judge.jsonl"))?;
@@ -136,10 +138,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let judge = judging.as_ref().map(EndpointJudge::of_sets);
     let judge = judge.as_ref().map(|judge| judge as &dyn Judge);
-    let scoring = match judge {
-        _ if data.is_micro() => Scoring::Exact,
-        Some(judge) if args.judge_all => Scoring::Judged(judge),
-        charxiv => Scoring::Official { charxiv },
+    let scoring = match (data.data.rule(), judge) {
+        (AnswerRule::Official, Some(judge)) if args.judge_all => Scoring::Judged(judge),
+        (rule, charxiv) => Scoring::of(rule, charxiv),
     };
 
     let mut tally = Tally::default();
@@ -149,11 +150,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             None => Some(benchmarks::sources::checkpoint::resolve(model)?),
         };
         let checkpoint = match &local {
-            Some(folder) => checkpoint_hash(folder)?,
+            Some(folder) => weights_hash(folder)?,
             None => model.clone(),
         };
         let folder = run_folder(&out, arm, 0);
-        let mut run = Evaluation::open(&args, &data, folder, arm, checkpoint.clone())?;
+        let mut run = Evaluation::open(&args, &data, scoring, folder, arm, checkpoint.clone())?;
         if let Some(judging) = &judging {
             run = run.watching("judge", judging);
         }
@@ -166,7 +167,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             let name = format!("{checkpoint} {}", compute.dtype.as_str());
             let mut policy = CachedPolicy::greedy(local, cache, name, args.max_new_tokens);
             // Encoded prompts of answered questions would fill the memory.
-            let result = run.all(&mut policy, scoring, args.concurrency, |kept| {
+            let result = run.all(&mut policy, args.concurrency, |kept| {
                 kept.policy_mut().forget();
             });
             tally.add(run.finish(result)?);
@@ -179,7 +180,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             let mut run = run.watching("policy", &client);
             let mut policy =
                 EndpointPolicy::new(&client, SamplingParameters::greedy(args.max_new_tokens));
-            let result = run.all(&mut policy, scoring, 4 * args.concurrency, |_| ());
+            let result = run.all(&mut policy, 4 * args.concurrency, |_| ());
             tally.add(run.finish(result)?);
         }
     }
@@ -277,29 +278,4 @@ fn arm_of(model: &str) -> anyhow::Result<ArmName> {
         })
         .collect();
     Ok(name.trim_matches('-').parse::<ArmName>()?)
-}
-
-/// BLAKE3 over the weight files of a checkpoint, in the order of their names.
-fn checkpoint_hash(folder: &Path) -> anyhow::Result<String> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
-        .with_context(|| format!("cannot read {}", folder.display()))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|file| {
-            file.extension()
-                .is_some_and(|extension| extension == "safetensors")
-        })
-        .collect();
-    files.sort();
-    if files.is_empty() {
-        bail!("{}: no *.safetensors, so no checkpoint", folder.display());
-    }
-    let mut hasher = blake3::Hasher::new();
-    for file in files {
-        let opened = std::fs::File::open(&file)
-            .with_context(|| format!("cannot read {}", file.display()))?;
-        hasher
-            .update_reader(opened)
-            .with_context(|| format!("cannot read {}", file.display()))?;
-    }
-    Ok(hasher.finalize().to_hex().to_string())
 }

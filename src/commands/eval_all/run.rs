@@ -7,27 +7,30 @@ use std::time::Instant;
 
 use agent::{Policy, ToolOutcome};
 use anyhow::{Context, bail};
+use benchmarks::data::{Item, TestItem};
 use benchmarks::endpoint::Client;
 use benchmarks::evaluation::{Answered, Scoring, answer};
-use benchmarks::sources::Listing;
-use benchmarks::{Question, TestSet, scorers};
+use benchmarks::{Question, TestSet, Verdict};
 use replicate::progress::Progress;
 use replicate::provenance;
+use replicate::records::Recorder;
 use results::{
-    Appender, ArmName, MANIFEST, Manifest, Origin, RECORDS, Record, Verdict, peak_memory_bytes,
-    read_json, read_lines, write_json, write_lines,
+    Appender, ArmName, MANIFEST, Manifest, RECORDS, Record, RunKind, peak_memory_bytes, read_json,
+    read_lines, write_json, write_lines,
 };
 use visual_tools::{NearMissCounts, Parsed, RefusalCounts, near_miss, parse};
 
 use super::Args;
-use super::data::{Data, Item};
+use super::data::Asked;
 use super::tally::Tally;
 use super::watch::{Watched, figures, while_showing};
 
 /// One model's records, as they grow.
 pub(super) struct Evaluation<'a> {
     args: &'a Args,
-    data: &'a Data,
+    data: &'a Asked,
+    scoring: Scoring<'a>,
+    recorder: Recorder,
     folder: PathBuf,
     manifest: Manifest,
     /// Counts, costs and seconds of earlier commands, which this one's are added to.
@@ -54,7 +57,8 @@ impl<'a> Evaluation<'a> {
     /// `checkpoint` is the hash of the weights, or the model's name at an endpoint.
     pub fn open(
         args: &'a Args,
-        data: &'a Data,
+        data: &'a Asked,
+        scoring: Scoring<'a>,
         folder: PathBuf,
         arm: &ArmName,
         checkpoint: String,
@@ -67,15 +71,14 @@ impl<'a> Evaluation<'a> {
             "max_new_tokens": args.max_new_tokens,
         });
         let profile = results::ProfileStamp {
-            name: Origin::EVALUATION.to_owned(),
+            name: RunKind::EVALUATION.to_owned(),
             hash: blake3::hash(resolved.to_string().as_bytes())
                 .to_hex()
                 .to_string(),
             resolved,
         };
         let mut manifest = Manifest::new(arm.clone(), 0, profile);
-        manifest.commit = provenance::commit();
-        manifest.versions = provenance::versions();
+        provenance::describe(&mut manifest);
         if folder.join(MANIFEST).is_file() {
             let before: Manifest = read_json(&folder.join(MANIFEST))?;
             if before.profile.hash != manifest.profile.hash {
@@ -96,11 +99,19 @@ impl<'a> Evaluation<'a> {
                 "{}: holds records of the checkpoint {before}, this one is {checkpoint}; name another --out",
                 folder.display()
             ),
-            _ => manifest.checkpoints.insert("final".to_owned(), checkpoint),
+            _ => manifest
+                .checkpoints
+                .insert("final".to_owned(), checkpoint.clone()),
         };
         let mut run = Evaluation {
             args,
             data,
+            scoring,
+            recorder: Recorder {
+                arm: arm.clone(),
+                seed: 0,
+                checkpoint,
+            },
             before: manifest.clone(),
             manifest,
             judged: Vec::new(),
@@ -176,7 +187,6 @@ impl<'a> Evaluation<'a> {
     pub fn all<P: Policy>(
         &mut self,
         policy: &mut P,
-        scoring: Scoring<'_>,
         batch: usize,
         after_batch: fn(&mut P),
     ) -> anyhow::Result<()> {
@@ -190,7 +200,7 @@ impl<'a> Evaluation<'a> {
             .iter()
             .map(|record| ((record.set.as_str(), record.qa_id.as_str()), record.verdict))
             .collect();
-        let result = self.ask(&known, &mut records, policy, scoring, batch, after_batch);
+        let result = self.ask(&known, &mut records, policy, batch, after_batch);
         // What was not asked again is still without a verdict.
         for record in std::mem::take(&mut self.open) {
             records.append(&record)?;
@@ -204,41 +214,43 @@ impl<'a> Evaluation<'a> {
         known: &HashMap<(&str, &str), Verdict>,
         records: &mut Appender,
         policy: &mut P,
-        scoring: Scoring<'_>,
         batch: usize,
         after_batch: fn(&mut P),
     ) -> anyhow::Result<()> {
-        let options = self.data.episodes();
+        let options = self.data.data.episodes();
+        let scoring = self.scoring;
         let mut progress = Progress::new();
         for (set, size) in self.data.sets() {
             let size = self.args.limit.map_or(size, |limit| limit.min(size));
             let wanted: Vec<usize> = (0..size)
                 .filter(|position| self.args.shard.holds(*position))
                 .collect();
-            if !self.data.is_micro() {
+            if !self.data.loaded_sets().is_empty() {
                 self.undecodable.insert(set, 0);
             }
             let (mut done, mut right, mut open) = (0, 0, 0);
             for positions in wanted.chunks(batch) {
-                let mut questions = Vec::with_capacity(positions.len());
+                let mut items: Vec<Item> = Vec::with_capacity(positions.len());
                 for position in positions {
                     let is_known = |id: &str| known.contains_key(&(set.name(), id));
-                    match self.data.item(set, *position, is_known)? {
-                        Item::Known(id) => {
+                    match self.data.data.place(set, *position, is_known)? {
+                        TestItem::Known(id) => {
                             let verdict = known.get(&(set.name(), id.as_str()));
                             right += usize::from(verdict == Some(&Verdict::Right));
                             self.tally.judge();
                         }
-                        Item::Undecodable(listing, reason) => {
+                        TestItem::Undecodable(listing, reason) => {
                             *self.undecodable.entry(set).or_default() += 1;
                             open += 1;
-                            self.keep(records, self.unjudged(set, listing, reason))?;
+                            let scorer = self.scorer(set);
+                            let record = self.recorder.unanswered(set, listing, reason, scorer);
+                            self.keep(records, record)?;
                         }
-                        Item::Ready(question) => questions.push(question),
+                        TestItem::Ready(item) => items.push(*item),
                     }
                 }
                 let asked: Vec<(&Question, u64)> =
-                    questions.iter().map(|question| (question, 0)).collect();
+                    items.iter().map(|item| (&item.question, 0)).collect();
                 let answered = match asked.is_empty() {
                     true => Vec::new(),
                     false => {
@@ -250,11 +262,17 @@ impl<'a> Evaluation<'a> {
                         while_showing(show, || answer(policy, &asked, &options, scoring))?
                     }
                 };
-                for (question, answered) in questions.iter().zip(answered) {
-                    right += usize::from(answered.verdict == benchmarks::Verdict::Right);
-                    open += usize::from(answered.verdict == benchmarks::Verdict::NotJudged);
+                for (item, answered) in items.iter().zip(answered) {
+                    right += usize::from(answered.verdict == Verdict::Right);
+                    open += usize::from(answered.verdict == Verdict::NotJudged);
                     self.count_call(&answered);
-                    self.keep(records, self.record(question, answered))?;
+                    let record = self.recorder.answered(
+                        &item.question,
+                        item.truth.as_ref(),
+                        &answered,
+                        self.scorer(set),
+                    );
+                    self.keep(records, record)?;
                 }
                 after_batch(policy);
                 done += positions.len();
@@ -283,62 +301,9 @@ impl<'a> Evaluation<'a> {
         Ok(())
     }
 
-    fn record(&self, question: &Question, answered: Answered) -> Record {
-        let listing = Listing {
-            id: question.id.clone(),
-            image_id: question.image_id.clone(),
-            gold: question.gold.clone(),
-        };
-        Record {
-            prediction: answered.prediction.unwrap_or_default(),
-            verdict: match answered.verdict {
-                benchmarks::Verdict::Right => Verdict::Right,
-                benchmarks::Verdict::Wrong => Verdict::Wrong,
-                benchmarks::Verdict::NotJudged => Verdict::NotJudged,
-            },
-            tool_called: answered.tool_called,
-            tool_succeeded: answered.tool_succeeded,
-            ..self.unjudged(question.set, listing, answered.reason)
-        }
-    }
-
-    /// The record of a question without an answer.
-    fn unjudged(&self, set: TestSet, listing: Listing, reason: String) -> Record {
-        let (scorer, scorer_version) = self.scorer(set);
-        Record {
-            set: set.name().to_owned(),
-            qa_id: listing.id,
-            image_id: listing.image_id,
-            arm: self.manifest.arm.clone(),
-            seed: 0,
-            prediction: String::new(),
-            gt: listing.gold,
-            verdict: Verdict::NotJudged,
-            reason: (!reason.is_empty()).then_some(reason),
-            tool_called: false,
-            tool_succeeded: false,
-            attribution: None,
-            checkpoint: self
-                .manifest
-                .checkpoints
-                .get("final")
-                .cloned()
-                .unwrap_or_default(),
-            scorer,
-            scorer_version,
-        }
-    }
-
     /// Who scores a set in this run, and in which version.
     fn scorer(&self, set: TestSet) -> (String, String) {
-        let name = match &self.args.judge_model {
-            _ if self.data.is_micro() => "exact".to_owned(),
-            Some(judge) if self.args.judge_all || set == TestSet::CharXiv => {
-                format!("judge {judge}")
-            }
-            _ => "official".to_owned(),
-        };
-        (name, scorers::VERSION.to_string())
+        self.scoring.scorer(set, self.args.judge_model.as_deref())
     }
 
     /// Counts a call that the parser refused, by the reason, that could not be carried out, or that
@@ -348,7 +313,7 @@ impl<'a> Evaluation<'a> {
         let Some(episode) = &answered.episode else {
             return;
         };
-        if answered.verdict == benchmarks::Verdict::NotJudged {
+        if answered.verdict == Verdict::NotJudged {
             return;
         }
         match episode.outcome {

@@ -1,19 +1,45 @@
-//! What the curriculum is made of: figures, edited figures, packed questions, demonstrations.
+//! What pre-training of the micro models is made of: figures with dense labels, edited figures,
+//! packed questions, demonstrations. The training stages see the micro world through this file.
 
 use std::sync::Arc;
 
-use agent::{Block, Conversation, ObservationMode, PromptStyle, first_turn, second_turn, use_tool};
-use benchmarks::TestSet;
-use benchmarks::micro::language::{render_answer, render_call};
-use benchmarks::micro::{
-    CELL, CellTruth, Difficulty, Entry, Figure, Focus, GRID_COLUMNS, Kind, MicroQuestion, Split,
-    TRAINED, ask_about, draw_figure, question, render, select,
+use crate::TestSet;
+use crate::micro::language::{render_answer, render_call};
+use crate::micro::{
+    CELL, Difficulty, Entry, Figure, Focus, Kind, MicroQuestion, Split, TRAINED, ask_about,
+    draw_figure, question, render, select,
 };
+use agent::{Block, Conversation, ObservationMode, PromptStyle, first_turn, second_turn, use_tool};
 use image::RgbImage;
 use seeded_random::{Draw, Generator, Stream};
 use visual_tools::{Axis, Effect, FigureBoxes, NamedBoxes, Style, Tool};
 
-use super::recipe::{DemonstrationStage, ReadingStage};
+pub use crate::micro::language::{processor_files, token_id, vocabulary};
+pub use crate::micro::{CellTruth, GRID_COLUMNS, GRID_ROWS, label_text};
+
+/// What is asked about a figure of the reading stage.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ReadingMix {
+    /// Questions about each figure.
+    pub questions: usize,
+    /// Probability that a right mask has edited the figure.
+    pub focused: f64,
+    /// Whether values are looked up and nothing else.
+    pub lookup_only: bool,
+    /// Probability that a question about a table is a statement to be judged.
+    pub statements: f64,
+}
+
+/// How episodes are demonstrated; what is left of 1 is right.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DemonstrationMix {
+    /// Probability of an answer without a call.
+    pub direct: f64,
+    /// Probability of a call that copies the worked example instead of the request.
+    pub copied: f64,
+    /// Probability of a call that names the request's entries on a habitual axis.
+    pub habitual: f64,
+}
 
 /// A figure's pixels, with what every cell shows.
 pub struct Picture {
@@ -100,18 +126,12 @@ pub struct Pointers {
 }
 
 /// Questions about a figure; on an edited one all are about what it shows.
-pub fn reading(
-    difficulty: &Difficulty,
-    stage: &ReadingStage,
-    step: usize,
-    draw: &mut Generator,
-) -> Reading {
+pub fn reading(difficulty: &Difficulty, mix: &ReadingMix, draw: &mut Generator) -> Reading {
     let set = TRAINED[draw.below(TRAINED.len())];
     let (figure, style) = draw_figure(set, Split::Train, difficulty, draw);
     let image = render(&figure, &style, draw);
     let tables = matches!(set, TestSet::Vwtq | TestSet::VwtqSyn | TestSet::VTabFact);
-    let lookup_only = step < stage.lookup_only;
-    let shown = (draw.unit() < stage.focused).then(|| select(&figure, difficulty.named, draw));
+    let shown = (draw.unit() < mix.focused).then(|| select(&figure, difficulty.named, draw));
     let image = match &shown {
         Some(selection) => masked(&figure, image, &selection.right),
         None => Arc::new(image),
@@ -121,16 +141,16 @@ pub fn reading(
         answers: Vec::new(),
         pointers: Vec::new(),
     };
-    for _ in 0..stage.questions {
+    for _ in 0..mix.questions {
         let selection = match &shown {
             Some(selection) => selection.clone(),
             None => select(&figure, difficulty.named, draw),
         };
-        let kind = match lookup_only {
+        let kind = match mix.lookup_only {
             true => Kind::Value,
             false => Kind::ALL[draw.below(Kind::ALL.len())],
         };
-        let statement = tables && !lookup_only && draw.unit() < stage.statements;
+        let statement = tables && !mix.lookup_only && draw.unit() < mix.statements;
         let asked = ask_about(&selection, kind, statement, draw);
         let cells = |entries: &[Entry]| entries.iter().map(|entry| entry.cell).collect();
         material.pointers.push(Pointers {
@@ -165,7 +185,7 @@ pub struct Demonstration {
 /// to learn but the call.
 pub fn demonstration(
     difficulty: &Difficulty,
-    stage: &DemonstrationStage,
+    mix: &DemonstrationMix,
     stream: &Stream,
 ) -> Vec<Demonstration> {
     let mut draw = stream.purpose("demonstration").generator();
@@ -174,21 +194,21 @@ pub fn demonstration(
     let task = &micro.question.task;
     let first = first_turn(task, PromptStyle::Micro);
     let answer = render_answer(&micro.asked.answer);
-    if draw.unit() < stage.direct {
+    if draw.unit() < mix.direct {
         return vec![Demonstration {
             conversation: first,
             completion: answer,
         }];
     }
     let kind = draw.unit();
-    if kind < stage.copied {
+    if kind < mix.copied {
         let example = &micro.examples[draw.below(micro.examples.len())];
         return vec![Demonstration {
             conversation: first,
             completion: render_call(example.tool, &example.names),
         }];
     }
-    if kind < stage.copied + stage.habitual {
+    if kind < mix.copied + mix.habitual {
         return vec![Demonstration {
             conversation: first,
             completion: habitual_call(&micro),

@@ -1,0 +1,16 @@
+//! A recipe is data: every number that shapes a result stands in a profile.
+//!
+//! A profile is a TOML file; one that names a `parent` states only what differs from it. Unknown keys
+//! are refused, values are checked before anything is trained, and what a run's numbers depend on is
+//! hashed for each run apart ([`Profile::stamp`]).
+
+mod check;
+mod load;
+mod settings;
+mod stamp;
+
+pub use settings::{
+    AlarmAction, Alarms, Checkpoints, ComputeSettings, DataSettings, EvaluationSettings,
+    GateSettings, Grpo, Profile, Schedule,
+};
+pub use stamp::{RunRole, differing_keys};

@@ -1,0 +1,214 @@
+//! The keys of a profile. `replicate/profiles/micro.toml` has the reasons of each number.
+
+use std::collections::BTreeMap;
+
+use baselines::Arm;
+use baselines::attribution_settings::AttributionSettings;
+use benchmarks::data::World;
+use grpo::{Decay, KlEstimator, LossAggregation, ScaleByStd, TrainedTurns};
+use serde::{Deserialize, Serialize};
+
+use crate::compute::WeightType;
+
+/// A whole experiment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// Its name, in records and labels.
+    pub name: String,
+    /// The arms that are trained when none are named, in the order of the table.
+    pub trained: Vec<String>,
+    /// The first seed.
+    pub first_seed: u64,
+    /// Number of seeds, counted from the first.
+    pub seeds: u64,
+    /// A generated world: this, or `data`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub world: Option<World>,
+    /// Questions from files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataSettings>,
+    /// Where the base checkpoints are.
+    pub checkpoints: Checkpoints,
+    /// How many updates each stage has.
+    pub schedule: Schedule,
+    /// Group relative policy optimisation.
+    pub grpo: Grpo,
+    /// How wide numbers are, and how many are held at once.
+    pub compute: ComputeSettings,
+    /// How trained policies are evaluated.
+    pub evaluation: EvaluationSettings,
+    /// What a world and its base must show.
+    pub gates: GateSettings,
+    /// When training has gone wrong.
+    pub alarms: Alarms,
+    /// The ways to train, by name.
+    pub arms: BTreeMap<String, Arm>,
+}
+
+/// Questions from files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSettings {
+    /// The folder with test sets and training questions.
+    pub folder: String,
+}
+
+/// Base checkpoints, relative to the repository's `replicate/` folder or absolute.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoints {
+    /// The student before reinforcement learning.
+    pub student: String,
+    /// The teacher before reinforcement learning.
+    pub teacher: String,
+}
+
+/// Numbers of updates. Every arm has `cold_start + arm` in all, unless its own table says otherwise.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// GRPO updates of the teacher.
+    pub teacher: usize,
+    /// GRPO updates of the student before the arms part.
+    pub cold_start: usize,
+    /// Updates of each arm after the cold start.
+    pub arm: usize,
+    /// A training state is saved every so many updates.
+    pub save_every: usize,
+    /// The policy is validated every so many updates, greedily.
+    pub validate_every: usize,
+}
+
+/// Settings of GRPO.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grpo {
+    /// Prompts in an update.
+    pub prompts: usize,
+    /// Episodes for each prompt.
+    pub samples: usize,
+    /// Sampling temperature, and the temperature of the trained log-probabilities.
+    pub temperature: f64,
+    /// Longest completion of a turn, tokens.
+    pub max_new_tokens: usize,
+    /// Parts of the model that are not trained: `vision`, `merger`, `embeddings`, `layers.N`, `norm`,
+    /// `head`. The vision tower must be among them: its features are computed once per image.
+    pub frozen: Vec<String>,
+    /// Which turns the loss covers.
+    pub trained_turns: TrainedTurns,
+    /// Learning rate of AdamW.
+    pub learning_rate: f64,
+    /// The teacher's learning rate.
+    pub teacher_learning_rate: f64,
+    /// Updates over which the learning rate grows from 0.
+    pub warmup: usize,
+    /// What follows the warm-up.
+    pub decay: Decay,
+    /// AdamW's decay of the first moment.
+    pub beta1: f64,
+    /// AdamW's decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of AdamW's second moment.
+    pub adam_eps: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Largest norm of the gradient.
+    pub max_grad_norm: f64,
+    /// Clip range below 1.
+    pub clip_low: f64,
+    /// Clip range above 1.
+    pub clip_high: f64,
+    /// How the divergence from the reference policy is estimated.
+    pub kl_estimator: KlEstimator,
+    /// Its weight in the loss.
+    pub kl_coefficient: f64,
+    /// How token losses become one number.
+    pub loss_aggregation: LossAggregation,
+    /// What advantages are divided by. With `by = "group"`, a group whose outcomes are all equal
+    /// gives any auxiliary term unit variance, whatever its weight; `by = "outcome"` does not.
+    pub advantage_scale: ScaleByStd,
+}
+
+/// How wide numbers are, and how many are held at once; which device they are on is the command's to
+/// say. The budgets bound memory and change no result on a processor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ComputeSettings {
+    /// The type of weights and activations.
+    pub weights: WeightType,
+    /// Tokens of one forward and backward pass of an update. Passes run side by side, each on one
+    /// thread: small enough for several, large enough for matrix products.
+    pub update_tokens: usize,
+    /// Tokens of one forward pass that scores calls.
+    pub scoring_tokens: usize,
+    /// Prompt tokens that are sampled from together.
+    pub rollout_tokens: usize,
+    /// Image patches that go through the vision tower together.
+    pub vision_patches: usize,
+}
+
+/// How trained policies are evaluated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluationSettings {
+    /// Test questions of each generated set; loaded sets are asked whole.
+    pub questions: usize,
+    /// Validation questions of each family, for learning curves.
+    pub validation: usize,
+    /// Whether each test question is also answered by a sample at `grpo.temperature`.
+    pub sampled: bool,
+    /// Calls of each set whose attribution is recorded.
+    pub attributed: usize,
+    /// Validation questions whose right and wrong calls are attributed at every validation, under
+    /// policy and teacher: whether alignment happens, in every arm alike. 0 leaves it out.
+    pub probe: usize,
+    /// The form of attribution of both.
+    pub attribution: AttributionSettings,
+}
+
+/// What a world and its base must show before arms are compared.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GateSettings {
+    /// Least gain in accuracy of a right call over none.
+    pub right_gain: f64,
+    /// Least loss in accuracy of a wrong call against none.
+    pub wrong_loss: f64,
+    /// Least call rate after GRPO.
+    pub call_rate: f64,
+    /// Prompts at most on which integrated gradients are measured: they cost the most.
+    pub integrated_prompts: usize,
+    /// Bootstrap replicates of the intervals.
+    pub replicates: usize,
+}
+
+/// When training has gone wrong. Numbers that are not finite always stop it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Alarms {
+    /// What an alarm does.
+    pub action: AlarmAction,
+    /// Largest mean KL divergence from the reference policy, nats per token.
+    pub kl: f64,
+    /// Largest norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Largest distance of the mean importance ratio of the first step from 1.
+    pub ratio: f64,
+    /// Least share of episodes that call a tool.
+    pub call_rate: f64,
+    /// Largest share of groups without variance, which teach nothing.
+    pub zero_variance: f64,
+    /// Largest fall of greedy validation accuracy below the stage's best.
+    pub validation_fall: f64,
+}
+
+/// What an alarm does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AlarmAction {
+    /// It is said, and stands in the metrics.
+    Warn,
+    /// It ends the run with an error.
+    Stop,
+}

@@ -1,0 +1,208 @@
+//! A trained or untrained policy on the test sets: records and a manifest.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use agent::Episode;
+use benchmarks::TestSet;
+use benchmarks::data::{Item, TestItem};
+use benchmarks::evaluation::{Answered, Scoring};
+use benchmarks::sources::Listing;
+use results::{BlockShares, Manifest, Record, RunHashes, UpdateMetrics, run_hashes, write_lines};
+use seeded_random::Stream;
+
+use super::Replication;
+use super::folder::arm_name;
+use crate::alignment::{CalledPrompt, attribute, content_tokens};
+use crate::checkpoint::weights_hash;
+use crate::evaluation::{answers, greedy_answers};
+use crate::policy::LocalPolicy;
+use crate::profile::RunRole;
+use crate::progress::Report;
+use crate::records::{Recorder, sampled};
+use crate::{Result, provenance};
+
+/// Questions whose images are held at once.
+const CHUNK: usize = 128;
+
+/// What is evaluated.
+pub(super) struct Subject<'s> {
+    pub kind: RunRole<'s>,
+    pub arm: &'s str,
+    pub seed: u64,
+    pub checkpoint: &'s Path,
+    /// Updates by stage.
+    pub updates: BTreeMap<String, u64>,
+    /// Hashes of the checkpoints that it comes from, by role.
+    pub origins: BTreeMap<String, String>,
+}
+
+impl Replication<'_> {
+    /// Answers of a policy on the test sets, as records with a manifest; nothing where they are.
+    pub(super) fn evaluate(
+        &self,
+        subject: &Subject<'_>,
+        report: &mut Report<'_>,
+    ) -> Result<(PathBuf, RunHashes)> {
+        let stamp = self.profile.stamp(subject.kind);
+        let folder = self.folder.begin(subject.kind, subject.seed, &stamp)?;
+        if folder.join(results::MANIFEST).exists() {
+            let hashes = run_hashes(&folder)?;
+            return Ok((folder, hashes));
+        }
+        let started = Instant::now();
+        let mut policy = self.policy(subject.checkpoint)?;
+        let recorder = Recorder {
+            arm: arm_name(subject.arm)?,
+            seed: subject.seed,
+            checkpoint: weights_hash(subject.checkpoint)?,
+        };
+        let label = format!("evaluate {} seed {}", subject.arm, subject.seed);
+        let sets = self.data.sets();
+        let total: usize = sets.iter().map(|(_, size)| size).sum();
+        let mut records = Vec::with_capacity(total);
+        for &(set, size) in &sets {
+            let mut attributed = 0;
+            for start in (0..size).step_by(CHUNK) {
+                let end = (start + CHUNK).min(size);
+                let own = self.chunk(&mut policy, &recorder, set, start..end, &mut attributed)?;
+                records.extend(own);
+                report(&label, records.len(), total, "");
+            }
+        }
+        write_lines(&folder.join(results::RECORDS), &records)?;
+
+        let metrics = folder.join(results::METRICS);
+        let lines: Vec<UpdateMetrics> = match metrics.exists() {
+            true => results::read_lines(&metrics)?,
+            false => Vec::new(),
+        };
+        let mut manifest = Manifest::new(recorder.arm.clone(), subject.seed, stamp);
+        manifest.checkpoints = subject.origins.clone();
+        manifest
+            .checkpoints
+            .insert("final".into(), recorder.checkpoint);
+        manifest.updates = subject.updates.clone();
+        manifest.questions = sets
+            .iter()
+            .map(|(set, size)| (set.name().to_owned(), *size as u64))
+            .collect();
+        for line in &lines {
+            for (part, seconds) in &line.seconds {
+                *manifest.seconds.entry(part.clone()).or_default() += seconds;
+            }
+        }
+        manifest
+            .seconds
+            .insert("evaluation".into(), started.elapsed().as_secs_f64());
+        provenance::describe(&mut manifest);
+        manifest.peak_memory_bytes = results::peak_memory_bytes();
+        results::write_json(&folder.join(results::MANIFEST), &manifest)?;
+        let hashes = run_hashes(&folder)?;
+        Ok((folder, hashes))
+    }
+
+    /// The records of some positions of a set. `attributed` counts the calls of the set whose block
+    /// shares are recorded.
+    fn chunk(
+        &self,
+        policy: &mut LocalPolicy,
+        recorder: &Recorder,
+        set: TestSet,
+        positions: std::ops::Range<usize>,
+        attributed: &mut usize,
+    ) -> Result<Vec<Record>> {
+        let scoring = Scoring::of(self.data.rule(), None);
+        let scorer = || scoring.scorer(set, None);
+        let mut items: Vec<Item> = Vec::new();
+        let mut undecodable: Vec<(usize, Listing, String)> = Vec::new();
+        for position in positions.clone() {
+            match self.data.place(set, position, |_| false)? {
+                TestItem::Ready(item) => items.push(*item),
+                TestItem::Undecodable(listing, reason) => {
+                    undecodable.push((position - positions.start, listing, reason));
+                }
+                TestItem::Known(_) => {}
+            }
+        }
+        let greedy = greedy_answers(policy, &self.data, &items, scoring, |_| ())?;
+        let drawn = match self.profile.evaluation.sampled {
+            true => {
+                let stream = Stream::new(recorder.seed).purpose("sampled evaluation");
+                let seed = |item: &Item| stream.purpose(&item.question.id).seed();
+                let temperature = self.profile.grpo.temperature;
+                policy.at_temperature(temperature, |policy| {
+                    answers(policy, &self.data, &items, scoring, seed, |_| ())
+                })?
+            }
+            false => Vec::new(),
+        };
+        let shares = self.attributions(policy, &greedy, attributed)?;
+        let mut records: Vec<Record> = items
+            .iter()
+            .zip(&greedy)
+            .zip(shares)
+            .enumerate()
+            .map(|(index, ((item, answered), attribution))| Record {
+                attribution,
+                sampled: drawn.get(index).map(sampled),
+                ..recorder.answered(&item.question, item.truth.as_ref(), answered, scorer())
+            })
+            .collect();
+        for (place, listing, reason) in undecodable {
+            let record = recorder.unanswered(set, listing, reason, scorer());
+            records.insert(place.min(records.len()), record);
+        }
+        Ok(records)
+    }
+
+    /// The block shares of the first calls of a set, as many as the profile says.
+    fn attributions(
+        &self,
+        policy: &mut LocalPolicy,
+        answered: &[Answered],
+        taken: &mut usize,
+    ) -> Result<Vec<Option<BlockShares>>> {
+        let most = self.profile.evaluation.attributed;
+        let mut chosen: Vec<(usize, &Episode)> = Vec::new();
+        for (index, one) in answered.iter().enumerate() {
+            match &one.episode {
+                Some(episode) if *taken < most && episode.outcome.called() => {
+                    *taken += 1;
+                    chosen.push((index, episode));
+                }
+                _ => {}
+            }
+        }
+        let mut shares = vec![None; answered.len()];
+        if chosen.is_empty() {
+            return Ok(shares);
+        }
+        let turns: Vec<_> = chosen
+            .iter()
+            .map(|(_, episode)| &episode.turns[0])
+            .collect();
+        let conversations: Vec<_> = turns.iter().map(|turn| &turn.conversation).collect();
+        let prompts = policy.encode(&conversations)?;
+        let called: Vec<CalledPrompt> = prompts
+            .iter()
+            .zip(&turns)
+            .map(|(prompt, turn)| CalledPrompt {
+                prompt,
+                calls: vec![&turn.completion.token_ids],
+                content: vec![content_tokens(policy, &turn.completion.token_ids)],
+            })
+            .collect();
+        let settings = &self.profile.evaluation.attribution;
+        let found = attribute(&policy.model.detached()?, &called, settings)?;
+        for ((index, _), found) in chosen.into_iter().zip(found) {
+            shares[index] = found.first().map(|call| {
+                let values = call.shares.shares();
+                BlockShares::from([values[0], values[1], values[2], values[3]])
+            });
+        }
+        policy.forget();
+        Ok(shares)
+    }
+}

@@ -1,0 +1,152 @@
+//! One stage of training, from its last whole state to its finished checkpoint.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use baselines::{Evidence, Reward, TeacherRole};
+use benchmarks::evaluation::Scoring;
+use results::{Appender, UpdateMetrics};
+use seeded_random::Stream;
+
+use super::Replication;
+use crate::alarms::Watch;
+use crate::evaluation::validate;
+use crate::probe::Probe;
+use crate::profile::RunRole;
+use crate::progress::Report;
+use crate::training::{Teachers, Training};
+use crate::{Result, checkpoint, error};
+
+/// One stage of training.
+pub(super) struct StagePlan<'s> {
+    pub kind: RunRole<'s>,
+    pub stage: &'s str,
+    pub reward: &'s Reward,
+    /// The checkpoint to start from.
+    pub from: &'s Path,
+    /// The teacher's checkpoint.
+    pub teacher: Option<&'s Path>,
+    pub seed: u64,
+    pub updates: usize,
+    pub learning_rate: f64,
+    /// The folder of the stage before, whose metrics this one continues.
+    pub earlier: Option<&'s Path>,
+}
+
+impl Replication<'_> {
+    /// Trains one stage to its end, from its last saved state; the folder of its checkpoint.
+    pub(super) fn train(&self, plan: StagePlan<'_>, report: &mut Report<'_>) -> Result<PathBuf> {
+        let stamp = self.profile.stamp(plan.kind);
+        let folder = self.folder.begin(plan.kind, plan.seed, &stamp)?;
+        let finished = folder.join("checkpoint");
+        if checkpoint::is_finished(&folder)? {
+            return Ok(finished);
+        }
+        let model_of = |dir: Option<&Path>| -> Result<_> {
+            dir.map(|dir| self.policy(dir)?.model.detached().map_err(Into::into))
+                .transpose()
+        };
+        let teacher = model_of(plan.teacher)?;
+        let untrained = match plan.reward.method().evidence() {
+            Evidence::Divergence(TeacherRole::Untrained) => model_of(Some(&self.student))?,
+            _ => None,
+        };
+        let mut training = Training::new(
+            self.profile,
+            &self.data,
+            plan.stage,
+            plan.reward,
+            self.policy(plan.from)?,
+            Teachers {
+                teacher: teacher.as_ref(),
+                untrained: untrained.as_ref(),
+            },
+            plan.learning_rate,
+            // Arms of one seed see the same prompts in the same order.
+            Stream::new(plan.seed).purpose(match plan.earlier {
+                Some(_) => "arm",
+                None => plan.stage,
+            }),
+        )?;
+        let earlier: Vec<UpdateMetrics> = match plan.earlier {
+            Some(folder) => results::read_lines(&folder.join(results::METRICS))?,
+            None => Vec::new(),
+        };
+        let states = folder.join("state");
+        let first = training.trainer.resume(&states)?;
+        // Lines beyond the saved state are cut; a fresh stage begins with those of the cold start.
+        let keep = if first == 0 { 0 } else { earlier.len() + first };
+        let (mut metrics, kept) =
+            Appender::open::<UpdateMetrics>(&folder.join(results::METRICS), keep)?;
+        if first == 0 {
+            for line in &earlier {
+                metrics.append(line)?;
+            }
+        }
+        let evaluation = &self.profile.evaluation;
+        let probe = match &teacher {
+            Some(teacher) if evaluation.probe > 0 => Probe::new(
+                &mut training.policy,
+                teacher,
+                &self.data,
+                &self.validation,
+                evaluation.probe,
+                &evaluation.attribution,
+            )?,
+            _ => None,
+        };
+        let schedule = &self.profile.schedule;
+        let scoring = Scoring::of(self.data.rule(), None);
+        let label = format!("{} seed {}", plan.stage, plan.seed);
+        let mut watch = Watch::default();
+        for line in kept.iter().filter(|line| line.stage == plan.stage) {
+            watch.look(&self.profile.alarms, &mut line.clone())?;
+        }
+        for update in first..plan.updates {
+            let mut line = training.update(update, earlier.len() + update)?;
+            let last = update + 1 == plan.updates;
+            if last || (update + 1) % schedule.validate_every == 0 {
+                let clock = Instant::now();
+                let validation =
+                    validate(&mut training.policy, &self.data, &self.validation, scoring)?;
+                line.validation = Some(validation);
+                if let Some(probe) = &probe {
+                    line.alignment = Some(probe.measure(&mut training.policy)?);
+                }
+                line.seconds
+                    .insert("validation".into(), clock.elapsed().as_secs_f64());
+            }
+            for alarm in watch.look(&self.profile.alarms, &mut line)? {
+                eprintln!("alarm: {alarm}");
+            }
+            report(&label, update + 1, plan.updates, &figures(&line));
+            metrics.append(&line)?;
+            if last || (update + 1) % schedule.save_every == 0 {
+                metrics.sync()?;
+                training.trainer.save(&states, update + 1)?;
+            }
+        }
+        metrics.sync()?;
+        checkpoint::save(&training.policy, &folder)?;
+        if states.exists() {
+            std::fs::remove_dir_all(&states).map_err(error::at(&states))?;
+        }
+        Ok(finished)
+    }
+}
+
+fn figures(line: &UpdateMetrics) -> String {
+    let validation = match &line.validation {
+        Some(validation) => format!(", validation {:.3}", validation.accuracy),
+        None => String::new(),
+    };
+    format!(
+        "reward {:.3}, accuracy {:.3}, calls {:.2}, run {:.2}, KL {:.4}, ratio {:.4}{validation}",
+        line.reward,
+        line.accuracy,
+        line.tool_call_rate,
+        line.tool_success_rate.unwrap_or(0.0),
+        line.kl,
+        line.ratio,
+    )
+}

@@ -1,0 +1,222 @@
+//! What is measured of the distinct calls of each prompt, once per call.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use baselines::attribution_settings::AttributionSettings;
+use baselines::{CallEvidence, Evidence};
+use fused_ops::side_by_side;
+use qwen2_5_vl::Model;
+use results::AttributionMetrics;
+
+use super::rollout::RolloutGroup;
+use crate::Result;
+use crate::alignment::{CalledPrompt, attribute, content_tokens, passes};
+use crate::packing::{Packed, Tree};
+use crate::policy::{EncodedPrompt, LocalPolicy, cut};
+
+/// The distinct calls of one prompt.
+#[derive(Clone, Debug, Default)]
+pub struct GroupCalls {
+    /// For each episode which of `calls` it made; `None` without a call.
+    pub call_of: Vec<Option<usize>>,
+    /// What was measured of each.
+    pub calls: Vec<CallEvidence>,
+}
+
+/// What was measured in an update.
+pub struct Measured {
+    /// The calls of each group.
+    pub groups: Vec<GroupCalls>,
+    /// What attribution gave and cost, where there was any.
+    pub attribution: Option<AttributionMetrics>,
+}
+
+/// The distinct calls of one prompt, as tokens, in the order in which they were first made.
+struct DistinctCalls<'e> {
+    prompt: Arc<EncodedPrompt>,
+    group: usize,
+    calls: Vec<&'e [u32]>,
+}
+
+/// Measures what `wanted` says of every distinct call. `attribution` is the form of a divergence,
+/// `compared_with` the model that the policy is compared with; `scoring_tokens` bounds one forward
+/// pass.
+pub fn measure(
+    policy: &mut LocalPolicy,
+    groups: &[RolloutGroup],
+    wanted: Evidence,
+    attribution: Option<&AttributionSettings>,
+    compared_with: Option<&Model>,
+    scoring_tokens: usize,
+) -> Result<Measured> {
+    let mut found: Vec<GroupCalls> = Vec::with_capacity(groups.len());
+    let mut distinct: Vec<Vec<&[u32]>> = Vec::with_capacity(groups.len());
+    for group in groups {
+        let mut own = GroupCalls::default();
+        let mut known: Vec<&[u32]> = Vec::new();
+        for episode in &group.episodes {
+            if !episode.outcome.called() {
+                own.call_of.push(None);
+                continue;
+            }
+            let token_ids = episode.turns[0].completion.token_ids.as_slice();
+            let call = match known.iter().position(|call| *call == token_ids) {
+                Some(call) => call,
+                None => {
+                    known.push(token_ids);
+                    own.calls.push(CallEvidence {
+                        right: group.item.truth.as_ref().map(|t| t.approves(episode)),
+                        ..CallEvidence::default()
+                    });
+                    known.len() - 1
+                }
+            };
+            own.call_of.push(Some(call));
+        }
+        found.push(own);
+        distinct.push(known);
+    }
+    let mut measured = Measured {
+        groups: found,
+        attribution: None,
+    };
+    if matches!(wanted, Evidence::Outcome | Evidence::Truth) {
+        return Ok(measured);
+    }
+    let calls = encode(policy, groups, distinct)?;
+    match (wanted, compared_with, attribution) {
+        (Evidence::OwnLogProb, _, _) => {
+            let own = policy.model.detached()?;
+            for (group, call, value) in log_probs(&own, &calls, scoring_tokens)? {
+                measured.groups[group].calls[call].own_log_prob = Some(value);
+            }
+        }
+        (Evidence::TeacherLogProb, Some(teacher), _) => {
+            for (group, call, value) in log_probs(teacher, &calls, scoring_tokens)? {
+                measured.groups[group].calls[call].teacher_log_prob = Some(value);
+            }
+        }
+        (Evidence::Divergence(_), Some(teacher), Some(settings)) => {
+            measured.attribution = Some(diverge(
+                policy,
+                teacher,
+                &calls,
+                settings,
+                &mut measured.groups,
+            )?);
+        }
+        _ => {}
+    }
+    Ok(measured)
+}
+
+fn encode<'e>(
+    policy: &mut LocalPolicy,
+    groups: &[RolloutGroup],
+    distinct: Vec<Vec<&'e [u32]>>,
+) -> Result<Vec<DistinctCalls<'e>>> {
+    let calling: Vec<(usize, Vec<&[u32]>)> = distinct
+        .into_iter()
+        .enumerate()
+        .filter(|(_, calls)| !calls.is_empty())
+        .collect();
+    let conversations: Vec<_> = calling
+        .iter()
+        .map(|(group, _)| &groups[*group].episodes[0].turns[0].conversation)
+        .collect();
+    let prompts = policy.encode(&conversations)?;
+    Ok(prompts
+        .into_iter()
+        .zip(calling)
+        .map(|(prompt, (group, calls))| DistinctCalls {
+            prompt,
+            group,
+            calls,
+        })
+        .collect())
+}
+
+/// Mean log-probability of the tokens of every call under a model, nats: group, call, value.
+fn log_probs(
+    model: &Model,
+    calls: &[DistinctCalls<'_>],
+    scoring_tokens: usize,
+) -> Result<Vec<(usize, usize, f32)>> {
+    let tokens = |own: &DistinctCalls| {
+        own.prompt.prompt.input_ids.len() + own.calls.iter().map(|call| call.len()).sum::<usize>()
+    };
+    let batches = cut(calls, scoring_tokens, tokens);
+    let scored = side_by_side(model.device(), batches.len(), |index| -> Result<_> {
+        let trees: Vec<Tree> = batches[index]
+            .iter()
+            .map(|own| Tree {
+                prompt: &own.prompt.prompt,
+                branches: own.calls.clone(),
+            })
+            .collect();
+        let packed = Packed::new(model, &trees)?;
+        let embeddings = packed.embed(model)?;
+        let scored = packed.log_probs(model, &embeddings, 1.0)?;
+        Ok((packed.branches, scored.log_probs.to_vec1::<f32>()?))
+    });
+    let mut found = Vec::new();
+    for (batch, scored) in batches.iter().zip(scored) {
+        let (branches, log_probs): (Vec<Range<usize>>, Vec<f32>) = scored?;
+        let places = batch
+            .iter()
+            .flat_map(|own| (0..own.calls.len()).map(|call| (own.group, call)));
+        for ((group, call), range) in places.zip(branches) {
+            let tokens = &log_probs[range];
+            let mean = tokens.iter().sum::<f32>() / tokens.len().max(1) as f32;
+            found.push((group, call, mean));
+        }
+    }
+    Ok(found)
+}
+
+fn diverge(
+    policy: &LocalPolicy,
+    teacher: &Model,
+    calls: &[DistinctCalls<'_>],
+    settings: &AttributionSettings,
+    groups: &mut [GroupCalls],
+) -> Result<AttributionMetrics> {
+    let started = Instant::now();
+    let prompts: Vec<CalledPrompt> = calls
+        .iter()
+        .map(|own| CalledPrompt {
+            prompt: &own.prompt,
+            calls: own.calls.clone(),
+            content: own
+                .calls
+                .iter()
+                .map(|call| content_tokens(policy, call))
+                .collect(),
+        })
+        .collect();
+    let student = attribute(&policy.model.detached()?, &prompts, settings)?;
+    let teacher = attribute(teacher, &prompts, settings)?;
+    let (mut divergences, mut gaps) = (Vec::new(), Vec::new());
+    for ((own, student), teacher) in calls.iter().zip(&student).zip(&teacher) {
+        for (call, (student, teacher)) in student.iter().zip(teacher).enumerate() {
+            let divergence = settings
+                .divergence
+                .between(&student.shares, &teacher.shares)?;
+            groups[own.group].calls[call].divergence = Some(divergence);
+            divergences.push(divergence);
+            gaps.extend(student.relative_gap);
+            gaps.extend(teacher.relative_gap);
+        }
+    }
+    gaps.sort_by(f64::total_cmp);
+    let count = divergences.len();
+    Ok(AttributionMetrics {
+        calls: count as u64,
+        passes: (passes(settings) * 2 * count) as u64,
+        gap: gaps.get(gaps.len() / 2).copied(),
+        divergence: divergences.iter().sum::<f64>() / count.max(1) as f64,
+        seconds: Some(started.elapsed().as_secs_f64()),
+    })
+}

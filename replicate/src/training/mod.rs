@@ -1,0 +1,195 @@
+//! One update of a policy: rollouts, evidence, rewards, loss, step.
+//!
+//! GRPO (arXiv 2402.03300) over the assistant tokens of an episode:
+//! `A_i = r_i − mean(r)` over the G episodes of a prompt, divided as the profile says, and
+//! `L = −mean_t min(ρ_t A_i, clip(ρ_t, 1 − low, 1 + high) A_i) + β KL(policy ‖ reference)`. The old
+//! policy is the sampler, whose own log-probabilities are used, so a first ratio other than 1 shows
+//! that sampler and trainer disagree. What the paper has otherwise, and what it does not tell, is
+//! listed in every report ([`crate::deviations`]).
+//!
+//! The parts stand in files of their own: [`rollout`] samples and scores, [`evidence`] measures the
+//! distinct calls, [`rewards`] values the episodes, [`step`] computes the loss and steps.
+
+pub mod evidence;
+pub mod rewards;
+pub mod rollout;
+pub mod step;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use baselines::{Evidence, Reward, TeacherRole};
+use benchmarks::data::Data;
+use grpo::{AdamWOptions, LearningRateSchedule};
+use qwen2_5_vl::{Model, ModelPart};
+use results::UpdateMetrics;
+use seeded_random::Stream;
+
+use crate::policy::LocalPolicy;
+use crate::profile::Profile;
+use crate::state::Trainer;
+use crate::{Error, Result};
+
+/// The other models that a reward may ask.
+#[derive(Clone, Copy, Default)]
+pub struct Teachers<'a> {
+    /// The stronger model.
+    pub teacher: Option<&'a Model>,
+    /// The student before any reinforcement learning.
+    pub untrained: Option<&'a Model>,
+}
+
+impl<'a> Teachers<'a> {
+    /// The model that a reward compares the policy with, if it does; `start` is the policy where its
+    /// stage began.
+    fn asked_by<'m>(&self, reward: &Reward, start: &'m Model) -> Result<Option<&'m Model>>
+    where
+        'a: 'm,
+    {
+        let missing = |whose: &str| Error::Profile {
+            origin: reward.name(),
+            problem: format!("it needs {whose}, and there is none in this stage"),
+        };
+        let teacher = || self.teacher.ok_or_else(|| missing("a teacher"));
+        Ok(match reward.method().evidence() {
+            Evidence::Outcome | Evidence::Truth | Evidence::OwnLogProb => None,
+            Evidence::TeacherLogProb | Evidence::Divergence(TeacherRole::Teacher) => {
+                Some(teacher()?)
+            }
+            Evidence::Divergence(TeacherRole::OwnStart) => Some(start),
+            Evidence::Divergence(TeacherRole::Untrained) => Some(
+                self.untrained
+                    .ok_or_else(|| missing("the untrained student"))?,
+            ),
+        })
+    }
+}
+
+/// A policy in training.
+pub struct Training<'a> {
+    profile: &'a Profile,
+    data: &'a Data,
+    stage: String,
+    reward: &'a Reward,
+    stream: Stream,
+    /// The policy itself.
+    pub policy: LocalPolicy,
+    /// The policy where this stage began, without a graph.
+    reference: Model,
+    teachers: Teachers<'a>,
+    /// Parameters and optimiser.
+    pub trainer: Trainer,
+    schedule: LearningRateSchedule,
+}
+
+impl<'a> Training<'a> {
+    /// A stage of training: `policy` starts from where it is and is held near where it started.
+    /// `stream` decides prompts and samples.
+    #[expect(clippy::too_many_arguments, reason = "each is a thing of its own")]
+    pub fn new(
+        profile: &'a Profile,
+        data: &'a Data,
+        stage: &str,
+        reward: &'a Reward,
+        mut policy: LocalPolicy,
+        teachers: Teachers<'a>,
+        learning_rate: f64,
+        stream: Stream,
+    ) -> Result<Self> {
+        let grpo = &profile.grpo;
+        let frozen = grpo
+            .frozen
+            .iter()
+            .map(|part| part.parse())
+            .collect::<std::result::Result<Vec<ModelPart>, _>>()?;
+        policy.model.freeze(&frozen)?;
+        policy.temperature = grpo.temperature;
+        let reference = policy.model.copy(policy.model.dtype())?.detached()?;
+        let trainer = Trainer::new(
+            policy.model.trainable(),
+            AdamWOptions {
+                beta1: grpo.beta1,
+                beta2: grpo.beta2,
+                eps: grpo.adam_eps,
+                weight_decay: grpo.weight_decay,
+            },
+        )?;
+        Ok(Training {
+            profile,
+            data,
+            stage: stage.to_owned(),
+            reward,
+            stream,
+            policy,
+            reference,
+            teachers,
+            trainer,
+            schedule: LearningRateSchedule {
+                peak: learning_rate,
+                warmup: grpo.warmup,
+                decay: grpo.decay,
+            },
+        })
+    }
+
+    /// Update `index` of this stage, counted from 0; `made` updates came before it in the whole run.
+    pub fn update(&mut self, index: usize, made: usize) -> Result<UpdateMetrics> {
+        let mut seconds = BTreeMap::new();
+        let mut clock = Instant::now();
+        let mut lap = |name: &str| {
+            seconds.insert(name.to_owned(), clock.elapsed().as_secs_f64());
+            clock = Instant::now();
+        };
+        let stream = self.stream.purpose("rollout").index(index as u64);
+        let groups = rollout::sample(
+            &mut self.policy,
+            self.data,
+            self.data
+                .training(&self.stream, index, self.profile.grpo.prompts)?,
+            self.profile.grpo.samples,
+            &stream,
+        )?;
+        lap("rollout");
+        let evidence = evidence::measure(
+            &mut self.policy,
+            &groups,
+            self.reward.method().evidence(),
+            self.reward.attribution(),
+            self.teachers.asked_by(self.reward, &self.reference)?,
+            self.profile.compute.scoring_tokens,
+        )?;
+        lap(match self.reward.method().evidence() {
+            Evidence::Divergence(_) => "attribution",
+            _ => "scoring",
+        });
+        let valued = rewards::value(
+            self.reward,
+            &groups,
+            &evidence,
+            &stream,
+            self.profile.grpo.advantage_scale,
+        )?;
+        lap("reward");
+        let step = step::step(
+            &step::Stepping {
+                settings: &self.profile.grpo,
+                update_tokens: self.profile.compute.update_tokens,
+                reference: &self.reference,
+                learning_rate: self.schedule.rate(index),
+            },
+            &mut self.policy,
+            &mut self.trainer,
+            &groups,
+            &valued.advantages,
+        )?;
+        self.policy.forget();
+        lap("update");
+        let mut line = valued.metrics(&groups, self.reward);
+        line.stage.clone_from(&self.stage);
+        line.update = made as u64 + 1;
+        line.attribution = evidence.attribution;
+        step.describe(&mut line);
+        line.seconds = seconds;
+        Ok(line)
+    }
+}
