@@ -11,11 +11,11 @@
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use image::{DynamicImage, ImageReader, RgbImage};
+use image::RgbImage;
 use rayon::prelude::*;
 use serde::Deserialize;
 
-use crate::resize::{Backend, MAX_SIDE, Resampled, smart_resize};
+use crate::resize::{Backend, Resampled, smart_resize};
 use crate::{Grid, ProcessorError};
 
 /// Settings of the image processor, as in `preprocessor_config.json`.
@@ -338,53 +338,10 @@ fn normalisation(settings: &ImageSettings, channel: usize) -> [f32; 256] {
     })
 }
 
-/// Reads an image file (PNG or JPEG) as RGB; transparency is composited onto white.
+/// Reads an image file as RGB, as the reference loader gives it: see [`image_files::read`].
 ///
 /// # Errors
-/// When the file cannot be read or decoded, or a side is above [`MAX_SIDE`] (checked before any
-/// pixel is decoded).
+/// When the file cannot be read, or not decoded whole.
 pub fn read_image(path: &Path) -> Result<RgbImage, ProcessorError> {
-    let read = |source| ProcessorError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let decode = |source| ProcessorError::Decode {
-        path: path.to_owned(),
-        source,
-    };
-    let open = || {
-        ImageReader::open(path)
-            .and_then(ImageReader::with_guessed_format)
-            .map_err(read)
-    };
-    let (width, height) = open()?.into_dimensions().map_err(decode)?;
-    let (width, height) = (width as usize, height as usize);
-    if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
-        return Err(ProcessorError::ImageSides {
-            width,
-            height,
-            max: MAX_SIDE,
-        });
-    }
-    Ok(to_rgb(&open()?.decode().map_err(decode)?))
-}
-
-/// Any decoded image as 8-bit RGB: gray is repeated, transparency is composited onto white with
-/// the integer arithmetic of Pillow's `alpha_composite`.
-pub fn to_rgb(image: &DynamicImage) -> RgbImage {
-    if !image.color().has_alpha() {
-        return image.to_rgb8();
-    }
-    let rgba = image.to_rgba8();
-    RgbImage::from_fn(rgba.width(), rgba.height(), |x, y| {
-        let [r, g, b, alpha] = rgba.get_pixel(x, y).0;
-        image::Rgb([r, g, b].map(|value| over_white(value, alpha)))
-    })
-}
-
-/// One channel of a pixel over white; 7 extra bits and rounded division by 255.
-fn over_white(value: u8, alpha: u8) -> u8 {
-    let weight = u32::from(alpha) << 7;
-    let sum = u32::from(value) * weight + 255 * ((255 << 7) - weight) + (0x80 << 7);
-    ((((sum >> 8) + sum) >> 8) >> 7) as u8
+    Ok(image_files::read(path)?)
 }

@@ -31,7 +31,7 @@ pub use chat_template::ChatTemplate;
 pub use config::{Config, TextConfig, VisionConfig};
 pub use error::{Error, Result};
 pub use generate::{Prompt, Sampled};
-pub use image_processor::{ImageProcessor, ImageSettings, read_image, to_rgb};
+pub use image_processor::{ImageProcessor, ImageSettings, read_image};
 pub use lora::LoraOptions;
 pub use model::Model;
 pub use parameters::{Parameters, shapes};

@@ -81,14 +81,9 @@ pub enum ProcessorError {
         /// Patch size times merge size.
         factor: usize,
     },
-    /// An image file could not be decoded.
-    #[error("cannot decode the image {path}", path = .path.display())]
-    Decode {
-        /// The file.
-        path: PathBuf,
-        /// What the decoder said.
-        source: image::ImageError,
-    },
+    /// An image file could not be read, or not decoded whole.
+    #[error(transparent)]
+    ImageFile(#[from] image_files::ImageFileError),
     /// The chat template does not compile or does not render.
     #[error("the chat template of {path} {stage}: {reason}", path = .path.display())]
     Template {

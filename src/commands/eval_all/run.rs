@@ -18,7 +18,7 @@ use results::{
     Appender, ArmName, MANIFEST, Manifest, RECORDS, Record, RunKind, peak_memory_bytes, read_json,
     read_lines, write_json, write_lines,
 };
-use visual_tools::{Parsed, RefusalCounts, parse};
+use visual_tools::{NearMissCounts, Parsed, RefusalCounts, near_miss, parse};
 
 use super::Args;
 use super::data::Asked;
@@ -43,6 +43,7 @@ pub(super) struct Evaluation<'a> {
     watched: Vec<Watched<'a>>,
     undecodable: BTreeMap<TestSet, u64>,
     refused: RefusalCounts,
+    near_misses: NearMissCounts,
     failed_calls: u64,
     tally: Tally,
     started: Instant,
@@ -118,6 +119,7 @@ impl<'a> Evaluation<'a> {
             watched: Vec::new(),
             undecodable: BTreeMap::new(),
             refused: RefusalCounts::default(),
+            near_misses: NearMissCounts::default(),
             failed_calls: 0,
             tally: Tally::default(),
             started: Instant::now(),
@@ -304,7 +306,8 @@ impl<'a> Evaluation<'a> {
         self.scoring.scorer(set, self.args.judge_model.as_deref())
     }
 
-    /// Counts a call that the parser refused, by the reason, or that could not be carried out.
+    /// Counts a call that the parser refused, by the reason, that could not be carried out, or that
+    /// does not have the form that is read.
     /// Those of answers without a verdict are counted once they have one: they come again.
     fn count_call(&mut self, answered: &Answered) {
         let Some(episode) = &answered.episode else {
@@ -323,7 +326,13 @@ impl<'a> Evaluation<'a> {
                 }
             }
             ToolOutcome::Failed(_) => self.failed_calls += 1,
-            ToolOutcome::NotCalled | ToolOutcome::Succeeded => {}
+            ToolOutcome::NotCalled => {
+                let first = episode.turns.first();
+                if let Some(kind) = first.and_then(|turn| near_miss(&turn.completion.text)) {
+                    self.near_misses.add(kind);
+                }
+            }
+            ToolOutcome::Succeeded => {}
         }
     }
 
@@ -343,6 +352,9 @@ impl<'a> Evaluation<'a> {
             if let serde_json::Value::String(reason) = serde_json::to_value(reason)? {
                 add(format!("tool_refused_{reason}"), *count as u64);
             }
+        }
+        for (kind, count) in &self.near_misses.0 {
+            add(format!("tool_near_miss_{kind}"), *count as u64);
         }
         if self.failed_calls > 0 {
             add("tool_failed".to_owned(), self.failed_calls);
