@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use agent::{Block, Conversation, Message, MessagePart, Role};
-use benchmarks::endpoint::{ApiKey, Cache, Client, SamplingParameters, Settings};
 use benchmarks::judge::{Case, EndpointJudge, Judge, Rubric};
 use benchmarks::{TestSet, Verdict};
+use chat_endpoint::{ApiKey, Cache, Client, SamplingParameters, Settings};
 
 fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -1,6 +1,5 @@
 //! The six test sets: questions, sources, scorers, judge.
 
-pub mod endpoint;
 pub mod evaluation;
 pub mod judge;
 pub mod micro;

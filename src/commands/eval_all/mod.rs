@@ -15,12 +15,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use benchmarks::TestSet;
-use benchmarks::endpoint::{
-    ApiKey, Cache, CachedPolicy, Client, EndpointPolicy, Prices, SamplingParameters, Settings,
-};
 use benchmarks::evaluation::{Scoring, Shard};
 use benchmarks::judge::{EndpointJudge, Judge};
 use benchmarks::scorers::Reason;
+use chat_endpoint::{
+    ApiKey, Cache, CachedPolicy, Client, EndpointPolicy, Prices, SamplingParameters, Settings,
+};
 use replicate::compute::{Compute, DeviceName, WeightType};
 use replicate::policy::LocalPolicy;
 use results::{ArmName, Format, Paper, RECORDS, Runs, Table, TableOptions, run_folder};

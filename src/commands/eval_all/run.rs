@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use agent::{Policy, ToolOutcome};
 use anyhow::{Context, bail};
-use benchmarks::endpoint::Client;
 use benchmarks::evaluation::{Answered, Scoring, answer};
 use benchmarks::sources::Listing;
 use benchmarks::{Question, TestSet, scorers};
+use chat_endpoint::Client;
 use replicate::progress::Progress;
 use replicate::provenance;
 use results::{

@@ -2,11 +2,11 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::Error;
+use crate::error::Error;
 
 /// Shared by the threads of one client.
 #[derive(Debug, Default)]
-pub(super) struct Outage {
+pub(crate) struct Outage {
     state: Mutex<State>,
 }
 
@@ -20,7 +20,7 @@ struct State {
 impl Outage {
     /// Counts a request that ended in `error`, or well. An answer of any kind shows that the
     /// server is there.
-    pub(super) fn note(&self, error: Option<&Error>) {
+    pub(crate) fn note(&self, error: Option<&Error>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match error {
             Some(error) if error.is_of_connection() => {
@@ -32,7 +32,7 @@ impl Outage {
     }
 
     /// What the last request met, where at least `requests` in a row found no server.
-    pub(super) fn longer_than(&self, requests: u32) -> Option<String> {
+    pub(crate) fn longer_than(&self, requests: u32) -> Option<String> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         (state.requests >= requests).then(|| state.last.clone())
     }

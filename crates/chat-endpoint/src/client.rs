@@ -14,10 +14,14 @@ use agent::Conversation;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use ureq::http::{HeaderMap, StatusCode, Uri};
 
-use super::gate::Gate;
-use super::outage::Outage;
-use super::wire::{self, Reply, SamplingParameters, cache_key};
-use super::{ApiKey, Cache, Cached, Error, Prices, Usage, retry};
+use crate::cache::{Cache, Cached};
+use crate::error::Error;
+use crate::key::ApiKey;
+use crate::outage::Outage;
+use crate::pause::Pause;
+use crate::retry_after;
+use crate::usage::{Prices, Usage};
+use crate::wire::{self, Reply, SamplingParameters, cache_key};
 
 /// A completion's body is kilobytes; this is a guard against a server that never ends.
 const LONGEST_ANSWER: u64 = 16 << 20;
@@ -80,7 +84,7 @@ pub struct Client {
     agent: ureq::Agent,
     key: Option<ApiKey>,
     cache: Option<Cache>,
-    gate: Gate,
+    pause: Pause,
     usage: Mutex<Usage>,
     outage: Outage,
     /// Whether the server has ever answered, were it with an error.
@@ -155,7 +159,7 @@ impl Client {
             agent: config.build().new_agent(),
             key,
             cache,
-            gate: Gate::default(),
+            pause: Pause::default(),
             usage: Mutex::new(Usage {
                 cost: settings.prices.map(|_| 0.0),
                 ..Usage::default()
@@ -313,7 +317,7 @@ impl Client {
         let jitter = wait.saturating_sub(settings.first_wait);
         let mut attempts = 0;
         loop {
-            self.gate.pass();
+            self.pause.wait();
             attempts += 1;
             self.count(|usage| usage.requests += 1);
             let error = match self.attempt(body) {
@@ -334,7 +338,7 @@ impl Client {
                 });
             }
             if let Some(asked) = asked {
-                self.gate.close_for(asked);
+                self.pause.extend_to(asked);
                 wait = asked + jitter;
             }
             // Counted before the wait, so that whoever watches sees what it is for.
@@ -365,8 +369,8 @@ impl Client {
             let completion = answer
                 .map_err(|error| self.failure(error))
                 .and_then(|answer| wire::read(&answer))?;
-            if let Some(wait) = retry::used_up(|name| header(response.headers(), name)) {
-                self.gate.close_for(wait.min(self.settings.longest_wait));
+            if let Some(wait) = retry_after::used_up(|name| header(response.headers(), name)) {
+                self.pause.extend_to(wait.min(self.settings.longest_wait));
             }
             return Ok(completion);
         }
@@ -421,7 +425,7 @@ impl Client {
             Some(key) => wire::excerpt(&key.blot_out(answer)),
             None => wire::excerpt(answer),
         };
-        let retry_after = retry::retry_after(|name| header(headers, name), SystemTime::now());
+        let retry_after = retry_after::retry_after(|name| header(headers, name), SystemTime::now());
         match status.as_u16() {
             401 | 403 => Error::Unauthorized {
                 status: status.as_u16(),

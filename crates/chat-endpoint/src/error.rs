@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::CacheError;
+use crate::cache::CacheError;
 
 /// A request that brought no completion, and why.
 #[derive(Debug, thiserror::Error)]

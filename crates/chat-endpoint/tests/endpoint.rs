@@ -12,7 +12,7 @@ use agent::{
     Block, CompletionRequest, Conversation, EpisodeOptions, Message, MessagePart, ObservationMode,
     Policy, PromptStyle, Role, Task, run_episodes,
 };
-use benchmarks::endpoint::{
+use chat_endpoint::{
     ApiKey, Cache, Client, EndpointPolicy, Error, Prices, SamplingParameters, Settings,
 };
 use image::{Rgb, RgbImage};

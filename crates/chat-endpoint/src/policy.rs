@@ -2,7 +2,9 @@
 
 use agent::{Completion, CompletionRequest, Conversation, Policy};
 
-use super::{Client, Error, SamplingParameters};
+use crate::client::Client;
+use crate::error::Error;
+use crate::wire::SamplingParameters;
 
 /// Completes conversations with a [`Client`]. Completions carry text alone: endpoints give no
 /// token ids that are ours.

@@ -8,7 +8,8 @@ use image::{ImageFormat, RgbImage};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Cached, Error};
+use crate::cache::Cached;
+use crate::error::Error;
 
 /// How to decode. Everything here is part of the cache key.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -70,7 +71,7 @@ pub fn cache_key(
 }
 
 /// The body of a request.
-pub(super) fn body(
+pub(crate) fn body(
     model: &str,
     conversation: &Conversation,
     parameters: &SamplingParameters,
@@ -153,7 +154,7 @@ struct Usage {
 }
 
 /// Reads the body of an answer with status 200.
-pub(super) fn read(body: &str) -> Result<Cached, Error> {
+pub(crate) fn read(body: &str) -> Result<Cached, Error> {
     let answer: Value = serde_json::from_str(body).map_err(|error| Error::MalformedJson {
         reason: error.to_string(),
         excerpt: excerpt(body),
@@ -200,7 +201,7 @@ pub(super) fn read(body: &str) -> Result<Cached, Error> {
 }
 
 /// The beginning of a text, for an error message.
-pub(super) fn excerpt(text: &str) -> String {
+pub(crate) fn excerpt(text: &str) -> String {
     const LONGEST: usize = 200;
     let text = text.trim();
     match text.char_indices().nth(LONGEST) {

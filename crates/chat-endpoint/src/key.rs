@@ -16,17 +16,17 @@ impl ApiKey {
     }
 
     /// The header's value.
-    pub(super) fn bearer(&self) -> String {
+    pub(crate) fn bearer(&self) -> String {
         format!("Bearer {}", self.0)
     }
 
     /// `text` without the key: some servers quote it when they refuse it.
-    pub(super) fn blot_out(&self, text: &str) -> String {
+    pub(crate) fn blot_out(&self, text: &str) -> String {
         text.replace(&self.0, "[key]")
     }
 
     #[cfg(test)]
-    pub(super) fn for_test(key: &str) -> Self {
+    pub(crate) fn for_test(key: &str) -> Self {
         ApiKey(key.to_owned())
     }
 }

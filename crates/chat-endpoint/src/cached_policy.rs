@@ -5,7 +5,8 @@
 
 use agent::{Completion, CompletionRequest, Policy};
 
-use super::{Cache, CacheError, Cached, SamplingParameters, cache_key};
+use crate::cache::{Cache, CacheError, Cached};
+use crate::wire::{SamplingParameters, cache_key};
 
 /// A policy whose completions come from a [`Cache`] where it has them. Those carry text alone.
 #[derive(Debug)]
