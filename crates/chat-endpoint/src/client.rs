@@ -1,92 +1,48 @@
 //! One server, asked by a bounded number of threads, each request until it has an answer or has
-//! used up its attempts.
+//! used up its attempts or its time.
 //!
 //! The wait before attempt k+1 is `first_wait · 2^(k-1)`, at most `longest_wait`, plus a jitter
 //! drawn uniformly from (0, that); where the server says when to come back, that instead, for all
-//! threads, plus the first wait's jitter so that they do not come back at once.
+//! threads, plus the first wait's jitter so that they do not come back at once. A server that is
+//! busy is there, so its refusals are not counted as attempts; what bounds them is `max_wait`, the
+//! time without any completion.
 
-use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Instant;
 
 use agent::Conversation;
 use backon::{BackoffBuilder, ExponentialBuilder};
-use ureq::http::{HeaderMap, StatusCode, Uri};
 
+use crate::adaptations::Adaptations;
 use crate::cache::{Cache, Cached};
 use crate::error::Error;
 use crate::key::ApiKey;
 use crate::outage::Outage;
-use crate::pause::Pause;
-use crate::retry_after;
-use crate::usage::{Prices, Usage};
-use crate::wire::{self, Reply, SamplingParameters, cache_key};
-
-/// A completion's body is kilobytes; this is a guard against a server that never ends.
-const LONGEST_ANSWER: u64 = 16 << 20;
+use crate::pause::{self, Pause};
+use crate::request::{self, Outgoing, Reply, SamplingParameters};
+use crate::settings::Settings;
+use crate::transport::Transport;
+use crate::usage::Usage;
 
 /// Attempts for one request at a server that has never answered: a wrong address shows within
 /// seconds, where one that answered before may be coming back.
 const FIRST_ATTEMPTS: u32 = 3;
 
-/// Where to ask, and how patiently.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
-    /// The API's base address, `http://localhost:8000/v1`; `/v1` is added where the address has
-    /// no path.
-    pub url: String,
-    /// The model's name on that server.
-    pub model: String,
-    /// Requests in flight at once.
-    pub concurrency: usize,
-    /// Time allowed for one attempt, from connecting to the last byte.
-    pub timeout: Duration,
-    /// Attempts for one request; at an address where nobody ever answered, three at most.
-    pub attempts: u32,
-    /// The wait after the first failed attempt.
-    pub first_wait: Duration,
-    /// No wait is longer (before jitter); a server that asks for more has its request given up.
-    pub longest_wait: Duration,
-    /// Seed of the jitter.
-    pub seed: u64,
-    /// What tokens cost, where that is known.
-    pub prices: Option<Prices>,
-    /// Requests in a row without a connection after which no other is sent; `None`: each is tried.
-    pub give_up_after: Option<u32>,
-}
-
-impl Settings {
-    /// Four requests in flight, two minutes an attempt, eight attempts with waits from one second
-    /// to one minute, never giving the server up.
-    pub fn new(url: impl Into<String>, model: impl Into<String>) -> Self {
-        Settings {
-            url: url.into(),
-            model: model.into(),
-            concurrency: 4,
-            timeout: Duration::from_secs(120),
-            attempts: 8,
-            first_wait: Duration::from_secs(1),
-            longest_wait: Duration::from_secs(60),
-            seed: 0,
-            prices: None,
-            give_up_after: None,
-        }
-    }
-}
+/// Attempts for one request whose answers are no completions: a server that is there and says
+/// the same thing four times over a quarter of a minute will say it again.
+const ANSWER_ATTEMPTS: u32 = 4;
 
 /// A server, a key, a cache. Shared by reference between threads.
 #[derive(Debug)]
 pub struct Client {
     settings: Settings,
-    /// The address of chat completions.
-    url: String,
-    agent: ureq::Agent,
-    key: Option<ApiKey>,
+    transport: Transport,
     cache: Option<Cache>,
     pause: Pause,
     usage: Mutex<Usage>,
     outage: Outage,
+    adaptations: Mutex<Adaptations>,
     /// Whether the server has ever answered, were it with an error.
     answered: AtomicBool,
 }
@@ -102,62 +58,8 @@ impl Client {
         key: Option<ApiKey>,
         cache: Option<Cache>,
     ) -> Result<Self, Error> {
-        let setting = |setting, expected, found: &dyn std::fmt::Display| Error::Setting {
-            setting,
-            expected,
-            found: found.to_string(),
-        };
-        let address = "an address like http://localhost:8000/v1";
-        let uri: Uri = settings
-            .url
-            .parse()
-            .map_err(|_| setting("url", address, &settings.url))?;
-        let (Some("http" | "https"), Some(host)) = (uri.scheme_str(), uri.host()) else {
-            return Err(setting("url", address, &settings.url));
-        };
-        if uri
-            .authority()
-            .is_some_and(|authority| authority.as_str().contains('@'))
-        {
-            return Err(setting(
-                "url",
-                "no user or password in the address",
-                &"some",
-            ));
-        }
-        if settings.model.is_empty() {
-            return Err(setting("model", "the model's name on the server", &"''"));
-        }
-        if settings.concurrency == 0 {
-            return Err(setting("concurrency", "at least 1", &0));
-        }
-        if settings.attempts == 0 {
-            return Err(setting("attempts", "at least 1", &0));
-        }
-
-        let base = settings.url.trim_end_matches('/');
-        let url = if base.ends_with("/chat/completions") {
-            base.to_owned()
-        } else if uri.path() == "/" || uri.path().is_empty() {
-            format!("{base}/v1/chat/completions")
-        } else {
-            format!("{base}/chat/completions")
-        };
-        let mut config = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            // A redirect would carry images, and perhaps the key, to another host.
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .timeout_global(Some(settings.timeout))
-            .max_idle_connections_per_host(settings.concurrency)
-            .user_agent(concat!("iapo/", env!("CARGO_PKG_VERSION")));
-        if host == "localhost" || host == "[::1]" || host.starts_with("127.") {
-            config = config.proxy(None);
-        }
         Ok(Client {
-            url,
-            agent: config.build().new_agent(),
-            key,
+            transport: Transport::new(&settings, key)?,
             cache,
             pause: Pause::default(),
             usage: Mutex::new(Usage {
@@ -165,6 +67,7 @@ impl Client {
                 ..Usage::default()
             }),
             outage: Outage::default(),
+            adaptations: Mutex::default(),
             answered: AtomicBool::new(false),
             settings,
         })
@@ -180,10 +83,24 @@ impl Client {
         *self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why the server was given up ([`Settings::give_up_after`]); `None` while it is not. From then
-    /// on only the cache answers.
+    /// What it changed about its requests because the server refused them as they were. It belongs
+    /// into the manifest of whatever is made of the completions.
+    pub fn adaptations(&self) -> Adaptations {
+        *self
+            .adaptations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the server was given up ([`Settings::give_up_after`], [`Settings::max_wait`], an error
+    /// that ends the run); `None` while it is not. From then on only the cache answers.
     pub fn given_up(&self) -> Option<String> {
-        self.outage.longer_than(self.settings.give_up_after?)
+        self.outage.given_up()
+    }
+
+    /// What the last failed attempt met: the reason of the retries that [`Client::usage`] counts.
+    pub fn last_failure(&self) -> Option<String> {
+        self.outage.last_failure()
     }
 
     /// Completions of all `requests`, in their order, a failed one as an error in its place.
@@ -250,29 +167,44 @@ impl Client {
         conversation: &Conversation,
         parameters: &SamplingParameters,
     ) -> Result<Reply, Error> {
-        let key = cache_key(&self.settings.model, conversation, parameters);
-        if let Some(completion) = self.cache.as_ref().and_then(|cache| cache.get(&key)) {
-            self.count(|usage| usage.from_cache += 1);
+        loop {
+            let adaptations = self.adaptations();
+            let key =
+                request::adapted_key(&self.settings.model, conversation, parameters, adaptations);
+            let kept = self.cache.as_ref().and_then(|cache| cache.get(&key));
+            if let Some(completion) = kept.filter(Cached::ended_well) {
+                self.count(|usage| usage.from_cache += 1);
+                return Ok(Reply {
+                    completion,
+                    from_cache: true,
+                });
+            }
+            if self.given_up().is_some() {
+                return Err(Error::NotAsked);
+            }
+            let completion =
+                Outgoing::new(&self.settings.model, conversation, parameters, adaptations)
+                    .and_then(|outgoing| self.persist(&outgoing, &key, adaptations));
+            let completion = match completion {
+                Ok(Some(completion)) => completion,
+                Ok(None) => continue,
+                Err(error) => {
+                    self.count(|usage| usage.failed += 1);
+                    return Err(error);
+                }
+            };
+            if let Some(cache) = &self.cache {
+                cache.put(key, completion.clone())?;
+            }
+            self.count_completion(&completion);
             return Ok(Reply {
                 completion,
-                from_cache: true,
+                from_cache: false,
             });
         }
-        if self.given_up().is_some() {
-            return Err(Error::NotAsked);
-        }
-        let reply = wire::body(&self.settings.model, conversation, parameters)
-            .and_then(|body| self.persist(&body, &key));
-        let completion = match reply {
-            Ok(completion) => completion,
-            Err(error) => {
-                self.count(|usage| usage.failed += 1);
-                return Err(error);
-            }
-        };
-        if let Some(cache) = &self.cache {
-            cache.put(key, completion.clone())?;
-        }
+    }
+
+    fn count_completion(&self, completion: &Cached) {
         self.count(|usage| {
             usage.completions += 1;
             match (completion.prompt_tokens, completion.completion_tokens) {
@@ -289,20 +221,36 @@ impl Client {
                 }
             }
         });
-        Ok(Reply {
-            completion,
-            from_cache: false,
-        })
     }
 
-    /// Attempts until one succeeds, cannot succeed, or was the last.
-    fn persist(&self, body: &str, key: &blake3::Hash) -> Result<Cached, Error> {
-        let reply = self.attempts(body, key);
-        self.outage.note(reply.as_ref().err());
-        reply
+    /// Attempts until one succeeds, cannot succeed, or was the last; `None` where the request has
+    /// to be made anew, because the server takes it in another form than that of `adaptations`.
+    fn persist(
+        &self,
+        outgoing: &Outgoing,
+        key: &blake3::Hash,
+        adaptations: Adaptations,
+    ) -> Result<Option<Cached>, Error> {
+        self.outage.begin();
+        let reply = self.attempts(outgoing, key);
+        if let Err(Error::ParameterRefused { parameter, .. }) = &reply
+            && let Some(mended) = adaptations.mending(parameter)
+        {
+            let mut known = self
+                .adaptations
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            *known = known.and(mended);
+            drop(known);
+            self.outage.end(Some(&Error::NotAsked), None);
+            return Ok(None);
+        }
+        self.outage
+            .end(reply.as_ref().err(), self.settings.give_up_after);
+        reply.map(Some)
     }
 
-    fn attempts(&self, body: &str, key: &blake3::Hash) -> Result<Cached, Error> {
+    fn attempts(&self, outgoing: &Outgoing, key: &blake3::Hash) -> Result<Cached, Error> {
         let settings = &self.settings;
         // Each request has a jitter of its own, the same in every run.
         let [a, b, c, d, e, f, g, h, ..] = *key.as_bytes();
@@ -315,23 +263,65 @@ impl Client {
             .build();
         let mut wait = waits.next().unwrap_or(settings.first_wait);
         let jitter = wait.saturating_sub(settings.first_wait);
-        let mut attempts = 0;
+        let is_vain = || self.given_up().is_some();
+        let (mut attempts, mut busy, mut of_answer) = (0, 0, 0);
+        let mut first_failure = None;
+        let mut last: Option<Error> = None;
         loop {
-            self.pause.wait();
+            self.pause.wait(is_vain);
+            if is_vain() {
+                return Err(match last {
+                    Some(last) => Error::Exhausted {
+                        attempts,
+                        last: Box::new(last),
+                    },
+                    None => Error::NotAsked,
+                });
+            }
             attempts += 1;
             self.count(|usage| usage.requests += 1);
-            let error = match self.attempt(body) {
-                Ok(completion) => return Ok(completion),
+            let exchange = self.transport.exchange(
+                &outgoing.body,
+                &outgoing.parameters,
+                self.outage.is_proven(),
+            );
+            self.answered
+                .fetch_or(exchange.is_answered, Ordering::Relaxed);
+            let error = match exchange.outcome {
+                Ok(completion) => {
+                    if let Some(wait) = exchange.used_up {
+                        self.pause.extend_to(wait.min(settings.max_wait));
+                    }
+                    return Ok(completion);
+                }
                 Err(error) if !error.is_transient() => return Err(error),
                 Err(error) => error,
             };
+            let failing = self.outage.attempt_failed(&error);
+            let begun = *first_failure.get_or_insert_with(Instant::now);
+            busy += u32::from(error.is_busy());
+            of_answer += u32::from(error.is_of_answer());
             let asked = error.retry_after();
-            let too_long = asked.is_some_and(|asked| asked > settings.longest_wait);
+            let next = asked.map_or(wait, |asked| asked.saturating_add(jitter));
             let never_there = matches!(error, Error::Unreachable { .. })
                 && !self.answered.load(Ordering::Relaxed)
                 && attempts >= FIRST_ATTEMPTS;
-            let last = attempts >= settings.attempts || never_there || self.given_up().is_some();
-            if last || too_long {
+            let is_last =
+                attempts - busy >= settings.attempts || of_answer >= ANSWER_ATTEMPTS || never_there;
+            let asked_or_wait = asked.unwrap_or(next);
+            let is_over = |spent: std::time::Duration| {
+                spent.saturating_add(asked_or_wait) > settings.max_wait
+            };
+            if !is_last && is_over(failing) {
+                self.outage.give_up(format!(
+                    "no completion for {:.0} s, and {:.0} s more to wait, which is beyond the limit \
+                     of {:.0} s (--max-wait): {error}",
+                    failing.as_secs_f64(),
+                    asked_or_wait.as_secs_f64(),
+                    settings.max_wait.as_secs_f64(),
+                ));
+            }
+            if is_last || is_over(begun.elapsed()) || is_vain() {
                 return Err(Error::Exhausted {
                     attempts,
                     last: Box::new(error),
@@ -339,188 +329,16 @@ impl Client {
             }
             if let Some(asked) = asked {
                 self.pause.extend_to(asked);
-                wait = asked + jitter;
             }
             // Counted before the wait, so that whoever watches sees what it is for.
             self.count(|usage| usage.retries += 1);
-            std::thread::sleep(wait);
+            last = Some(error);
+            pause::sleep(next, is_vain);
             wait = waits.next().unwrap_or(settings.longest_wait);
-        }
-    }
-
-    fn attempt(&self, body: &str) -> Result<Cached, Error> {
-        let mut request = self
-            .agent
-            .post(&self.url)
-            .header("content-type", "application/json");
-        if let Some(key) = &self.key {
-            request = request.header("authorization", key.bearer());
-        }
-        let mut response = request.send(body).map_err(|error| self.failure(error))?;
-        self.answered.store(true, Ordering::Relaxed);
-        let status = response.status();
-        let answer = response
-            .body_mut()
-            .with_config()
-            .limit(LONGEST_ANSWER)
-            .lossy_utf8(true)
-            .read_to_string();
-        if status == StatusCode::OK {
-            let completion = answer
-                .map_err(|error| self.failure(error))
-                .and_then(|answer| wire::read(&answer))?;
-            if let Some(wait) = retry_after::used_up(|name| header(response.headers(), name)) {
-                self.pause.extend_to(wait.min(self.settings.longest_wait));
-            }
-            return Ok(completion);
-        }
-        // The status says enough where the text that explains it cannot be read.
-        Err(self.refusal(status, response.headers(), &answer.unwrap_or_default()))
-    }
-
-    /// The error of an exchange that did not end.
-    fn failure(&self, error: ureq::Error) -> Error {
-        let url = self.url.clone();
-        match error {
-            ureq::Error::Timeout(_) => Error::Timeout {
-                url,
-                after: self.settings.timeout,
-            },
-            ureq::Error::Io(error) if error.kind() == ErrorKind::TimedOut => Error::Timeout {
-                url,
-                after: self.settings.timeout,
-            },
-            ureq::Error::BodyExceedsLimit(limit) => Error::TooLong { limit },
-            ureq::Error::Io(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::ConnectionRefused
-                        | ErrorKind::HostUnreachable
-                        | ErrorKind::NetworkUnreachable
-                        | ErrorKind::AddrNotAvailable
-                ) =>
-            {
-                Error::Unreachable {
-                    url,
-                    reason: error.to_string(),
-                }
-            }
-            error @ (ureq::Error::HostNotFound
-            | ureq::Error::ConnectionFailed
-            | ureq::Error::ConnectProxyFailed(_)
-            | ureq::Error::Tls(_)
-            | ureq::Error::Rustls(_)) => Error::Unreachable {
-                url,
-                reason: error.to_string(),
-            },
-            error => Error::Cut {
-                reason: error.to_string(),
-            },
-        }
-    }
-
-    /// The error that a status other than 200 stands for.
-    fn refusal(&self, status: StatusCode, headers: &HeaderMap, answer: &str) -> Error {
-        let message = match &self.key {
-            Some(key) => wire::excerpt(&key.blot_out(answer)),
-            None => wire::excerpt(answer),
-        };
-        let retry_after = retry_after::retry_after(|name| header(headers, name), SystemTime::now());
-        match status.as_u16() {
-            401 | 403 => Error::Unauthorized {
-                status: status.as_u16(),
-                message,
-            },
-            429 if answer.contains("insufficient_quota") => Error::QuotaExhausted { message },
-            429 => Error::RateLimited {
-                retry_after,
-                message,
-            },
-            status @ (408 | 409 | 425 | 500..) => Error::Server {
-                status,
-                retry_after,
-                message,
-            },
-            status => Error::Rejected { status, message },
         }
     }
 
     fn count(&self, change: impl FnOnce(&mut Usage)) {
         change(&mut self.usage.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn setting_error(change: impl FnOnce(&mut Settings)) -> String {
-        let mut settings = Settings::new("http://localhost:8000/v1", "m");
-        change(&mut settings);
-        Client::new(settings, None, None).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn addresses() {
-        for (given, asked) in [
-            (
-                "http://localhost:8000",
-                "http://localhost:8000/v1/chat/completions",
-            ),
-            (
-                "http://localhost:8000/",
-                "http://localhost:8000/v1/chat/completions",
-            ),
-            (
-                "http://localhost:8000/v1/",
-                "http://localhost:8000/v1/chat/completions",
-            ),
-            (
-                "https://a.example/openai",
-                "https://a.example/openai/chat/completions",
-            ),
-            (
-                "https://a.example/v1/chat/completions",
-                "https://a.example/v1/chat/completions",
-            ),
-        ] {
-            let client = Client::new(Settings::new(given, "m"), None, None).unwrap();
-            assert_eq!(client.url, asked);
-        }
-    }
-
-    #[test]
-    fn settings_that_cannot_work() {
-        for url in ["", "localhost:8000", "ftp://a/b", "/v1", "http://"] {
-            let error = setting_error(|settings| settings.url = url.into());
-            assert!(
-                error.contains("endpoint setting `url`: expected an address"),
-                "{url}: {error}"
-            );
-        }
-        let error = setting_error(|settings| settings.url = "http://me:secret@host/v1".into());
-        assert!(!error.contains("secret"), "{error}");
-        assert!(setting_error(|settings| settings.model.clear()).contains("`model`"));
-        assert!(setting_error(|settings| settings.concurrency = 0).contains("`concurrency`"));
-        assert!(setting_error(|settings| settings.attempts = 0).contains("`attempts`"));
-    }
-
-    #[test]
-    fn the_key_is_in_no_debug_output_and_no_error() {
-        let key = ApiKey::for_test("sk-very-secret");
-        let client =
-            Client::new(Settings::new("http://localhost:1", "m"), Some(key), None).unwrap();
-        assert!(!format!("{client:?}").contains("very-secret"));
-        let error = client.refusal(
-            StatusCode::UNAUTHORIZED,
-            &HeaderMap::new(),
-            "Incorrect API key provided: sk-very-secret.",
-        );
-        assert!(!format!("{error} {error:?}").contains("very-secret"));
-        assert!(error.to_string().contains("[key]"));
     }
 }
