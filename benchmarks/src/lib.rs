@@ -2,7 +2,6 @@
 
 pub mod curriculum;
 pub mod data;
-pub mod endpoint;
 pub mod evaluation;
 mod foreign_json;
 pub mod judge;

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use benchmarks::TestSet;
-use benchmarks::endpoint::{ApiKey, Cache, Client, Settings};
 use benchmarks::judge::{EndpointJudge, Rubric};
 use benchmarks::predictions::{PredictionsError, ScoreSummary, Scorer, score_file, score_rows};
 use benchmarks::scorers::{Crashes, ScoredSet};
+use chat_endpoint::{ApiKey, Cache, Client, Settings};
 
 /// The environment variable with the judge's key.
 const KEY: &str = "OPENAI_API_KEY";

@@ -5,7 +5,8 @@
 
 use agent::{Completion, CompletionRequest, Policy};
 
-use super::{Cache, CacheError, Cached, SamplingParameters, cache_key};
+use crate::cache::{Cache, CacheError, Cached};
+use crate::request::{SamplingParameters, cache_key};
 
 /// A policy whose completions come from a [`Cache`] where it has them. Those carry text alone.
 #[derive(Debug)]
@@ -98,6 +99,7 @@ fn kept(completion: &Completion) -> Cached {
     Cached {
         text: completion.text.clone(),
         stopped: completion.stopped,
+        finish_reason: None,
         served_by: None,
         prompt_tokens: Some(completion.prompt_ids.len() as u64),
         completion_tokens: Some(completion.token_ids.len() as u64),

@@ -26,6 +26,10 @@ pub enum Behaviour {
     Status(u16, Vec<(&'static str, &'static str)>, &'static str),
     /// Status 200 with this body.
     Body(&'static str),
+    /// A status with headers and a body that are made up as the test goes.
+    Answer(u16, Vec<(String, String)>, Vec<u8>),
+    /// Status 200 and a body that never ends.
+    Endless,
     /// The connection closed before the status line.
     CutAtOnce,
     /// The connection closed in the middle of the body.
@@ -177,6 +181,13 @@ impl Shared {
             })
             .to_string()
         };
+        if let Behaviour::Answer(status, headers, body) = behaviour {
+            let headers: Vec<(&str, &str)> = headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str()))
+                .collect();
+            return write_answer(&mut connection, status, &headers, &body);
+        }
         let (status, headers, body) = match behaviour {
             Behaviour::Say(text) => (200, Vec::new(), say(&text, "stop")),
             Behaviour::SayCutOff(text) => (200, Vec::new(), say(&text, "length")),
@@ -187,6 +198,13 @@ impl Shared {
             Behaviour::SayWith(text, headers) => (200, headers, say(&text, "stop")),
             Behaviour::Status(status, headers, body) => (status, headers, body.to_owned()),
             Behaviour::Body(body) => (200, Vec::new(), body.to_owned()),
+            Behaviour::Answer(..) => unreachable!("answered above"),
+            Behaviour::Endless => {
+                write!(connection, "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n")?;
+                loop {
+                    connection.write_all(&[b' '; 1 << 16])?;
+                }
+            }
             Behaviour::CutAtOnce => return connection.shutdown(Shutdown::Both),
             Behaviour::CutInBody => {
                 write!(
@@ -196,15 +214,25 @@ impl Shared {
                 return connection.shutdown(Shutdown::Both);
             }
         };
-        write!(
-            connection,
-            "HTTP/1.1 {status} Whatever\r\ncontent-length: {}\r\nconnection: close\r\n",
-            body.len()
-        )?;
-        for (name, value) in headers {
-            write!(connection, "{name}: {value}\r\n")?;
-        }
-        write!(connection, "\r\n{body}")?;
-        connection.flush()
+        write_answer(&mut connection, status, &headers, body.as_bytes())
     }
+}
+
+fn write_answer(
+    connection: &mut TcpStream,
+    status: u16,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> std::io::Result<()> {
+    write!(
+        connection,
+        "HTTP/1.1 {status} Whatever\r\ncontent-length: {}\r\nconnection: close\r\n",
+        body.len()
+    )?;
+    for (name, value) in headers {
+        write!(connection, "{name}: {value}\r\n")?;
+    }
+    write!(connection, "\r\n")?;
+    connection.write_all(body)?;
+    connection.flush()
 }

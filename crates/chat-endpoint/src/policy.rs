@@ -2,10 +2,12 @@
 
 use agent::{Completion, CompletionRequest, Conversation, Policy};
 
-use super::{Client, Error, SamplingParameters};
+use crate::client::Client;
+use crate::error::Error;
+use crate::request::SamplingParameters;
 
 /// Completes conversations with a [`Client`]. Completions carry text alone: endpoints give no
-/// token ids that are ours.
+/// token ids that are ours. A model's thinking is no part of it ([`Reply::answer`](crate::Reply::answer)).
 #[derive(Debug)]
 pub struct EndpointPolicy<'a> {
     client: &'a Client,
@@ -44,7 +46,7 @@ impl Policy for EndpointPolicy<'_> {
             .into_iter()
             .map(|reply| {
                 reply.map(|reply| Completion {
-                    text: reply.completion.text,
+                    text: reply.answer().to_owned(),
                     stopped: reply.completion.stopped,
                     ..Completion::default()
                 })

@@ -12,7 +12,7 @@ use agent::{
     Block, CompletionRequest, Conversation, EpisodeOptions, Message, MessagePart, ObservationMode,
     Policy, PromptStyle, Role, Task, run_episodes,
 };
-use benchmarks::endpoint::{
+use chat_endpoint::{
     ApiKey, Cache, Client, EndpointPolicy, Error, Prices, SamplingParameters, Settings,
 };
 use image::{Rgb, RgbImage};
@@ -94,7 +94,7 @@ fn every_question_gets_its_own_answer_whatever_the_network_does() {
             1 => Behaviour::Status(429, vec![("retry-after", "0.02")], "slow down"),
             2 => Behaviour::CutAtOnce,
             3 => Behaviour::CutInBody,
-            4 => Behaviour::Body("<html>not JSON"),
+            4 => Behaviour::Body("{\"choices\": [{\"message\""),
             5 => Behaviour::Body(r#"{"error": "overloaded"}"#),
             6 => Behaviour::Status(503, vec![("retry-after-ms", "10")], ""),
             7 => Behaviour::Status(429, vec![], "no hint"),
@@ -165,13 +165,6 @@ fn what_happened_has_a_name() {
         Error::Timeout { .. }
     );
     exhausted!(
-        Behaviour::Status(429, vec![], ""),
-        Error::RateLimited {
-            retry_after: None,
-            ..
-        }
-    );
-    exhausted!(
         Behaviour::Status(500, vec![], ""),
         Error::Server { status: 500, .. }
     );
@@ -182,7 +175,19 @@ fn what_happened_has_a_name() {
     exhausted!(Behaviour::CutAtOnce, Error::Cut { .. });
     exhausted!(Behaviour::CutInBody, Error::Cut { .. });
     exhausted!(Behaviour::Body("{"), Error::MalformedJson { .. });
-    exhausted!(Behaviour::Body("{}"), Error::WrongSchema { .. });
+    exhausted!(Behaviour::Body(""), Error::MalformedJson { .. });
+    exhausted!(
+        Behaviour::Body(r#"{"choices": []}"#),
+        Error::WrongSchema { .. }
+    );
+    exhausted!(
+        Behaviour::Body(r#"{"error": "busy"}"#),
+        Error::InAnswer { .. }
+    );
+    exhausted!(
+        Behaviour::Body(r#"{"choices": [{"finish_reason": "content_filter"}]}"#),
+        Error::Filtered
+    );
 
     macro_rules! at_once {
         ($behaviour:expr, $pattern:pat, $ends_run:expr) => {
@@ -209,18 +214,13 @@ fn what_happened_has_a_name() {
     );
     at_once!(
         Behaviour::Status(302, vec![("location", "http://127.0.0.1:9/")], ""),
-        Error::Rejected { status: 302, .. },
-        false
+        Error::NotServed { status: 302, .. },
+        true
     );
     at_once!(
         Behaviour::Status(429, vec![], r#"{"error": {"code": "insufficient_quota"}}"#),
         Error::QuotaExhausted { .. },
         true
-    );
-    at_once!(
-        Behaviour::Body(r#"{"choices": [{"finish_reason": "content_filter"}]}"#),
-        Error::Filtered,
-        false
     );
 }
 
@@ -333,7 +333,7 @@ fn a_used_up_allowance_is_respected_before_the_server_has_to_say_no() {
 #[test]
 fn a_wait_longer_than_allowed_gives_the_request_up() {
     let (error, asked) = error_of(Behaviour::Status(429, vec![("retry-after", "3600")], ""));
-    assert_eq!(asked, 1);
+    assert_eq!(asked, 1, "longer than a quarter of an hour");
     let Error::Exhausted { attempts: 1, last } = error else {
         panic!("{error:?}");
     };

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::finish::end;
+
 /// How often, and how far apart, a locked file is tried again: for half a second.
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(25);
@@ -23,12 +25,27 @@ pub struct Cached {
     pub text: String,
     /// Whether the model ended it, not the length limit.
     pub stopped: bool,
+    /// How the server said that it ended; `None` in entries of local models and in those of
+    /// versions that did not keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_reason: Option<String>,
     /// The model's name as the server gave it.
     pub served_by: Option<String>,
     /// Tokens of the prompt, where the server counts them.
     pub prompt_tokens: Option<u64>,
     /// Tokens of the completion, where the server counts them.
     pub completion_tokens: Option<u64>,
+}
+
+impl Cached {
+    /// Whether a server said how it ended, and that end counts. What was kept before ends were
+    /// may have been half an answer, unless the length limit ended it.
+    pub(crate) fn ended_well(&self) -> bool {
+        match &self.finish_reason {
+            Some(reason) => end(reason).is_some(),
+            None => !self.stopped && !self.text.is_empty(),
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -216,6 +233,7 @@ mod tests {
         let cached = Cached {
             text: text.to_owned(),
             stopped: true,
+            finish_reason: Some("stop".to_owned()),
             served_by: None,
             prompt_tokens: Some(3),
             completion_tokens: None,

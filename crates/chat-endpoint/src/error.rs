@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::CacheError;
+use crate::cache::CacheError;
 
 /// A request that brought no completion, and why.
 #[derive(Debug, thiserror::Error)]
@@ -55,13 +55,85 @@ pub enum Error {
         /// The beginning of the body.
         excerpt: String,
     },
-    /// Status 200 and JSON of another shape.
+    /// Status 200 and a chat completion that lacks something.
     #[error("the answer has the wrong schema: expected {expected}, found {found}")]
     WrongSchema {
         /// The field and type that was looked for.
         expected: &'static str,
         /// The beginning of what stood there.
         found: String,
+    },
+    /// Status 200 and an error in the body, alone or beside a choice.
+    #[error("the server answers with status 200 and an error: {message}")]
+    InAnswer {
+        /// The beginning of the error.
+        message: String,
+    },
+    /// A completion that ended in a way that is not known to be good, or in none.
+    #[error("the completion ended with `{reason}`, not with `stop` or `length`")]
+    BadEnd {
+        /// The server's `finish_reason`.
+        reason: String,
+    },
+    /// Status 200 and something other than a chat completion, from a server that gave completions
+    /// before.
+    #[error("the answer is no chat completion but {found}")]
+    NotACompletion {
+        /// What it is, and its beginning.
+        found: String,
+    },
+    /// The same from a server that never gave a completion.
+    #[error(
+        "{url} answers, but not with a chat completion: found {found}; give the base address of an \
+         OpenAI-compatible API, like http://localhost:8000/v1"
+    )]
+    WrongAddress {
+        /// The address asked.
+        url: String,
+        /// What came instead, and its beginning.
+        found: String,
+    },
+    /// A status that says that nobody serves such requests there: a redirect, 404, 405, 415 and
+    /// others, from a server that never gave a completion.
+    #[error(
+        "{url} does not serve chat completions of this model (status {status}): {message}; check the \
+         address and the model's name"
+    )]
+    NotServed {
+        /// The address asked.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// The beginning of the server's answer.
+        message: String,
+    },
+    /// The server does not take a parameter that every request has.
+    #[error("the server refuses the parameter `{parameter}` (status {status}): {message}")]
+    ParameterRefused {
+        /// The parameter's name.
+        parameter: &'static str,
+        /// The HTTP status.
+        status: u16,
+        /// The beginning of the server's answer.
+        message: String,
+    },
+    /// Nothing is left of the completion after the model's thinking.
+    #[error(
+        "all {}tokens went into reasoning and none into an answer; raise --max-new-tokens",
+        .tokens.map(|tokens| format!("{tokens} ")).unwrap_or_default()
+    )]
+    ReasoningOnly {
+        /// Tokens of the completion, where the server counts them.
+        tokens: Option<u64>,
+    },
+    /// The server took a part of the completion for a call of a tool of its own interface.
+    #[error(
+        "the server took the completion for a native call of `{name}`, where the text was asked for; \
+         start it without its parser of tool calls (vLLM: without --enable-auto-tool-choice)"
+    )]
+    NativeToolCall {
+        /// The tool's name, as far as it is known.
+        name: String,
     },
     /// The body is longer than any completion can be.
     #[error("the answer is longer than {limit} bytes")]
@@ -79,7 +151,7 @@ pub enum Error {
         /// The beginning of the server's answer, the key blotted out.
         message: String,
     },
-    /// The account has no credit left (429 with the code `insufficient_quota`).
+    /// The account has no credit left (402, or 429 with the code `insufficient_quota`).
     #[error("the account's quota is used up: {message}")]
     QuotaExhausted {
         /// The beginning of the server's answer.
@@ -136,16 +208,37 @@ pub enum Error {
 impl Error {
     /// Whether the same request may succeed a moment later.
     pub fn is_transient(&self) -> bool {
+        self.is_of_answer()
+            || matches!(
+                self,
+                Error::Timeout { .. }
+                    | Error::Unreachable { .. }
+                    | Error::RateLimited { .. }
+                    | Error::Server { .. }
+                    | Error::Cut { .. }
+            )
+    }
+
+    /// Whether the server is there and answers, but with what is no completion to count.
+    pub fn is_of_answer(&self) -> bool {
         matches!(
             self,
-            Error::Timeout { .. }
-                | Error::Unreachable { .. }
-                | Error::RateLimited { .. }
-                | Error::Server { .. }
-                | Error::Cut { .. }
-                | Error::MalformedJson { .. }
+            Error::MalformedJson { .. }
                 | Error::WrongSchema { .. }
+                | Error::InAnswer { .. }
+                | Error::BadEnd { .. }
+                | Error::NotACompletion { .. }
+                | Error::Filtered
         )
+    }
+
+    /// Whether the server only asks to be left alone for a while.
+    pub fn is_busy(&self) -> bool {
+        match self {
+            Error::RateLimited { .. } => true,
+            Error::Server { retry_after, .. } => retry_after.is_some(),
+            _ => false,
+        }
     }
 
     /// Whether no model was reached: no connection, no answer in time, one that was cut, or a
@@ -169,6 +262,9 @@ impl Error {
             self,
             Error::Unauthorized { .. }
                 | Error::QuotaExhausted { .. }
+                | Error::WrongAddress { .. }
+                | Error::NotServed { .. }
+                | Error::ParameterRefused { .. }
                 | Error::Setting { .. }
                 | Error::Cache(_)
         )

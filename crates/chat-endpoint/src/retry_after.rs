@@ -7,7 +7,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The wait that a refusal's headers ask for. `header` looks up a value by lower-case name.
-pub(super) fn retry_after<'a>(
+pub(crate) fn retry_after<'a>(
     header: impl Fn(&str) -> Option<&'a str>,
     now: SystemTime,
 ) -> Option<Duration> {
@@ -27,7 +27,7 @@ pub(super) fn retry_after<'a>(
 }
 
 /// The wait until a used-up allowance is renewed, `None` while something remains.
-pub(super) fn used_up<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Option<Duration> {
+pub(crate) fn used_up<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Option<Duration> {
     ["requests", "tokens"]
         .into_iter()
         .filter(|kind| {

@@ -1,14 +1,17 @@
-//! The JSON that goes out and comes in, and the key under which a completion is kept.
+//! The JSON that goes out, and the key under which a completion is kept.
 
 use std::io::Cursor;
 
 use agent::{Conversation, MessagePart};
 use base64::Engine;
 use image::{ImageFormat, RgbImage};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 
-use super::{Cached, Error};
+use crate::adaptations::Adaptations;
+use crate::cache::Cached;
+use crate::error::Error;
+use crate::thinking::without_thinking;
 
 /// How to decode. Everything here is part of the cache key.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -50,6 +53,13 @@ pub struct Reply {
     pub from_cache: bool,
 }
 
+impl Reply {
+    /// The completion's text without the model's thinking, which is neither call nor answer.
+    pub fn answer(&self) -> &str {
+        without_thinking(&self.completion.text)
+    }
+}
+
 /// The key of a completion: blake3 over the model, the messages (images by the hash of their
 /// pixels) and the parameters. The server's address is not part of it, so a run can go on
 /// against another server of the same model.
@@ -57,6 +67,16 @@ pub fn cache_key(
     model: &str,
     conversation: &Conversation,
     parameters: &SamplingParameters,
+) -> blake3::Hash {
+    adapted_key(model, conversation, parameters, Adaptations::default())
+}
+
+/// The key of a completion that was asked for with `adaptations`.
+pub(crate) fn adapted_key(
+    model: &str,
+    conversation: &Conversation,
+    parameters: &SamplingParameters,
+    adaptations: Adaptations,
 ) -> blake3::Hash {
     let messages = messages(conversation, |image| {
         let mut hasher = blake3::Hasher::new();
@@ -66,29 +86,79 @@ pub fn cache_key(
         Ok::<_, std::convert::Infallible>(hasher.finalize().to_hex().to_string())
     });
     let Ok(messages) = messages;
-    blake3::hash(request(model, &messages, parameters).to_string().as_bytes())
+    // The limit's name changes nothing that is sampled.
+    let adaptations = Adaptations {
+        max_completion_tokens: false,
+        ..adaptations
+    };
+    let request = request(model, &messages, parameters, adaptations);
+    blake3::hash(Value::Object(request).to_string().as_bytes())
 }
 
-/// The body of a request.
-pub(super) fn body(
+/// A request that is ready to be sent.
+pub(crate) struct Outgoing {
+    /// The JSON text.
+    pub body: String,
+    /// The names of its fields other than the model's and the messages'.
+    pub parameters: Vec<&'static str>,
+}
+
+impl Outgoing {
+    pub(crate) fn new(
+        model: &str,
+        conversation: &Conversation,
+        parameters: &SamplingParameters,
+        adaptations: Adaptations,
+    ) -> Result<Self, Error> {
+        let messages = messages(conversation, data_url)?;
+        let request = request(model, &messages, parameters, adaptations);
+        let has = |name: &&str| request.contains_key(*name);
+        Ok(Outgoing {
+            parameters: PARAMETERS.into_iter().filter(has).collect(),
+            body: Value::Object(request).to_string(),
+        })
+    }
+}
+
+/// Every field that a request may have beside its model and its messages.
+const PARAMETERS: [&str; 6] = [
+    "temperature",
+    "top_p",
+    LIMIT,
+    LIMIT_OF_COMPLETION,
+    "seed",
+    "response_format",
+];
+
+const LIMIT: &str = "max_tokens";
+const LIMIT_OF_COMPLETION: &str = "max_completion_tokens";
+
+fn request(
     model: &str,
-    conversation: &Conversation,
+    messages: &Value,
     parameters: &SamplingParameters,
-) -> Result<String, Error> {
-    let messages = messages(conversation, data_url)?;
-    Ok(request(model, &messages, parameters).to_string())
-}
-
-fn request(model: &str, messages: &Value, parameters: &SamplingParameters) -> Value {
-    let mut request = json!({ "model": model, "messages": messages });
+    adaptations: Adaptations,
+) -> Map<String, Value> {
+    let mut request = Map::new();
+    request.insert("model".to_owned(), json!(model));
+    request.insert("messages".to_owned(), messages.clone());
     // A struct of numbers always serialises to an object; anything else would add no field.
-    if let (Some(request), Ok(Value::Object(parameters))) =
-        (request.as_object_mut(), serde_json::to_value(parameters))
-    {
+    if let Ok(Value::Object(parameters)) = serde_json::to_value(parameters) {
         request.extend(parameters);
     }
     if parameters.json_object {
-        request["response_format"] = json!({ "type": "json_object" });
+        request.insert(
+            "response_format".to_owned(),
+            json!({ "type": "json_object" }),
+        );
+    }
+    if adaptations.no_temperature {
+        request.shift_remove("temperature");
+    }
+    if adaptations.max_completion_tokens
+        && let Some(limit) = request.shift_remove(LIMIT)
+    {
+        request.insert(LIMIT_OF_COMPLETION.to_owned(), limit);
     }
     request
 }
@@ -146,69 +216,6 @@ fn data_url(image: &RgbImage) -> Result<String, Error> {
     Ok(format!("data:image/png;base64,{data}"))
 }
 
-#[derive(Deserialize)]
-struct Usage {
-    prompt_tokens: Option<u64>,
-    completion_tokens: Option<u64>,
-}
-
-/// Reads the body of an answer with status 200.
-pub(super) fn read(body: &str) -> Result<Cached, Error> {
-    let answer: Value = serde_json::from_str(body).map_err(|error| Error::MalformedJson {
-        reason: error.to_string(),
-        excerpt: excerpt(body),
-    })?;
-    let wrong = |expected: &'static str, found: &Value| Error::WrongSchema {
-        expected,
-        found: excerpt(&found.to_string()),
-    };
-    let choice = answer
-        .get("choices")
-        .and_then(|choices| choices.get(0))
-        .ok_or_else(|| wrong("`choices[0]`", &answer))?;
-    let finish = choice.get("finish_reason").and_then(Value::as_str);
-    if finish == Some("content_filter") {
-        return Err(Error::Filtered);
-    }
-    let message = choice
-        .get("message")
-        .ok_or_else(|| wrong("`choices[0].message`", choice))?;
-    let text = match (message.get("content"), message.get("refusal")) {
-        (Some(Value::String(text)), _) => text.clone(),
-        (Some(Value::Array(parts)), _) => parts
-            .iter()
-            .map(|part| part.get("text").and_then(Value::as_str))
-            .collect::<Option<String>>()
-            .ok_or_else(|| wrong("text parts in `choices[0].message.content`", message))?,
-        // The model itself declined: that is its answer.
-        (_, Some(Value::String(refusal))) => refusal.clone(),
-        _ => return Err(wrong("a string in `choices[0].message.content`", message)),
-    };
-    let usage: Option<Usage> = answer
-        .get("usage")
-        .and_then(|usage| Usage::deserialize(usage).ok());
-    Ok(Cached {
-        text,
-        stopped: finish != Some("length"),
-        served_by: answer
-            .get("model")
-            .and_then(Value::as_str)
-            .map(str::to_owned),
-        prompt_tokens: usage.as_ref().and_then(|usage| usage.prompt_tokens),
-        completion_tokens: usage.and_then(|usage| usage.completion_tokens),
-    })
-}
-
-/// The beginning of a text, for an error message.
-pub(super) fn excerpt(text: &str) -> String {
-    const LONGEST: usize = 200;
-    let text = text.trim();
-    match text.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -242,8 +249,9 @@ mod tests {
         let mut parameters = SamplingParameters::greedy(64);
         parameters.seed = Some(7);
         parameters.json_object = true;
-        let body: Value =
-            serde_json::from_str(&body("m", &conversation(255), &parameters).unwrap()).unwrap();
+        let none = Adaptations::default();
+        let outgoing = Outgoing::new("m", &conversation(255), &parameters, none).unwrap();
+        let body: Value = serde_json::from_str(&outgoing.body).unwrap();
         let url = body["messages"][1]["content"][0]["image_url"]["url"]
             .as_str()
             .unwrap();
@@ -297,46 +305,5 @@ mod tests {
         for (index, other) in others.iter().enumerate() {
             assert_ne!(key, *other, "change {index} left the key as it was");
         }
-    }
-
-    #[test]
-    fn answers_are_read_or_refused_by_name() {
-        let good = read(r#"{"model":"m-1","choices":[{"message":{"content":"4"},"finish_reason":"length"}],"usage":{"prompt_tokens":9,"completion_tokens":2}}"#).unwrap();
-        assert_eq!(
-            good,
-            Cached {
-                text: "4".into(),
-                stopped: false,
-                served_by: Some("m-1".into()),
-                prompt_tokens: Some(9),
-                completion_tokens: Some(2),
-            }
-        );
-        let parts = r#"{"choices":[{"message":{"content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}}]}"#;
-        assert_eq!(read(parts).unwrap().text, "ab");
-        let refusal =
-            r#"{"choices":[{"message":{"content":null,"refusal":"no"},"finish_reason":"stop"}]}"#;
-        assert_eq!(read(refusal).unwrap().text, "no");
-
-        assert!(matches!(read("<html>"), Err(Error::MalformedJson { .. })));
-        assert!(matches!(read(""), Err(Error::MalformedJson { .. })));
-        for body in [
-            "[]",
-            "null",
-            r#"{"error":"busy"}"#,
-            r#"{"choices":[]}"#,
-            r#"{"choices":[{}]}"#,
-            r#"{"choices":[{"message":{"content":null}}]}"#,
-            r#"{"choices":[{"message":{"content":4}}]}"#,
-            r#"{"choices":[{"message":{"content":[{"type":"image"}]}}]}"#,
-        ] {
-            assert!(
-                matches!(read(body), Err(Error::WrongSchema { .. })),
-                "{body}"
-            );
-        }
-        let filtered =
-            r#"{"choices":[{"message":{"content":""},"finish_reason":"content_filter"}]}"#;
-        assert!(matches!(read(filtered), Err(Error::Filtered)));
     }
 }
