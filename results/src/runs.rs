@@ -93,7 +93,7 @@ impl Runs {
     }
 
     /// What the runs are, where a manifest tells it.
-    pub fn kind(&self) -> RunKind {
+    pub fn run_kind(&self) -> RunKind {
         let manifest = self.runs.iter().find_map(|run| run.manifest.as_ref());
         RunKind::of(manifest.map(|manifest| &manifest.profile))
     }
@@ -353,7 +353,7 @@ mod tests {
                 (&made.records, &made.metrics, &made.manifest)
             );
         }
-        assert_eq!(read.kind(), RunKind::Replication("micro".to_string()));
+        assert_eq!(read.run_kind(), RunKind::Replication("micro".to_string()));
         // One run's own folder is a table of one row.
         assert_eq!(
             Runs::load(&[out.path().join("iapo/seed-1")])
