@@ -341,7 +341,9 @@ impl<'a> Replication<'a> {
     ) -> Result<(PathBuf, RunHashes)> {
         let folder = self.folder(subject.arm, subject.seed);
         std::fs::create_dir_all(&folder).map_err(error::at(&folder))?;
-        if folder.join(results::MANIFEST).exists() {
+        let finished = folder.join(results::MANIFEST);
+        if finished.exists() {
+            results::verify(&folder, &results::read_json(&finished)?)?;
             let hashes = run_hashes(&folder)?;
             return Ok((folder, hashes));
         }
@@ -425,7 +427,7 @@ impl<'a> Replication<'a> {
         manifest.commit = provenance::commit();
         manifest.versions = provenance::versions();
         manifest.peak_memory_bytes = results::peak_memory_bytes();
-        results::write_json(&folder.join(results::MANIFEST), &manifest)?;
+        results::write_manifest(&folder, &mut manifest)?;
         let hashes = run_hashes(&folder)?;
         Ok((folder, hashes))
     }
