@@ -3,6 +3,10 @@
 //! A run is a folder `<out>/<arm>/seed-<n>/` with a manifest, a line of metrics an update and a
 //! record a question. Everything else here is a function of those files alone.
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod check;
 mod claim;
 mod error;
