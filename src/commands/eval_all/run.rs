@@ -16,7 +16,7 @@ use replicate::provenance;
 use replicate::records::Recorder;
 use results::{
     Appender, ArmName, MANIFEST, Manifest, RECORDS, Record, RunKind, peak_memory_bytes, read_json,
-    read_lines, write_json, write_lines,
+    read_lines, verify, write_json, write_lines,
 };
 use visual_tools::{NearMissCounts, Parsed, RefusalCounts, near_miss, parse};
 
@@ -89,6 +89,7 @@ impl<'a> Evaluation<'a> {
                     manifest.profile.resolved
                 );
             }
+            verify(&folder, &before)?;
             manifest.checkpoints = before.checkpoints;
             manifest.seconds = before.seconds;
             manifest.counts = before.counts;
@@ -192,10 +193,11 @@ impl<'a> Evaluation<'a> {
     ) -> anyhow::Result<()> {
         let judged = std::mem::take(&mut self.judged);
         let path = self.folder.join(RECORDS);
+        // From here on the records grow: the manifest says no more what they hold.
+        self.write_manifest()?;
         write_lines(&path, &judged)?;
         let (mut records, _) = Appender::open::<Record>(&path, judged.len())?;
         self.data.write_reports(&self.folder)?;
-        self.write_manifest()?;
         let known: HashMap<(&str, &str), Verdict> = judged
             .iter()
             .map(|record| ((record.set.as_str(), record.qa_id.as_str()), record.verdict))
@@ -392,7 +394,12 @@ impl<'a> Evaluation<'a> {
 
     /// Writes the manifest, also of a run that ended early, and passes its end on.
     pub fn finish(mut self, result: anyhow::Result<()>) -> anyhow::Result<Tally> {
-        let written = self.write_manifest();
+        let written = match &result {
+            Ok(()) => self
+                .write_manifest()
+                .and_then(|()| Ok(results::write_manifest(&self.folder, &mut self.manifest)?)),
+            Err(_) => self.write_manifest(),
+        };
         for watched in &self.watched {
             eprintln!("{}: {}", watched.role, watched.usage());
         }
