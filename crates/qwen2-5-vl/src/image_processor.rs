@@ -15,8 +15,16 @@ use image::{DynamicImage, ImageReader, RgbImage};
 use rayon::prelude::*;
 use serde::Deserialize;
 
+use crate::positions::Grid;
+use crate::processor_error::ProcessorError;
 use crate::resize::{Backend, MAX_SIDE, Resampled, smart_resize};
-use crate::{Grid, ProcessorError};
+
+/// Bytes that the patches of one picture may take: 44 million pixels of two frames, three times what the
+/// released checkpoints allow.
+const LARGEST_PATCHES: usize = 1 << 30;
+
+/// Pixels of a picture that is decoded; Pillow warns above as many of a decompression bomb.
+const LARGEST_PICTURE: usize = 89_478_485;
 
 /// Settings of the image processor, as in `preprocessor_config.json`.
 #[derive(Clone, Debug, PartialEq)]
@@ -156,6 +164,15 @@ impl ImageSettings {
                 self.min_pixels, self.max_pixels
             ));
         }
+        if self.patch_bytes(self.min_pixels) > LARGEST_PATCHES {
+            return Err(format!(
+                "min_pixels = {} with temporal_patch_size = {} would take {} bytes for the smallest \
+                 picture, at most {LARGEST_PATCHES}",
+                self.min_pixels,
+                self.temporal_patch_size,
+                self.patch_bytes(self.min_pixels)
+            ));
+        }
         if self.std.iter().any(|s| !(s.is_finite() && *s > 0.0)) {
             return Err(format!(
                 "image_std is {:?}, expected positive values",
@@ -171,6 +188,13 @@ impl ImageSettings {
     /// Pixels that the side of an image must be a multiple of.
     pub fn factor(&self) -> usize {
         self.patch_size * self.merge_size
+    }
+
+    /// Bytes of the patches of so many pixels.
+    fn patch_bytes(&self, pixels: usize) -> usize {
+        pixels
+            .saturating_mul(3 * self.temporal_patch_size)
+            .saturating_mul(size_of::<f32>())
     }
 
     /// Length of a patch row: `3 * temporal_patch_size * patch_size^2`.
@@ -221,6 +245,19 @@ impl ImageProcessor {
             settings.min_pixels,
             settings.max_pixels,
         )?;
+        let (out_height, out_width) = match settings.do_resize {
+            true => target,
+            false => (height, width),
+        };
+        let bytes = settings.patch_bytes(out_height.saturating_mul(out_width));
+        if bytes > LARGEST_PATCHES {
+            return Err(ProcessorError::TooLarge {
+                width,
+                height,
+                bytes,
+                max: LARGEST_PATCHES,
+            });
+        }
         if settings.do_resize {
             Ok(target)
         } else if height.is_multiple_of(factor) && width.is_multiple_of(factor) {
@@ -341,8 +378,8 @@ fn normalisation(settings: &ImageSettings, channel: usize) -> [f32; 256] {
 /// Reads an image file (PNG or JPEG) as RGB; transparency is composited onto white.
 ///
 /// # Errors
-/// When the file cannot be read or decoded, or a side is above [`MAX_SIDE`] (checked before any
-/// pixel is decoded).
+/// When the file cannot be read or decoded, or has more pixels or a longer side ([`MAX_SIDE`]) than
+/// can be processed (checked before any pixel is decoded).
 pub fn read_image(path: &Path) -> Result<RgbImage, ProcessorError> {
     let read = |source| ProcessorError::Read {
         path: path.to_owned(),
@@ -359,6 +396,17 @@ pub fn read_image(path: &Path) -> Result<RgbImage, ProcessorError> {
     };
     let (width, height) = open()?.into_dimensions().map_err(decode)?;
     let (width, height) = (width as usize, height as usize);
+    if width.saturating_mul(height) > LARGEST_PICTURE
+        && width.max(height) <= MAX_SIDE
+        && width.min(height) > 0
+    {
+        return Err(ProcessorError::TooManyPixels {
+            path: path.to_owned(),
+            width,
+            height,
+            max: LARGEST_PICTURE,
+        });
+    }
     if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
         return Err(ProcessorError::ImageSides {
             width,

@@ -81,6 +81,37 @@ pub enum ProcessorError {
         /// Patch size times merge size.
         factor: usize,
     },
+    /// An image file holds more pixels than are decoded.
+    #[error(
+        "{path}: {width}x{height} pixels, at most {max} in all are read; scale it down first",
+        path = .path.display()
+    )]
+    TooManyPixels {
+        /// The file.
+        path: PathBuf,
+        /// Width in pixels.
+        width: usize,
+        /// Height in pixels.
+        height: usize,
+        /// The most pixels that are read.
+        max: usize,
+    },
+    /// An image would become more patches than can be processed.
+    #[error(
+        "an image of {width}x{height} pixels would take {bytes} bytes of patches, at most {max}: \
+         lower max_pixels, temporal_patch_size, patch_size or merge_size in \
+         preprocessor_config.json, or scale the image down"
+    )]
+    TooLarge {
+        /// Width in pixels.
+        width: usize,
+        /// Height in pixels.
+        height: usize,
+        /// Bytes that its patches would take.
+        bytes: usize,
+        /// The most that are made.
+        max: usize,
+    },
     /// An image file could not be decoded.
     #[error("cannot decode the image {path}", path = .path.display())]
     Decode {

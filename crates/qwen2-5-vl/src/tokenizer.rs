@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::ProcessorError;
+use crate::processor_error::ProcessorError;
 
 /// A tokenizer loaded from a `tokenizer.json`.
 pub struct Tokenizer {
@@ -22,7 +22,10 @@ impl Tokenizer {
     /// # Errors
     /// Says why the bytes are not a tokenizer.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
-        let full = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| e.to_string())?;
+        let mut full = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| e.to_string())?;
+        // What a file says of these is what its last user did; transformers resets both.
+        full.with_truncation(None).map_err(|e| e.to_string())?;
+        full.with_padding(None);
         let mut plain = full.clone();
         plain.set_encode_special_tokens(true);
         let special = full

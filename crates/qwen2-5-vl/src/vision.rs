@@ -15,8 +15,9 @@ use candle_core::{DType, Tensor};
 use fused_ops::AttentionLayout;
 
 use crate::config::VisionConfig;
+use crate::error::{Error, Result};
 use crate::layers::{FeedForward, Linear, Rotary, Source, inverse_frequencies};
-use crate::{Error, Grid, Result};
+use crate::positions::Grid;
 
 /// The tower's norms always use this, whatever the language model's configuration says.
 const EPS: f64 = 1e-6;
