@@ -15,8 +15,13 @@ use image::RgbImage;
 use rayon::prelude::*;
 use serde::Deserialize;
 
-use crate::resize::{Backend, Resampled, smart_resize};
-use crate::{Grid, ProcessorError};
+use crate::positions::Grid;
+use crate::processor_error::ProcessorError;
+use crate::resize::{Backend, MAX_SIDE, Resampled, smart_resize};
+
+/// Bytes that the patches of one picture may take: 44 million pixels of two frames, three times what the
+/// released checkpoints allow.
+const LARGEST_PATCHES: usize = 1 << 30;
 
 /// Settings of the image processor, as in `preprocessor_config.json`.
 #[derive(Clone, Debug, PartialEq)]
@@ -156,6 +161,15 @@ impl ImageSettings {
                 self.min_pixels, self.max_pixels
             ));
         }
+        if self.patch_bytes(self.min_pixels) > LARGEST_PATCHES {
+            return Err(format!(
+                "min_pixels = {} with temporal_patch_size = {} would take {} bytes for the smallest \
+                 picture, at most {LARGEST_PATCHES}",
+                self.min_pixels,
+                self.temporal_patch_size,
+                self.patch_bytes(self.min_pixels)
+            ));
+        }
         if self.std.iter().any(|s| !(s.is_finite() && *s > 0.0)) {
             return Err(format!(
                 "image_std is {:?}, expected positive values",
@@ -171,6 +185,13 @@ impl ImageSettings {
     /// Pixels that the side of an image must be a multiple of.
     pub fn factor(&self) -> usize {
         self.patch_size * self.merge_size
+    }
+
+    /// Bytes of the patches of so many pixels.
+    fn patch_bytes(&self, pixels: usize) -> usize {
+        pixels
+            .saturating_mul(3 * self.temporal_patch_size)
+            .saturating_mul(size_of::<f32>())
     }
 
     /// Length of a patch row: `3 * temporal_patch_size * patch_size^2`.
@@ -221,6 +242,19 @@ impl ImageProcessor {
             settings.min_pixels,
             settings.max_pixels,
         )?;
+        let (out_height, out_width) = match settings.do_resize {
+            true => target,
+            false => (height, width),
+        };
+        let bytes = settings.patch_bytes(out_height.saturating_mul(out_width));
+        if bytes > LARGEST_PATCHES {
+            return Err(ProcessorError::TooLarge {
+                width,
+                height,
+                bytes,
+                max: LARGEST_PATCHES,
+            });
+        }
         if settings.do_resize {
             Ok(target)
         } else if height.is_multiple_of(factor) && width.is_multiple_of(factor) {

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use crate::Result;
+use crate::error::Result;
 
 /// Hands out a parameter as it shall enter the graph: as a variable, or detached when frozen.
 pub(crate) trait Source {

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use seeded_random::{Draw, Generator, Stream};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// How tokens are chosen, and how many.
 #[derive(Clone, Debug, PartialEq)]
