@@ -60,7 +60,7 @@ impl Staircase {
         let mut points = vec![shares.clone()];
         for (step, block) in self.climbs(blocks) {
             let level = (step + 1) as f64 / self.steps as f64;
-            shares[block] = level.powf(self.exponent);
+            shares[block] = libm::pow(level, self.exponent);
             points.push(shares.clone());
         }
         Ok(points)
