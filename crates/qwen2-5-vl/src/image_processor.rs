@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use crate::positions::Grid;
 use crate::processor_error::ProcessorError;
-use crate::resize::{Backend, MAX_SIDE, Resampled, smart_resize};
+use crate::resize::{Backend, Resampled, smart_resize};
 
 /// Bytes that the patches of one picture may take: 44 million pixels of two frames, three times what the
 /// released checkpoints allow.

@@ -64,7 +64,7 @@ impl Lora {
                 found = true;
                 let (output, input) = weight.dims2()?;
                 let mut generator = stream.purpose(name).generator();
-                let std = (input as f64).powf(-0.5);
+                let std = 1.0 / (input as f64).sqrt();
                 let down: Vec<f32> = (0..options.rank * input)
                     .map(|_| (generator.normal() * std) as f32)
                     .collect();
@@ -118,7 +118,8 @@ impl Lora {
             None => Ok(weight.clone()),
             Some(adapter) => {
                 let f32 = |t: &Tensor| t.to_dtype(DType::F32);
-                let added = (f32(&adapter.up)?.matmul(&f32(&adapter.down)?)? * self.scale())?;
+                let added =
+                    (fused_ops::matmul(&f32(&adapter.up)?, &f32(&adapter.down)?)? * self.scale())?;
                 Ok((f32(weight)? + added)?.to_dtype(weight.dtype())?)
             }
         }

@@ -198,7 +198,7 @@ impl VisionTower {
             .reshape((units, unit * config.hidden_size))?;
         let x = self
             .merger_out
-            .forward(&self.merger_in.forward(&x)?.gelu_erf()?)?;
+            .forward(&fused_ops::gelu(&self.merger_in.forward(&x)?)?)?;
         let merged = fused_ops::embedding(&x, &layout.inverse())?;
         Ok((merged, layout))
     }
