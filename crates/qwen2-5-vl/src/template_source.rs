@@ -105,15 +105,10 @@ mod tests {
         for same in [
             "{# {% generation %} #}{% raw %}{% generation %}{% endraw %}{{ '{% generation %}' }}",
             "{% if generation %}{{ generation.endgeneration }}{% endif %}",
-            "{% generation",
             "{{ 'unfinished",
             "äöü {{ x }} — {% if x %}…{% endif %}",
         ] {
-            let expected = same.replace("{% generation", "{% generation");
-            if same == "{% generation" {
-                continue;
-            }
-            assert_eq!(prepared(same), expected);
+            assert_eq!(prepared(same), same);
         }
     }
 
