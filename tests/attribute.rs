@@ -18,7 +18,12 @@ fn attribute(out: &Path, more: &[&str]) -> Output {
         .arg(fixtures().join("images/chart.png"))
         .arg("--out")
         .arg(out)
-        .args(["--call", "bar", "Which bar is the highest?"])
+        .args(if more.contains(&"--call") {
+            &[][..]
+        } else {
+            &["--call", "bar"]
+        })
+        .arg("Which bar is the highest?")
         .args(more)
         .output()
         .unwrap()
@@ -50,7 +55,7 @@ fn the_json_tells_the_settings_and_where_each_image_token_lies() {
     let smaller = |text: &str| text.replace("\"longest_edge\": 1024", "\"longest_edge\": 256");
     let teacher = teacher("processor_config.json", smaller);
     let teacher = teacher.path().to_str().unwrap();
-    let output = attribute(&out, &["--nodes", "2", "--teacher", teacher]);
+    let output = attribute(&out, &["--nodes", "16", "--teacher", teacher]);
     assert!(
         output.status.success(),
         "{}",
@@ -58,7 +63,7 @@ fn the_json_tells_the_settings_and_where_each_image_token_lies() {
     );
     let json = std::fs::read(out.with_extension("json")).unwrap();
     let json: Value = serde_json::from_slice(&json).unwrap();
-    insta::assert_snapshot!(json["settings"], @r#"{"method":"integrated-gradients","baseline":"zero","nodes":2,"masses":"absolute","tokens":"all","divergence":"kl","quadrature":{"kind":"log_gauss_legendre","nodes":1,"linear_nodes":1,"start":0.0001}}"#);
+    insta::assert_snapshot!(json["settings"], @r#"{"baseline":"zero","masses":"absolute","smoothing":0.001,"tokens":"all","divergence":"kl","method":{"name":"integrated-gradients","quadrature":{"kind":"log-gauss-legendre","nodes":16,"linear_nodes":2,"start":0.0001}}}"#);
     for (side, rows, columns) in [("model", 4, 3), ("teacher", 2, 1)] {
         let map = &json[side];
         assert_eq!(map["grid"]["rows"], rows, "{side}");
@@ -114,8 +119,9 @@ fn a_blurred_image_and_rollout_give_maps_too() {
     assert!(blurred.iter().all(|(image, score)| *image || *score == 0.0));
     assert!(blurred.iter().any(|(_, score)| *score != 0.0));
 
-    let json = run(&["--method", "rollout"]);
-    insta::assert_snapshot!(json["settings"], @r#"{"method":"rollout","masses":"absolute"}"#);
+    let json = run(&["--method", "attention-rollout"]);
+    insta::assert_snapshot!(json["settings"]["method"], @r#"{"name":"attention-rollout"}"#);
+    assert!(json["model"]["relative_gap"].is_null());
     let rollout = scores(&json);
     assert!(rollout.iter().all(|(_, score)| *score >= 0.0));
     let reached: f64 = rollout.iter().map(|(_, score)| score).sum();
@@ -129,9 +135,29 @@ fn what_cannot_be_attributed_is_refused() {
     let out = folder.path().join("map");
     let too_few = error(&attribute(&out, &["--nodes", "1"]));
     assert!(
-        too_few.starts_with("error: --nodes 1: a zero baseline needs at least 2 nodes"),
+        too_few.starts_with("error: --nodes 1: quadrature.linear_nodes: 1 of 1 nodes")
+            && too_few.contains("a zero baseline needs at least 1 there"),
         "{too_few}"
     );
+    let steps = error(&attribute(
+        &out,
+        &["--method", "path-differences", "--steps", "0"],
+    ));
+    assert!(steps.starts_with("error: --steps 0: steps: "), "{steps}");
+    let empty = error(&attribute(&out, &["--call", " "]));
+    assert!(empty.starts_with("error: --call is empty"), "{empty}");
+    let no_form = error(&attribute(&out, &["--profile", "micro", "--arm", "torl"]));
+    assert!(
+        no_form
+            .contains("--arm torl: this arm of profile micro attributes nothing; these do: iapo,"),
+        "{no_form}"
+    );
+    let unknown = error(&attribute(&out, &["--profile", "micro", "--arm", "iapi"]));
+    assert!(unknown.contains("has no such arm"), "{unknown}");
+    // "bar" is no call, so an arm that attributes tools and names has nothing to do.
+    let arm = ["--profile", "micro", "--arm", "iapo-occlusion"];
+    let nothing = error(&attribute(&out, &arm));
+    assert!(nothing.contains("there are none in \"bar\""), "{nothing}");
     let swapped = |text: &str| {
         let mut tokenizer: Value = serde_json::from_str(text).unwrap();
         let vocabulary = &mut tokenizer["model"]["vocab"];
@@ -149,4 +175,49 @@ fn what_cannot_be_attributed_is_refused() {
         "{other}"
     );
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Two nodes say nothing, and so does the command; the files show what was found.
+#[test]
+fn a_gap_above_the_limit_makes_the_shares_worthless() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("map");
+    let output = attribute(&out, &["--nodes", "2"]);
+    let said = error(&output);
+    assert!(said.contains("makes the shares worthless"), "{said}");
+    let json = std::fs::read(out.with_extension("json")).unwrap();
+    let json: Value = serde_json::from_slice(&json).unwrap();
+    assert!(json["model"]["relative_gap"].as_f64().unwrap() > 0.5);
+}
+
+#[test]
+fn every_method_and_the_form_of_an_arm() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("map");
+    let call = "```python\nfocus_on_x_values_with_draw(image_1, [\"a\"], x_values_bbox)\n```";
+    let run = |more: &[&str]| -> Value {
+        let output = attribute(&out, &[&["--call", call], more].concat());
+        let text = std::fs::read(out.with_extension("json"));
+        assert!(text.is_ok(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&text.unwrap()).unwrap()
+    };
+    for (method, tokens_have_scores, has_gap) in [
+        ("integrated-gradients", true, true),
+        ("gradient-x-input", true, true),
+        ("path-differences", false, true),
+        ("occlusion", false, false),
+        ("attention-rollout", true, false),
+    ] {
+        let json = run(&["--method", method, "--nodes", "8", "--steps", "2"]);
+        assert_eq!(json["settings"]["method"]["name"], method);
+        let map = &json["model"];
+        let tokens = map["tokens"].as_array().unwrap();
+        assert_eq!(!tokens.is_empty(), tokens_have_scores, "{method}");
+        assert_eq!(map["relative_gap"].is_number(), has_gap, "{method}");
+        let shares = map["shares"].as_array().unwrap();
+        let sum: f64 = shares.iter().map(|share| share.as_f64().unwrap()).sum();
+        assert!((sum - 1.0).abs() < 1e-9, "{method}");
+    }
+    let json = run(&["--profile", "micro", "--arm", "iapo-occlusion"]);
+    insta::assert_snapshot!(json["settings"], @r#"{"baseline":"zero","masses":"positive-drops","smoothing":0.001,"tokens":"content","divergence":"jensen-shannon","method":{"name":"occlusion"}}"#);
 }

@@ -63,7 +63,8 @@ fn the_shared_fixtures_agree() {
         return;
     }
     // 2,048 nodes of integrated gradients take minutes; `iapo parity` itself runs them.
-    let only = "^(images|tokenizer|chat|vision|model|grads|grpo|ig/blocks|ig/ig.json div)";
+    let only = "^(images|tokenizer|chat|vision|model|grads|grpo|ig/blocks|ig/ig.json div\
+                |ig/ig.json .*(weights_sum|signed_block_sum)|ig/.* out.(alphas|weights))";
     let output = iapo(&["parity", shared.to_str().unwrap(), "--only", only]);
     assert_eq!(
         failures(&output),
@@ -72,6 +73,21 @@ fn the_shared_fixtures_agree() {
         String::from_utf8_lossy(&output.stderr)
     );
     assert!(output.status.success());
+    // As many as there were when they were counted, or more.
+    let text = lines(&output);
+    for (group, least) in [
+        ("PASS model/cases.json", 1),
+        ("PASS model/", 100),
+        ("PASS vision/", 40),
+        ("PASS grads/", 100),
+        ("PASS grpo/data", 200),
+        ("PASS grpo/advantages", 16),
+        ("PASS ig/blocks_synthetic.json", 100),
+        ("PASS ig/ig.json", 50),
+    ] {
+        let found = text.lines().filter(|line| line.starts_with(group)).count();
+        assert!(found >= least, "{found} of {group}");
+    }
 }
 
 /// A copy of one file of our fixtures, with its tolerances.
@@ -103,6 +119,31 @@ fn a_wrong_number_fails() {
     );
     assert!(failed.last().unwrap().starts_with("FAIL: "));
     assert_eq!(failed.len(), 2);
+}
+
+#[test]
+fn json_tells_every_check() {
+    let dir = copied(&["tolerances.json", "ig/blocks_synthetic.json"]);
+    let folder = dir.path().to_str().unwrap();
+    let output = iapo(&["parity", folder, "--format", "json"]);
+    assert!(output.status.success());
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let checks = report["checks"].as_array().unwrap();
+    assert_eq!(report["passed"], checks.len());
+    assert_eq!(report["failed"], 0);
+    assert!(
+        report["absent"]
+            .as_array()
+            .unwrap()
+            .contains(&"vision".into())
+    );
+    let lines = lines(&iapo(&["parity", folder]));
+    assert_eq!(lines.lines().count(), checks.len() + 1);
+    for (check, line) in checks.iter().zip(lines.lines()) {
+        let said = |key: &str| check[key].as_str().unwrap().to_owned();
+        let (file, key, detail) = (said("file"), said("key"), said("detail"));
+        assert_eq!(line, format!("PASS {file} {key}: {detail}"));
+    }
 }
 
 #[test]

@@ -1,128 +1,216 @@
-//! How attributions are taken and compared: part of the settings of the methods that align them.
+//! How a tool call is attributed to the blocks of its prompt, and how two attributions are compared:
+//! the form of IAPO's penalty.
 
-use attribution::{BlockMass, Divergence, Quadrature, Rule, Staircase};
+use attribution::{Baseline, BlockMass, Divergence, Levels, Method, Quadrature};
 use serde::{Deserialize, Serialize};
 
-/// How a tool call is attributed to the blocks of its prompt.
+/// A form of attribution with every number that shapes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AttributionSettings {
-    /// Integrated gradients, for tokens or for whole blocks, or occlusion of a block.
-    pub method: Method,
     /// What embeddings are compared with.
     pub baseline: Baseline,
-    /// Quadrature nodes of integrated gradients; steps of path differences.
-    pub nodes: usize,
     /// How the scores of a block become its mass.
     pub masses: BlockMass,
+    /// Added to every block's share before they are normalised again: a divergence with an empty
+    /// block stays finite.
+    pub smoothing: f64,
     /// Which tokens of the call are attributed.
-    pub tokens: Tokens,
+    pub tokens: AttributedTokens,
     /// How student and teacher are compared.
     pub divergence: Divergence,
+    /// The method with its own settings.
+    pub method: Method,
+}
+
+/// Which tokens of a call are attributed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttributedTokens {
+    /// Every token of the completion.
+    All,
+    /// Tool and names: no fence, no punctuation.
+    Content,
 }
 
 impl AttributionSettings {
-    /// The paper's form, as far as it is known, with 32 nodes.
+    /// The paper's form, as far as known: integrated gradients from zero with absolute sums, of all
+    /// tokens of the call, compared by KL. Nodes and smoothing are not told: 32 nodes, log-spaced,
+    /// because a zero baseline meets RMS norms where they are steepest.
     pub fn paper() -> Self {
         AttributionSettings {
-            method: Method::IntegratedGradients,
             baseline: Baseline::Zero,
-            nodes: 32,
             masses: BlockMass::Absolute,
-            tokens: Tokens::All,
+            smoothing: 1e-3,
+            tokens: AttributedTokens::All,
             divergence: Divergence::Kl,
+            method: Method::IntegratedGradients {
+                quadrature: Self::quadrature(Baseline::Zero, 32),
+            },
         }
     }
 
-    /// The rule of integrated gradients.
-    pub fn quadrature(&self) -> Quadrature {
-        let nodes = self.nodes;
-        match self.baseline {
-            // A zero baseline meets RMS norms where they are steepest: most of F's change lies at
-            // small α, so an eighth of the nodes serves [0, 1e-4] and the others are log-spaced.
-            Baseline::Zero => {
-                let linear_nodes = (nodes / 8).max(1);
-                Quadrature::LogGaussLegendre {
-                    nodes: nodes.saturating_sub(linear_nodes),
-                    linear_nodes,
-                    start: 1e-4,
-                }
-            }
-            // Half the gap of Gauss-Legendre at 16 nodes (results/attribution/nodes.md).
+    /// The form that told wrong calls from right ones best in the micro world: the drops of a
+    /// call's tool and names without a block, where they are positive.
+    pub fn occlusion() -> Self {
+        AttributionSettings {
+            masses: BlockMass::PositiveDrops,
+            tokens: AttributedTokens::Content,
+            divergence: Divergence::JensenShannon,
+            method: Method::Occlusion {},
+            ..Self::paper()
+        }
+    }
+
+    /// A rule of `nodes` nodes that suits a baseline. From zero most of the change lies at small α:
+    /// an eighth of the nodes on [0, 1e-4], the others log-spaced. From a mean the middle rule has
+    /// half the gap of Gauss-Legendre at 16 nodes (results/attribution/nodes.md).
+    pub fn quadrature(baseline: Baseline, nodes: usize) -> Quadrature {
+        match baseline {
+            Baseline::Zero => Quadrature::LogGaussLegendre {
+                nodes,
+                linear_nodes: (nodes / 8).max(1),
+                start: 1e-4,
+            },
             Baseline::BlockMean => Quadrature::Riemann {
-                rule: Rule::Middle,
+                rule: attribution::Rule::Middle,
                 nodes,
             },
         }
     }
 
-    /// The path of path differences; from zero the steps begin small, for the same reason.
-    pub fn staircase(&self) -> Staircase {
-        Staircase {
-            steps: self.nodes,
-            exponent: match self.baseline {
+    /// Levels of `steps` steps that suit a baseline: from zero they begin small, for the same reason.
+    pub fn levels(baseline: Baseline, steps: usize) -> Levels {
+        Levels {
+            steps,
+            exponent: match baseline {
                 Baseline::Zero => 3.0,
                 Baseline::BlockMean => 1.0,
             },
         }
     }
 
-    /// Whether this is the form of the paper, whatever the number of nodes.
+    /// Whether this is the form of the paper, whatever its rule of integration.
     pub fn is_papers_form(&self) -> bool {
-        *self
-            == AttributionSettings {
-                nodes: self.nodes,
-                ..Self::paper()
-            }
+        matches!(self.method, Method::IntegratedGradients { .. })
+            && *self
+                == AttributionSettings {
+                    method: self.method.clone(),
+                    ..Self::paper()
+                }
     }
 
     /// What is wrong with the settings, by key, if anything is.
     pub fn problem(&self) -> Option<String> {
-        self.nodes_problem()
-            .map(|why| format!("nodes is {}: {why}", self.nodes))
+        if let Err(error) = self.method.check() {
+            return Some(format!("method.{error}"));
+        }
+        (!(self.smoothing >= 0.0 && self.smoothing.is_finite())).then(|| {
+            format!(
+                "smoothing is {}: expected a number from 0; 1e-3 is a good start",
+                self.smoothing
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_survive_a_profile() {
+        for form in [
+            AttributionSettings::paper(),
+            AttributionSettings::occlusion(),
+        ] {
+            let text = serde_json::to_string(&form).unwrap();
+            let back: AttributionSettings = serde_json::from_str(&text).unwrap();
+            assert_eq!(back, form, "{text}");
+            assert_eq!(form.problem(), None);
+        }
+        assert!(AttributionSettings::paper().is_papers_form());
+        assert!(!AttributionSettings::occlusion().is_papers_form());
     }
 
-    /// Why there are too few nodes, if there are.
-    pub fn nodes_problem(&self) -> Option<&'static str> {
-        match (self.method, self.baseline) {
-            (Method::IntegratedGradients, Baseline::Zero) if self.nodes < 2 => Some(
-                "a zero baseline needs at least 2 nodes, one on [0, 1e-4], where most of the change \
-                 can lie, and one on the rest of the path; 32 are a good start",
-            ),
-            _ if self.nodes < 1 => Some("expected at least 1"),
-            _ => None,
+    /// What a profile's reader says of the paper's form with one thing changed.
+    fn said_of(old: &str, new: &str) -> String {
+        let text = serde_json::to_string(&AttributionSettings::paper()).unwrap();
+        assert!(text.contains(old), "{old} in {text}");
+        match serde_json::from_str::<AttributionSettings>(&text.replacen(old, new, 1)) {
+            Ok(form) => form.problem().unwrap_or_default(),
+            Err(error) => error.to_string(),
         }
     }
-}
 
-/// How attribution is computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Method {
-    /// Integrated gradients over input embeddings (the paper's).
-    IntegratedGradients,
-    /// The same integral for whole blocks, by differences along the path: no backward pass.
-    PathDifferences,
-    /// The drop of the log-probability when a block's embeddings become the baseline.
-    Occlusion,
-}
+    #[test]
+    fn numbers_out_of_range_are_named_by_key() {
+        for (old, new, said) in [
+            (
+                r#""nodes":32"#,
+                r#""nodes":1"#,
+                "method.quadrature.linear_nodes: 4 of 1 nodes",
+            ),
+            (
+                r#""linear_nodes":4"#,
+                r#""linear_nodes":0"#,
+                "method.quadrature.linear_nodes: 0 of",
+            ),
+            (
+                r#""start":0.0001"#,
+                r#""start":1.0"#,
+                "method.quadrature.start: 1 is not inside",
+            ),
+            (
+                r#""smoothing":0.001"#,
+                r#""smoothing":-1.0"#,
+                "smoothing is -1",
+            ),
+        ] {
+            let found = said_of(old, new);
+            assert!(found.starts_with(said), "{found}");
+        }
+    }
 
-/// What embeddings are compared with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Baseline {
-    /// Zero (the paper's, as far as known).
-    Zero,
-    /// The mean embedding of the block.
-    BlockMean,
-}
-
-/// Which tokens of a call are attributed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Tokens {
-    /// Every token of the completion.
-    All,
-    /// Tool and names: no fence, no punctuation.
-    Content,
+    #[test]
+    fn one_spelling_and_no_unknown_key() {
+        for (old, new, said) in [
+            (r#""all""#, r#""All""#, "unknown variant `All`"),
+            (
+                r#""absolute""#,
+                r#""positive_drops""#,
+                "unknown variant `positive_drops`",
+            ),
+            (
+                r#""kl""#,
+                r#""jensen_shannon""#,
+                "unknown variant `jensen_shannon`",
+            ),
+            (r#""zero""#, r#""mean""#, "unknown variant `mean`"),
+            (
+                r#""start":"#,
+                r#""extra":1,"start":"#,
+                "unknown field `extra`",
+            ),
+            (
+                r#""smoothing""#,
+                r#""extra":1,"smoothing""#,
+                "unknown field `extra`",
+            ),
+            // The paper's rule of integration does not go with occlusion.
+            (
+                r#""integrated-gradients""#,
+                r#""occlusion""#,
+                "unknown field `quadrature`",
+            ),
+            (
+                r#""integrated-gradients""#,
+                r#""saliency""#,
+                "unknown variant `saliency`",
+            ),
+        ] {
+            let found = said_of(old, new);
+            assert!(found.contains(said), "{found}");
+        }
+    }
 }

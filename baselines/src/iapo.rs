@@ -12,10 +12,10 @@
 //! [`TeacherRole::Untrained`] to a model that is no stronger; [`crate::shuffled`] keeps the penalties
 //! and gives them to other calls.
 
-use attribution::{BlockMass, Divergence};
+use attribution::{Baseline, BlockMass, Divergence, Method};
 use serde::{Deserialize, Serialize};
 
-use crate::attribution_settings::{AttributionSettings, Baseline, Method, Tokens};
+use crate::attribution_settings::{AttributedTokens, AttributionSettings};
 use crate::method::{Deviation, NOT_TOLD, RewardMethod, weight_problem};
 use crate::{Evidence, GroupEvidence, TeacherRole, WithoutCall};
 
@@ -85,31 +85,52 @@ fn of_form(settings: &AttributionSettings) -> Vec<Deviation> {
     let AttributionSettings {
         method,
         baseline,
-        nodes,
         masses,
+        smoothing,
         tokens,
         divergence,
     } = settings;
     let mut found = vec![match method {
-        Method::Occlusion => Deviation::new(
+        Method::Occlusion {} => Deviation::new(
             "attribution",
             "integrated gradients",
             "occlusion: drop of the call's log-probability without a block",
             "a thirtieth of the cost",
         ),
-        Method::PathDifferences => Deviation::new(
+        Method::PathDifferences(levels) => Deviation::new(
             "attribution",
             "integrated gradients",
-            format!("differences along {nodes} steps of the path"),
+            format!(
+                "differences along {} steps of the path, level k at (k/n)^{}",
+                levels.steps, levels.exponent
+            ),
             "the same integral for whole blocks, without a backward pass",
         ),
-        Method::IntegratedGradients => Deviation::new(
+        Method::IntegratedGradients { quadrature } => Deviation::new(
             "integration",
             NOT_TOLD,
-            format!("{nodes} nodes"),
+            format!("{quadrature:?}"),
             "chosen by the ranking of calls (results/attribution/nodes.md)",
         ),
+        Method::GradientXInput {} => Deviation::new(
+            "attribution",
+            "integrated gradients",
+            "gradient times input",
+            "one node",
+        ),
+        Method::AttentionRollout {} => Deviation::new(
+            "attribution",
+            "integrated gradients",
+            "rollout of attention",
+            "where the model looks, not what speaks for the call",
+        ),
     }];
+    found.push(Deviation::new(
+        "smoothing of block shares",
+        NOT_TOLD,
+        smoothing,
+        "a divergence with an empty block stays finite",
+    ));
     if *baseline != Baseline::Zero {
         found.push(Deviation::new(
             "baseline",
@@ -126,7 +147,7 @@ fn of_form(settings: &AttributionSettings) -> Vec<Deviation> {
             "absolute sums hide what speaks against a call",
         ));
     }
-    if *tokens == Tokens::Content {
+    if *tokens == AttributedTokens::Content {
         found.push(Deviation::new(
             "attributed tokens",
             "the tool call",

@@ -10,12 +10,10 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use attribution::{BlockMass, Divergence};
-use baselines::attribution_settings::{AttributionSettings, Baseline, Method, Tokens};
+use attribution::{Baseline, BlockMass, Divergence, Method};
+use baselines::attribution_settings::{AttributedTokens, AttributionSettings};
 use replicate::alignment::attribute;
-use replicate::evaluation::validation_questions;
 use replicate::gates::{Detection, SampledCalls, detection, sample_calls, teacher_surprise};
-use seeded_random::Stream;
 
 mod subject;
 use subject::Subject;
@@ -37,11 +35,11 @@ const DIVERGENCES: [Divergence; 3] = [
 
 fn main() -> Result<()> {
     let mut subject = Subject::from_arguments("results/attribution/forms.md")?;
-    let (profile, policy) = (subject.profile.clone(), &mut subject.student);
-    let teacher = &subject.teacher;
-    let questions = validation_questions(&profile.world, QUESTIONS);
-    let stream = Stream::new(profile.world.seed).purpose("forms");
-    let sampled = sample_calls(policy, &questions, SAMPLES, &stream)?;
+    let (items, stream) = subject.validation(QUESTIONS, "forms")?;
+    let profile = subject.profile.clone();
+    let (policy, teacher) = (&mut subject.student, &subject.teacher);
+    let sampled = sample_calls(policy, &subject.data, &items, SAMPLES, &stream)?;
+    let replicates = profile.gates.replicates;
     let few = SampledCalls {
         prompts: sampled
             .prompts
@@ -52,8 +50,9 @@ fn main() -> Result<()> {
     };
     let student = policy.model.detached()?;
 
-    let control = teacher_surprise(policy, teacher, &sampled, &profile.attribution)?;
-    let control = detection(&sampled, &control);
+    let form = &profile.evaluation.attribution;
+    let control = teacher_surprise(policy, teacher, &sampled, form)?;
+    let control = detection(&sampled, &control, replicates);
     let mut page = format!(
         "# Which form of the penalty sees wrong calls\n\n{} validation prompts whose calls were right \
          and wrong ({} pairs), sampled from the student at temperature 1; for integrated gradients \
@@ -67,23 +66,24 @@ fn main() -> Result<()> {
     );
     for settings in forms() {
         let taken = match settings.method {
-            Method::Occlusion | Method::PathDifferences => &sampled,
-            Method::IntegratedGradients => &few,
+            Method::IntegratedGradients { .. } => &few,
+            _ => &sampled,
         };
         let encoded = taken.encode(policy)?;
-        let sites = taken.sites(policy, &encoded);
+        let sites = taken.sites(policy, &encoded)?;
         let calls: usize = sites.iter().map(|site| site.calls.len()).sum();
         let clock = Instant::now();
-        let of_student = attribute(&student, &sites, &settings)?;
-        let of_teacher = attribute(teacher, &sites, &settings)?;
+        let of_student = attribute(&student, &sites, &settings, policy.budgets)?;
+        let of_teacher = attribute(teacher, &sites, &settings, policy.budgets)?;
         let seconds = clock.elapsed().as_secs_f64() / calls as f64;
         page += &format!(
             "| {} | {} | {} | {} |",
-            match settings.method {
-                Method::Occlusion => "occlusion".to_owned(),
-                Method::PathDifferences => format!("path differences, {} steps", settings.nodes),
-                Method::IntegratedGradients =>
-                    format!("integrated gradients, {} nodes", settings.nodes),
+            match &settings.method {
+                Method::PathDifferences(levels) =>
+                    format!("path differences, {} steps", levels.steps),
+                Method::IntegratedGradients { quadrature } =>
+                    format!("integrated gradients, {} nodes", quadrature.len()),
+                _ => "occlusion".to_owned(),
             },
             match settings.baseline {
                 Baseline::Zero => "zero",
@@ -95,8 +95,8 @@ fn main() -> Result<()> {
                 BlockMass::PositiveDrops => "positive drops",
             },
             match settings.tokens {
-                Tokens::All => "all",
-                Tokens::Content => "content",
+                AttributedTokens::All => "all",
+                AttributedTokens::Content => "content",
             },
         );
         for divergence in DIVERGENCES {
@@ -106,7 +106,7 @@ fn main() -> Result<()> {
                 let score = pairs.map(|(s, t)| divergence.between(&s.shares, &t.shares));
                 scores.push(score.collect::<attribution::Result<Vec<f64>>>()?);
             }
-            page += &format!(" {} |", cell(&detection(taken, &scores)));
+            page += &format!(" {} |", cell(&detection(taken, &scores, replicates)));
         }
         page += &format!(" {seconds:.4} |\n");
     }
@@ -114,39 +114,34 @@ fn main() -> Result<()> {
 }
 
 /// Every form that differs from the others.
-fn forms() -> Vec<Attribution> {
+fn forms() -> Vec<AttributionSettings> {
     let mut forms = Vec::new();
-    for (method, nodes) in [
-        (Method::Occlusion, 1),
-        (Method::PathDifferences, 4),
-        (Method::PathDifferences, 8),
-        (Method::IntegratedGradients, 4),
-        (Method::IntegratedGradients, 16),
-    ] {
-        for baseline in [Baseline::Zero, Baseline::BlockMean] {
-            for masses in [
-                BlockMass::Absolute,
-                BlockMass::Signed,
-                BlockMass::PositiveDrops,
-            ] {
-                // One number a block has no signed sum, and only drops are positive or not.
-                let tokens_have_scores = method == Method::IntegratedGradients;
-                let other = if tokens_have_scores {
-                    BlockMass::PositiveDrops
-                } else {
-                    BlockMass::Signed
-                };
-                if masses == other {
-                    continue;
-                }
-                for tokens in [Tokens::All, Tokens::Content] {
-                    forms.push(Attribution {
-                        method,
+    for baseline in [Baseline::Zero, Baseline::BlockMean] {
+        let integrated = |nodes| Method::IntegratedGradients {
+            quadrature: AttributionSettings::quadrature(baseline, nodes),
+        };
+        let differences =
+            |steps| Method::PathDifferences(AttributionSettings::levels(baseline, steps));
+        for method in [
+            Method::Occlusion {},
+            differences(4),
+            differences(8),
+            integrated(4),
+            integrated(16),
+        ] {
+            // One number a block has no signed sum, and only drops are positive or not.
+            let second = match method.scores_tokens() {
+                true => BlockMass::Signed,
+                false => BlockMass::PositiveDrops,
+            };
+            for masses in [BlockMass::Absolute, second] {
+                for tokens in [AttributedTokens::All, AttributedTokens::Content] {
+                    forms.push(AttributionSettings {
+                        method: method.clone(),
                         baseline,
-                        nodes,
                         masses,
                         tokens,
-                        divergence: Divergence::Kl,
+                        ..AttributionSettings::paper()
                     });
                 }
             }

@@ -11,14 +11,12 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use attribution::{BlockMass, Divergence, Quadrature, Rule};
-use baselines::attribution_settings::{AttributionSettings, Baseline, Method, Tokens};
-use fused_ops::side_by_side;
+use attribution::{Baseline, BlockMass, Divergence, Method, Quadrature, Rule};
+use baselines::attribution_settings::AttributionSettings;
 use qwen2_5_vl::Model;
-use replicate::alignment::{CallAttribution, Site, attribute, integrate};
-use replicate::evaluation::validation_questions;
+use replicate::alignment::{CallAttribution, CalledPrompt, attribute};
 use replicate::gates::{SampledCalls, sample_calls};
-use seeded_random::Stream;
+use replicate::policy::Budgets;
 
 mod subject;
 use subject::Subject;
@@ -40,10 +38,9 @@ struct Measured {
 
 fn main() -> Result<()> {
     let mut subject = Subject::from_arguments("results/attribution/nodes.md")?;
-    let (profile, policy) = (subject.profile.clone(), &mut subject.student);
-    let questions = validation_questions(&profile.world, 16);
-    let stream = Stream::new(profile.world.seed).purpose("nodes");
-    let mut sampled = sample_calls(policy, &questions, 8, &stream)?;
+    let (items, stream) = subject.validation(16, "nodes")?;
+    let policy = &mut subject.student;
+    let mut sampled = sample_calls(policy, &subject.data, &items, 8, &stream)?;
     // Every family has its turn.
     let step = (sampled.prompts.len() / PROMPTS).max(1);
     sampled.prompts = sampled
@@ -57,16 +54,17 @@ fn main() -> Result<()> {
     }
     let student = policy.model.detached()?;
     let encoded = sampled.encode(policy)?;
-    let sites = sampled.sites(policy, &encoded);
-    let page = page(&student, &subject.teacher, &sites, &sampled)?;
+    let sites = sampled.sites(policy, &encoded)?;
+    let page = page(&student, &subject.teacher, &sites, &sampled, policy.budgets)?;
     subject.publish(&page)
 }
 
 fn page(
     student: &Model,
     teacher: &Model,
-    sites: &[Site<'_>],
+    sites: &[CalledPrompt<'_>],
     sampled: &SampledCalls,
+    budgets: Budgets,
 ) -> Result<String> {
     let calls: usize = sites.iter().map(|site| site.calls.len()).sum();
     let mut page = format!(
@@ -83,27 +81,24 @@ fn page(
         (Baseline::BlockMean, BlockMass::Absolute),
         (Baseline::BlockMean, BlockMass::Signed),
     ] {
-        let settings = Attribution {
-            method: Method::IntegratedGradients,
-            baseline,
-            nodes: 1,
-            masses,
-            tokens: Tokens::All,
-            divergence: Divergence::Kl,
+        let by_method = |method: Method| {
+            let settings = AttributionSettings {
+                method,
+                baseline,
+                masses,
+                ..AttributionSettings::paper()
+            };
+            measure(student, teacher, |model| {
+                attribute(model, sites, &settings, budgets)
+            })
         };
         let converged = match baseline {
-            Baseline::Zero => log_spaced(256),
+            Baseline::Zero => AttributionSettings::quadrature(baseline, 256),
             Baseline::BlockMean => Quadrature::GaussLegendre { nodes: 256 },
         };
         let by_rule = |rule: &Quadrature| {
-            measure(student, teacher, |model| {
-                let found = side_by_side(model.device(), sites.len(), |index| {
-                    let site = &sites[index];
-                    (0..site.calls.len())
-                        .map(|call| integrate(model, site, call, &settings, rule))
-                        .collect::<replicate::Result<Vec<_>>>()
-                });
-                found.into_iter().collect()
+            by_method(Method::IntegratedGradients {
+                quadrature: rule.clone(),
             })
         };
         let reference = by_rule(&converged)?;
@@ -140,7 +135,7 @@ fn page(
                 Quadrature::GaussLegendre { nodes },
             ];
             if baseline == Baseline::Zero && nodes >= 8 {
-                rules.push(log_spaced(nodes));
+                rules.push(AttributionSettings::quadrature(baseline, nodes));
             }
             for rule in rules {
                 page += &line(name(&rule), nodes, &by_rule(&rule)?)?;
@@ -148,26 +143,13 @@ fn page(
         }
         if masses == BlockMass::Signed {
             for steps in [1, 2, 4, 8, 16] {
-                let settings = Attribution {
-                    method: Method::PathDifferences,
-                    nodes: steps,
-                    ..settings.clone()
-                };
-                let found = measure(student, teacher, |model| attribute(model, sites, &settings))?;
+                let levels = AttributionSettings::levels(baseline, steps);
+                let found = by_method(Method::PathDifferences(levels))?;
                 page += &line("path differences", steps, &found)?;
             }
         }
     }
     Ok(page)
-}
-
-/// An eighth of the nodes on [0, 1e-4], the others log-spaced above.
-fn log_spaced(nodes: usize) -> Quadrature {
-    Quadrature::LogGaussLegendre {
-        nodes: nodes - (nodes / 8).max(1),
-        linear_nodes: (nodes / 8).max(1),
-        start: 1e-4,
-    }
 }
 
 fn name(rule: &Quadrature) -> &'static str {

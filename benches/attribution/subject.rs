@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use benchmarks::data::{Data, Item};
 use qwen2_5_vl::Model;
 use replicate::compute::Compute;
 use replicate::policy::LocalPolicy;
 use replicate::profile::Profile;
+use seeded_random::Stream;
 
 /// The models that are measured.
 pub struct Subject {
@@ -16,12 +18,19 @@ pub struct Subject {
     pub student: LocalPolicy,
     /// The teacher, without a graph.
     pub teacher: Model,
+    /// The profile's world.
+    pub data: Data,
     out: PathBuf,
 }
 
 impl Subject {
-    /// From the command line: `[STUDENT] [TEACHER] [--out FILE]`.
+    /// From the command line: `[STUDENT] [TEACHER] [--out FILE]`. Sets the thread regime of the `iapo`
+    /// command, so call it before anything else.
     pub fn from_arguments(out: &str) -> Result<Self> {
+        if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
+            // SAFETY: no other thread has been started.
+            unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
+        }
         let mut arguments: Vec<String> = std::env::args().skip(1).collect();
         let mut out = PathBuf::from(out);
         if let Some(at) = arguments.iter().position(|argument| argument == "--out") {
@@ -39,6 +48,9 @@ impl Subject {
         let tokens = profile.grpo.max_new_tokens;
         let mut student = LocalPolicy::load(&folder(0, "student"), &compute, tokens)?;
         student.temperature = profile.grpo.temperature;
+        let world = profile.world.clone().context("the profile has no world")?;
+        let data = Data::micro(world, profile.evaluation.questions);
+        student.style = data.style();
         let teacher = LocalPolicy::load(&folder(1, "teacher"), &compute, 1)?
             .model
             .detached()?;
@@ -46,8 +58,20 @@ impl Subject {
             profile,
             student,
             teacher,
+            data,
             out,
         })
+    }
+
+    /// Validation questions, so many of each family, and the stream of a measurement.
+    pub fn validation(&self, of_each: usize, purpose: &str) -> Result<(Vec<Item>, Stream)> {
+        let world = self
+            .profile
+            .world
+            .as_ref()
+            .context("the profile has no world")?;
+        let stream = Stream::new(world.seed).purpose(purpose);
+        Ok((self.data.validation(of_each)?, stream))
     }
 
     /// Prints the page and writes it.

@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use agent::{CompletionRequest, Conversation, MessagePart, Policy, PromptStyle, first_turn};
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use attribution::{BlockMass, Divergence};
-use baselines::attribution_settings::{AttributionSettings, Baseline, Method, Tokens};
+use attribution::{Baseline, BlockMass, Method};
+use baselines::attribution_settings::AttributionSettings;
 use benchmarks::micro::{Difficulty, Split, TRAINED, question};
 use candle_core::{DType, Device, Tensor};
 use fused_ops::side_by_side;
@@ -22,10 +22,10 @@ use grpo::{
     RatioLevel, ScaleByStd, Totals, advantages, clip_grad_norm,
 };
 use qwen2_5_vl::{GenerationOptions, ImageProcessor, ImageSettings, Model, ModelPart, Prompt};
-use replicate::alignment::{Site, attribute};
+use replicate::alignment::{AttributedCall, CalledPrompt, attribute};
 use replicate::compute::Compute;
 use replicate::packing::{Packed, Tree};
-use replicate::policy::{EncodedPrompt, LocalPolicy};
+use replicate::policy::{Budgets, EncodedPrompt, LocalPolicy};
 use seeded_random::Stream;
 use serde_json::{Value, json};
 
@@ -391,36 +391,33 @@ fn called_prompt(checkpoint: &Path) -> Result<(Model, Arc<EncodedPrompt>, Vec<Ve
 fn attribution(checkpoint: &Path, settings: &Settings) -> Result<Work> {
     let (model, prompt, calls) = called_prompt(checkpoint)?;
     let model = model.detached()?;
-    let (method, nodes) = match settings.number("steps") {
-        Ok(steps) => (Method::PathDifferences, steps),
-        Err(_) => (Method::IntegratedGradients, settings.number("nodes")?),
+    let baseline = match settings.text("baseline")? {
+        "zero" => Baseline::Zero,
+        _ => Baseline::BlockMean,
     };
-    let settings = Attribution {
-        method,
-        baseline: match settings.text("baseline")? {
-            "zero" => Baseline::Zero,
-            _ => Baseline::BlockMean,
+    let settings = AttributionSettings {
+        method: match settings.number("steps") {
+            Ok(steps) => Method::PathDifferences(AttributionSettings::levels(baseline, steps)),
+            Err(_) => Method::IntegratedGradients {
+                quadrature: AttributionSettings::quadrature(baseline, settings.number("nodes")?),
+            },
         },
-        nodes,
+        baseline,
         masses: BlockMass::Signed,
-        tokens: Tokens::All,
-        divergence: Divergence::Kl,
+        ..AttributionSettings::paper()
     };
     Ok(Box::new(move || {
-        // Path differences share their passes among the calls of a site; else a site is one task.
-        let calls_of_site = match method {
-            Method::PathDifferences => calls.len(),
-            _ => 1,
-        };
-        let sites: Vec<Site> = calls
-            .chunks(calls_of_site)
-            .map(|calls| Site {
-                prompt: &prompt,
-                calls: calls.iter().map(Vec::as_slice).collect(),
-                content: calls.iter().map(|call| vec![true; call.len()]).collect(),
-            })
-            .collect();
-        let found = attribute(&model, &sites, &settings)?;
+        let called = [CalledPrompt {
+            prompt: &prompt,
+            calls: calls
+                .iter()
+                .map(|token_ids| AttributedCall {
+                    token_ids,
+                    content: vec![true; token_ids.len()],
+                })
+                .collect(),
+        }];
+        let found = attribute(&model, &called, &settings, Budgets::default())?;
         let found: Vec<_> = found.iter().flatten().collect();
         let mut gaps: Vec<f64> = found.iter().filter_map(|c| c.relative_gap).collect();
         gaps.sort_by(f64::total_cmp);

@@ -3,44 +3,71 @@
 //! `F = log p(call | prompt)`; each block b of the prompt gets a mass `A_b`, the masses are
 //! normalised to a distribution over P, R, I, T, and
 //! `r = r_outcome − λ · D(A_student ‖ A_teacher)` with both taken on the same prompt and call (IAPO,
-//! arXiv 2606.11652). The paper's form, as far as known, is
-//! `method = "integrated-gradients", baseline = "zero", masses = "absolute", tokens = "all",
-//! divergence = "kl"`. Deviations are the profile's other settings. Occlusion takes a block's
-//! embeddings away instead of integrating; path differences integrate for whole blocks. Both need no
-//! backward pass and share one forward pass among all calls of a prompt.
+//! arXiv 2606.11652). The methods are those of the `attribution` crate, which says where F or its
+//! gradient is needed; here a model gives them. Values share one forward pass among all calls of a
+//! prompt and the points of several prompts; gradients are taken call by call, several nodes a pass.
 
 use agent::Block;
 use attribution::{
-    Attentions, Blocks, Distribution, Quadrature, Staircase, attention_rollout,
-    integrated_gradients,
+    Attentions, AttributedFunctions, Attribution, Blocks, Distribution, GradientSum, Node, Path,
+    Point,
 };
-use candle_core::{DType, Tensor};
+use baselines::attribution_settings::{AttributedTokens, AttributionSettings};
+use candle_core::Tensor;
 use fused_ops::side_by_side;
-use qwen2_5_vl::Model;
+use qwen2_5_vl::{Model, Tokenizer};
 
-use crate::Result;
+use crate::call_content::content_tokens;
 use crate::packing::{Packed, Tree};
-use crate::policy::{EncodedPrompt, LocalPolicy};
-use baselines::attribution_settings::{AttributionSettings, Baseline, Method, Tokens};
+use crate::policy::{Budgets, EncodedPrompt, cut};
+use crate::{Error, Result};
 
-/// Smoothing of block distributions; a divergence with an empty block stays finite.
-const SMOOTHING: f64 = 1e-3;
+/// A tool call as it is attributed.
+#[derive(Clone, Debug)]
+pub struct AttributedCall<'a> {
+    /// The completion's tokens.
+    pub token_ids: &'a [u32],
+    /// Which of them are content: tool and names.
+    pub content: Vec<bool>,
+}
 
-/// Edited prompts of one pass: some thousand tokens with their calls.
-const EDITED_PROMPTS: usize = 20;
-
-/// Tokens of one forward and backward pass along the path: a small model's activations for so many
-/// stay in the second-level cache, which is 1.6 times as fast as 4,096 of them.
-const INTEGRATED_TOKENS: usize = 512;
+impl<'a> AttributedCall<'a> {
+    /// A call whose content is found by its parser.
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder fails.
+    pub fn new(tokenizer: &Tokenizer, token_ids: &'a [u32]) -> Result<Self> {
+        let content = content_tokens(tokenizer, token_ids)?;
+        Ok(AttributedCall { token_ids, content })
+    }
+}
 
 /// A prompt with the distinct tool calls that were made on it.
+#[derive(Clone, Debug)]
 pub struct CalledPrompt<'a> {
     /// The prompt of the first turn.
     pub prompt: &'a EncodedPrompt,
-    /// Distinct calls, as tokens.
-    pub calls: Vec<&'a [u32]>,
-    /// For each call, which of its tokens are content: tool and names.
-    pub content: Vec<Vec<bool>>,
+    /// Its distinct calls.
+    pub calls: Vec<AttributedCall<'a>>,
+}
+
+impl<'a> CalledPrompt<'a> {
+    /// A prompt with calls given as tokens; their content is found by the parser.
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder fails.
+    pub fn new(
+        prompt: &'a EncodedPrompt,
+        calls: impl IntoIterator<Item = &'a [u32]>,
+        tokenizer: &Tokenizer,
+    ) -> Result<Self> {
+        let calls = calls.into_iter();
+        let calls = calls.map(|token_ids| AttributedCall::new(tokenizer, token_ids));
+        Ok(CalledPrompt {
+            prompt,
+            calls: calls.collect::<Result<_>>()?,
+        })
+    }
 }
 
 /// The attribution of one call.
@@ -54,339 +81,293 @@ pub struct CallAttribution {
     pub log_prob: f64,
     /// Score of every token of the prompt; `None` for methods that know blocks alone.
     pub scores: Option<Vec<f32>>,
+    /// Points of the path at which the model was evaluated.
+    pub passes: usize,
 }
 
-/// Attributes every call of every site under a model, which must be detached: gradients of
-/// activations are all that is needed.
+/// Attributes every call of every prompt under a model, which must be detached: gradients of
+/// activations are all that is needed. `budgets` are those of the policy that made the calls.
+///
+/// # Errors
+/// A call without tokens, a setting out of range, values that are not finite.
 pub fn attribute(
     model: &Model,
-    sites: &[CalledPrompt<'_>],
+    prompts: &[CalledPrompt<'_>],
     settings: &AttributionSettings,
+    budgets: Budgets,
 ) -> Result<Vec<Vec<CallAttribution>>> {
-    let device = model.device();
-    match settings.method {
-        Method::Occlusion | Method::PathDifferences => {
-            let edits = Edits::of(settings)?;
-            let sites_at_once = (EDITED_PROMPTS / edits.points.len()).max(1);
-            let batches: Vec<&[CalledPrompt]> = sites.chunks(sites_at_once).collect();
-            let found = side_by_side(device, batches.len(), |index| {
-                edited(model, batches[index], settings, &edits)
-            });
-            let found = found.into_iter().collect::<Result<Vec<_>>>()?;
-            Ok(found.into_iter().flatten().collect())
-        }
-        Method::IntegratedGradients => {
-            let calls: Vec<(&CalledPrompt, usize)> = sites
-                .iter()
-                .flat_map(|site| (0..site.calls.len()).map(move |call| (site, call)))
-                .collect();
-            let quadrature = settings.quadrature();
-            let found = side_by_side(device, calls.len(), |index| {
-                let (site, call) = calls[index];
-                integrate(model, site, call, settings, &quadrature)
-            });
-            let mut found = found.into_iter();
-            sites
-                .iter()
-                .map(|site| found.by_ref().take(site.calls.len()).collect())
-                .collect()
-        }
-    }
-}
-
-/// Prompts with some blocks moved from the baseline towards the input, and how the values of F there
-/// give the blocks' masses.
-struct Edits {
-    /// For every edited prompt the share of the way that P, R, I, T have gone; the last is the input.
-    points: Vec<Vec<f64>>,
-    /// The path of which they are points; `None` for occlusion, one block a point.
-    staircase: Option<Staircase>,
-}
-
-impl Edits {
-    fn of(settings: &AttributionSettings) -> Result<Self> {
-        let blocks = Block::ALL.len();
-        if settings.method == Method::PathDifferences {
-            let staircase = settings.staircase();
-            return Ok(Edits {
-                points: staircase.points(blocks)?,
-                staircase: Some(staircase),
-            });
-        }
-        let without = |gone: usize| {
-            let present = |block: usize| f64::from(u8::from(block != gone));
-            (0..blocks).map(present).collect()
-        };
-        // No block has the number after the last one.
-        Ok(Edits {
-            points: (0..=blocks).map(without).collect(),
-            staircase: None,
-        })
-    }
-
-    fn masses(&self, values: &[f64]) -> Vec<f64> {
-        let (at_input, others) = values.split_last().expect("there is at least the input");
-        match &self.staircase {
-            Some(staircase) => staircase.masses(values, Block::ALL.len()),
-            None => others.iter().map(|value| at_input - value).collect(),
-        }
-    }
-}
-
-/// The masses of every call's blocks from the values of F at edited prompts: for each site one tree
-/// a point, each with all calls as branches.
-fn edited(
-    model: &Model,
-    sites: &[CalledPrompt<'_>],
-    settings: &AttributionSettings,
-    edits: &Edits,
-) -> Result<Vec<Vec<CallAttribution>>> {
-    let points = edits.points.len();
-    let trees: Vec<Tree> = sites
+    let paths = prompts
         .iter()
-        .flat_map(|site| {
-            (0..points).map(|_| Tree {
-                prompt: &site.prompt.prompt,
-                branches: site.calls.clone(),
-            })
+        .map(|called| {
+            let input = embeddings(model, called.prompt)?;
+            Ok(Path::new(
+                &input,
+                settings.baseline,
+                blocks_of(called.prompt)?,
+            )?)
         })
-        .collect();
-    let packed = Packed::new(model, &trees)?;
-    let embeddings = packed.embed(model)?;
-    let (_, hidden) = embeddings.dims2()?;
-    let mut values: Vec<f32> = embeddings.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-    for (site, trees) in sites.iter().zip(packed.prompts.chunks(points)) {
-        for (shares, tree) in edits.points.iter().zip(trees) {
-            for (block, &share) in Block::ALL.iter().zip(shares) {
-                let rows: Vec<usize> = site
-                    .prompt
-                    .blocks
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, own)| *own == block)
-                    .map(|(token, _)| tree.start + token)
-                    .collect();
-                move_rows(&mut values, &rows, hidden, settings.baseline, share as f32);
-            }
+        .collect::<Result<Vec<_>>>()?;
+    attribute_along(&paths, model, prompts, settings, budgets)
+}
+
+/// As [`attribute`], from the embeddings of other prompts of the same tokens, one for each: the same
+/// prompt with a blurred image, for one. `settings.baseline` is not read.
+///
+/// # Errors
+/// As [`attribute`]; prompts of other lengths.
+pub fn attribute_from(
+    starts: &[&EncodedPrompt],
+    model: &Model,
+    prompts: &[CalledPrompt<'_>],
+    settings: &AttributionSettings,
+    budgets: Budgets,
+) -> Result<Vec<Vec<CallAttribution>>> {
+    let paths = prompts
+        .iter()
+        .zip(starts)
+        .map(|(called, start)| {
+            let (start, input) = (embeddings(model, start)?, embeddings(model, called.prompt)?);
+            Ok(Path::between(&start, &input, blocks_of(called.prompt)?)?)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    attribute_along(&paths, model, prompts, settings, budgets)
+}
+
+fn attribute_along(
+    paths: &[Path],
+    model: &Model,
+    prompts: &[CalledPrompt<'_>],
+    settings: &AttributionSettings,
+    budgets: Budgets,
+) -> Result<Vec<Vec<CallAttribution>>> {
+    for (prompt, called) in prompts.iter().enumerate() {
+        let empty = |call: &AttributedCall| call.token_ids.is_empty();
+        if let Some(call) = called.calls.iter().position(empty) {
+            return Err(Error::EmptyCall { prompt, call });
         }
     }
-    let embeddings = Tensor::from_vec(values, embeddings.shape(), embeddings.device())?
-        .to_dtype(embeddings.dtype())?;
-    let scored = packed.log_probs(model, &embeddings, 1.0)?;
-    let log_probs: Vec<f32> = scored.log_probs.to_vec1()?;
-
-    let mut branch = 0;
-    let mut found = Vec::with_capacity(sites.len());
-    for site in sites {
-        let calls = site.calls.len();
-        let value = |point: usize, call: usize| -> f64 {
-            let range = packed.branches[branch + point * calls + call].clone();
-            selected(&log_probs[range], &site.content[call], settings.tokens)
-                .map(f64::from)
-                .sum()
-        };
-        let attributions = (0..calls)
-            .map(|call| {
-                let values: Vec<f64> = (0..points).map(|point| value(point, call)).collect();
-                let raw: Vec<f32> = edits.masses(&values).iter().map(|m| *m as f32).collect();
-                let blocks = Blocks::new((0..raw.len()).collect(), raw.len())?;
-                let masses = blocks.masses(&raw, settings.masses, None)?;
-                Ok(CallAttribution {
-                    shares: Distribution::new(&masses, SMOOTHING)?,
-                    // The differences telescope.
-                    relative_gap: edits.staircase.map(|_| 0.0),
-                    log_prob: values[points - 1],
-                    scores: None,
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        branch += points * calls;
-        found.push(attributions);
-    }
-    Ok(found)
-}
-
-/// Integrated gradients of one call's log-probability over the prompt's embeddings, by a given
-/// rule: `settings.nodes` is not read.
-pub fn integrate(
-    model: &Model,
-    site: &CalledPrompt<'_>,
-    call: usize,
-    settings: &AttributionSettings,
-    quadrature: &Quadrature,
-) -> Result<CallAttribution> {
-    let baseline = match settings.baseline {
-        Baseline::Zero => attribution::Baseline::Zero,
-        Baseline::BlockMean => attribution::Baseline::BlockMean,
-    };
-    integrate_from(&baseline, model, site, call, settings, quadrature)
-}
-
-/// [`integrate`] from a baseline that no profile names: the embeddings of the same prompt with
-/// blurred images, for one. `settings.baseline` is not read.
-pub fn integrate_from(
-    baseline: &attribution::Baseline,
-    model: &Model,
-    site: &CalledPrompt<'_>,
-    call: usize,
-    settings: &AttributionSettings,
-    quadrature: &Quadrature,
-) -> Result<CallAttribution> {
-    let prompt = &site.prompt.prompt;
-    let tokens = site.calls[call];
-    let blocks = blocks_of(site)?;
-    let input = model
-        .embed(&prompt.input_ids, prompt.image_features.as_ref())?
-        .detach();
-    let (length, hidden) = input.dims2()?;
-    let baseline = baseline.tensor(&input, &blocks)?;
-    let mut f = |points: &Tensor| -> candle_core::Result<Tensor> {
-        let nodes = points.dim(0)?;
-        let trees: Vec<Tree> = (0..nodes)
-            .map(|_| Tree {
-                prompt,
-                branches: vec![tokens],
-            })
-            .collect();
-        let values = || -> Result<Tensor> {
-            let packed = Packed::new(model, &trees)?;
-            let whole = packed.embed(model)?.detach();
-            // Each copy of the prompt gets its own point of the path; the call stays.
-            let mut parts = Vec::with_capacity(2 * nodes);
-            for (node, range) in packed.prompts.iter().enumerate() {
-                parts.push(points.get(node)?);
-                let end = match packed.prompts.get(node + 1) {
-                    Some(next) => next.start,
-                    None => packed.input_ids.len(),
-                };
-                if end > range.end {
-                    parts.push(whole.narrow(0, range.end, end - range.end)?);
-                }
-            }
-            let embeddings = Tensor::cat(&parts, 0)?;
-            let scored = packed.log_probs(model, &embeddings, 1.0)?;
-            let weights: Vec<f32> = (0..tokens.len())
-                .map(|token| match settings.tokens {
-                    Tokens::All => 1.0,
-                    Tokens::Content => f32::from(site.content[call][token]),
-                })
-                .collect();
-            let weights = Tensor::from_vec(weights, (1, tokens.len()), points.device())?;
-            let log_probs = scored.log_probs.reshape((nodes, tokens.len()))?;
-            Ok(log_probs.broadcast_mul(&weights)?.sum(1)?)
-        };
-        values().map_err(candle_core::Error::wrap)
-    };
-    let nodes_per_batch = (INTEGRATED_TOKENS / (length + tokens.len())).max(1);
-    let result = integrated_gradients(&input, &baseline, quadrature, nodes_per_batch, &mut f)?;
-    debug_assert_eq!(result.scores.len() * hidden, length * hidden);
-    let masses = blocks.masses(&result.scores, settings.masses, None)?;
-    Ok(CallAttribution {
-        shares: Distribution::new(&masses, SMOOTHING)?,
-        relative_gap: result.relative_gap,
-        log_prob: result.f_input,
-        scores: Some(result.scores),
-    })
-}
-
-/// Attention rollout of one call: what part of the attention of the positions that predict it
-/// reaches each token of the prompt. It tells where the model looks, not what speaks for the call.
-pub fn rollout(
-    model: &Model,
-    site: &CalledPrompt<'_>,
-    call: usize,
-    settings: &AttributionSettings,
-) -> Result<CallAttribution> {
-    let tokens = site.calls[call];
-    let packed = Packed::new(
+    let mut functions = CallLogProbs {
         model,
-        &[Tree {
-            prompt: &site.prompt.prompt,
-            branches: vec![tokens],
-        }],
-    )?;
-    let embeddings = packed.embed(model)?;
-    let layers = model.attentions(&embeddings, &packed.positions, &packed.layout)?;
-    let blocks = blocks_of(site)?;
-    // The prompt's last position predicts the first token of the call.
-    let first_target = blocks.tokens().saturating_sub(1);
-    let attentions = Attentions {
-        layers: &layers,
-        first_target,
-        end_target: first_target + tokens.len(),
+        prompts,
+        settings,
+        budgets,
     };
-    let scores: Vec<f32> = attention_rollout(attentions, blocks.tokens())?
-        .into_iter()
-        .map(|score| score as f32)
-        .collect();
-    let masses = blocks.masses(&scores, settings.masses, None)?;
-    let scored = packed.log_probs(model, &embeddings, 1.0)?;
-    let log_probs: Vec<f32> = scored.log_probs.to_vec1()?;
+    let found = settings.method.attribute(paths, &mut functions)?;
+    paths
+        .iter()
+        .zip(found)
+        .map(|(path, calls)| {
+            let calls = calls.into_iter();
+            calls
+                .map(|call| call_attribution(path.blocks(), call, settings))
+                .collect()
+        })
+        .collect()
+}
+
+fn call_attribution(
+    blocks: &Blocks,
+    found: Attribution,
+    settings: &AttributionSettings,
+) -> Result<CallAttribution> {
+    let masses = found.masses(blocks, settings.masses)?;
     Ok(CallAttribution {
-        shares: Distribution::new(&masses, SMOOTHING)?,
-        relative_gap: None,
-        log_prob: selected(&log_probs, &site.content[call], settings.tokens)
-            .map(f64::from)
-            .sum(),
-        scores: Some(scores),
+        shares: Distribution::new(&masses, settings.smoothing)?,
+        relative_gap: found.relative_gap(),
+        log_prob: found.f_input,
+        scores: found.token_scores().map(<[f32]>::to_vec),
+        passes: found.forward_points,
     })
 }
 
-/// The block of every token of a site's prompt.
-fn blocks_of(site: &CalledPrompt<'_>) -> Result<Blocks> {
-    let labels = site.prompt.blocks.iter().map(|block| *block as usize);
+/// The input embeddings of a prompt, `(tokens, hidden)`.
+fn embeddings(model: &Model, encoded: &EncodedPrompt) -> Result<Tensor> {
+    let prompt = &encoded.prompt;
+    Ok(model
+        .embed(&prompt.input_ids, prompt.image_features.as_ref())?
+        .detach())
+}
+
+/// The block of every token of a prompt.
+fn blocks_of(encoded: &EncodedPrompt) -> Result<Blocks> {
+    let labels = encoded.blocks.iter().map(|block| *block as usize);
     Ok(Blocks::new(labels.collect(), Block::ALL.len())?)
 }
 
-fn selected<'a>(
-    log_probs: &'a [f32],
-    content: &'a [bool],
-    tokens: Tokens,
-) -> impl Iterator<Item = f32> + 'a {
-    log_probs
-        .iter()
-        .zip(content)
-        .filter(move |(_, content)| tokens == Tokens::All || **content)
-        .map(|(log_prob, _)| *log_prob)
+/// A model as attribution sees it: F of every call of every prompt.
+struct CallLogProbs<'a> {
+    model: &'a Model,
+    prompts: &'a [CalledPrompt<'a>],
+    settings: &'a AttributionSettings,
+    budgets: Budgets,
 }
 
-/// Puts rows at a share of the way from the baseline to what they are.
-fn move_rows(values: &mut [f32], rows: &[usize], hidden: usize, baseline: Baseline, share: f32) {
-    if rows.is_empty() || share == 1.0 {
-        return;
+impl AttributedFunctions for CallLogProbs<'_> {
+    type Error = Error;
+
+    fn values(&mut self, paths: &[Path], points: &[Point]) -> Result<Vec<Vec<f64>>> {
+        let batches = self.batches(points);
+        let found = side_by_side(self.model.device(), batches.len(), |index| {
+            self.values_of(paths, batches[index])
+        });
+        let found = found.into_iter().collect::<Result<Vec<_>>>()?;
+        Ok(found.into_iter().flatten().collect())
     }
-    let mut base = vec![0f32; hidden];
-    if baseline == Baseline::BlockMean {
-        for &row in rows {
-            for (sum, value) in base.iter_mut().zip(&values[row * hidden..]) {
-                *sum += value / rows.len() as f32;
+
+    fn gradients(&mut self, paths: &[Path], nodes: &[Node]) -> Result<Vec<Vec<GradientSum>>> {
+        let calls: Vec<(usize, usize)> = self
+            .prompts
+            .iter()
+            .enumerate()
+            .flat_map(|(prompt, called)| (0..called.calls.len()).map(move |call| (prompt, call)))
+            .collect();
+        let found = side_by_side(self.model.device(), calls.len(), |index| {
+            let (prompt, call) = calls[index];
+            self.gradients_of(&paths[prompt], &self.prompts[prompt], call, nodes)
+        });
+        let mut found = found.into_iter();
+        self.prompts
+            .iter()
+            .map(|called| found.by_ref().take(called.calls.len()).collect())
+            .collect()
+    }
+
+    fn attentions(&mut self, path: usize, call: usize) -> Result<Attentions> {
+        let called = &self.prompts[path];
+        let tokens = called.calls[call].token_ids;
+        let tree = Tree {
+            prompt: &called.prompt.prompt,
+            branches: vec![tokens],
+        };
+        let packed = Packed::new(self.model, &[tree])?;
+        let embeddings = packed.embed(self.model)?;
+        let layers = self
+            .model
+            .attentions(&embeddings, &packed.positions, &packed.layout)?;
+        // The prompt's last position predicts the first token of the call.
+        let first = called.prompt.blocks.len().saturating_sub(1);
+        Ok(Attentions {
+            layers,
+            targets: first..first + tokens.len(),
+        })
+    }
+}
+
+impl CallLogProbs<'_> {
+    /// Points in order, cut where the tokens of a pass would grow too many.
+    fn batches<'p>(&self, points: &'p [Point]) -> Vec<&'p [Point]> {
+        let tokens: Vec<usize> = self
+            .prompts
+            .iter()
+            .map(|called| {
+                let calls = called.calls.iter().map(|call| call.token_ids.len());
+                called.prompt.blocks.len() + calls.sum::<usize>()
+            })
+            .collect();
+        cut(points, self.budgets.attribution_tokens, |point| {
+            tokens[point.path]
+        })
+    }
+
+    /// F of all calls at every point, in one pass: one tree a point, each with all calls as branches.
+    fn values_of(&self, paths: &[Path], points: &[Point]) -> Result<Vec<Vec<f64>>> {
+        let called: Vec<&CalledPrompt> = points
+            .iter()
+            .map(|point| &self.prompts[point.path])
+            .collect();
+        let trees: Vec<Tree> = called
+            .iter()
+            .map(|called| Tree {
+                prompt: &called.prompt.prompt,
+                branches: called.calls.iter().map(|call| call.token_ids).collect(),
+            })
+            .collect();
+        let packed = Packed::new(self.model, &trees)?;
+        let prompts = points
+            .iter()
+            .map(|point| Ok(paths[point.path].at(&point.shares)?))
+            .collect::<Result<Vec<_>>>()?;
+        let embeddings = self.with_prompts(&packed, &prompts)?;
+        let scored = packed.log_probs(self.model, &embeddings, 1.0)?;
+        let log_probs: Vec<f32> = scored.log_probs.to_vec1()?;
+        let mut branches = packed.branches.into_iter();
+        let sum = |(call, range): (&AttributedCall, std::ops::Range<usize>)| -> f64 {
+            let tokens = log_probs[range].iter().zip(&call.content);
+            tokens
+                .filter(|(_, content)| self.counts(**content))
+                .map(|(log_prob, _)| f64::from(*log_prob))
+                .sum()
+        };
+        Ok(called
+            .into_iter()
+            .map(|called| {
+                let calls = called.calls.iter();
+                calls.zip(branches.by_ref()).map(sum).collect()
+            })
+            .collect())
+    }
+
+    /// The gradients of one call's F, several nodes of its prompt's path a pass.
+    fn gradients_of(
+        &self,
+        path: &Path,
+        called: &CalledPrompt<'_>,
+        call: usize,
+        nodes: &[Node],
+    ) -> Result<GradientSum> {
+        let call = &called.calls[call];
+        let tokens = called.prompt.blocks.len() + call.token_ids.len();
+        let nodes_per_pass = (self.budgets.attribution_gradient_tokens / tokens).max(1);
+        let weights = call
+            .content
+            .iter()
+            .map(|content| f32::from(self.counts(*content)));
+        let shape = (1, call.token_ids.len());
+        let weights = Tensor::from_vec(weights.collect(), shape, self.model.device())?;
+        let mut sum = GradientSum::new(path);
+        for nodes in nodes.chunks(nodes_per_pass) {
+            let trees: Vec<Tree> = nodes
+                .iter()
+                .map(|_| Tree {
+                    prompt: &called.prompt.prompt,
+                    branches: vec![call.token_ids],
+                })
+                .collect();
+            let packed = Packed::new(self.model, &trees)?;
+            let points = path.along(nodes)?;
+            let prompts = (0..nodes.len())
+                .map(|node| points.get(node))
+                .collect::<candle_core::Result<Vec<_>>>()?;
+            let embeddings = self.with_prompts(&packed, &prompts)?;
+            let scored = packed.log_probs(self.model, &embeddings, 1.0)?;
+            let log_probs = scored
+                .log_probs
+                .reshape((nodes.len(), call.token_ids.len()))?;
+            sum.add(nodes, &points, &log_probs.broadcast_mul(&weights)?.sum(1)?)?;
+        }
+        Ok(sum)
+    }
+
+    /// The input embeddings of packed trees with those of the prompts given, `(tokens, hidden)` for
+    /// each tree; the calls keep their own.
+    fn with_prompts(&self, packed: &Packed, prompts: &[Tensor]) -> Result<Tensor> {
+        let whole = packed.embed(self.model)?.detach();
+        let mut parts = Vec::with_capacity(2 * prompts.len());
+        for (index, (prompt, range)) in prompts.iter().zip(&packed.prompts).enumerate() {
+            parts.push(prompt.clone());
+            let end = match packed.prompts.get(index + 1) {
+                Some(next) => next.start,
+                None => packed.input_ids.len(),
+            };
+            if end > range.end {
+                parts.push(whole.narrow(0, range.end, end - range.end)?);
             }
         }
+        Ok(Tensor::cat(&parts, 0)?)
     }
-    for &row in rows {
-        let row = &mut values[row * hidden..(row + 1) * hidden];
-        for (value, base) in row.iter_mut().zip(&base) {
-            *value = base + share * (*value - base);
-        }
-    }
-}
 
-/// Passes through a model that one call's attribution takes.
-pub fn passes(settings: &AttributionSettings) -> usize {
-    match settings.method {
-        Method::Occlusion => 1 + Block::ALL.len(),
-        Method::IntegratedGradients => settings.nodes,
-        Method::PathDifferences => 1 + settings.nodes * Block::ALL.len(),
+    /// Whether a token of a call is attributed.
+    fn counts(&self, content: bool) -> bool {
+        content || self.settings.tokens == AttributedTokens::All
     }
-}
-
-/// Tool and names: the tokens of a call that differ between calls.
-pub fn content_tokens(policy: &LocalPolicy, ids: &[u32]) -> Vec<bool> {
-    ids.iter()
-        .map(|id| {
-            let text = policy.processor.decode(&[*id], true).unwrap_or_default();
-            text.starts_with("focus_on_")
-                || text.len() == 2 && text.chars().all(char::is_alphabetic)
-        })
-        .collect()
 }

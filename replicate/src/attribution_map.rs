@@ -56,9 +56,9 @@ pub struct AttributionMap {
     pub call: String,
     /// Shares of P, R, I, T.
     pub shares: Vec<f64>,
-    /// |completeness gap| / |F(input) − F(baseline)|; absent for occlusion.
+    /// |completeness gap| / |F(input) − F(baseline)|; absent for methods that have none.
     pub relative_gap: Option<f64>,
-    /// The call's log-probability.
+    /// The log-probability of the call's attributed tokens, nats.
     pub log_prob: f64,
     /// The grid of the image.
     pub grid: PatchGrid,

@@ -74,12 +74,16 @@ pub fn deviations(profile: &Profile, arms: &[String], facts: ModelFacts) -> Vec<
         weights,
         update_tokens,
         scoring_tokens,
+        attribution_tokens,
+        attribution_gradient_tokens,
         rollout_tokens,
         vision_patches,
     } = compute;
     list.without_influence(&(
         update_tokens,
         scoring_tokens,
+        attribution_tokens,
+        attribution_gradient_tokens,
         rollout_tokens,
         vision_patches,
     ));

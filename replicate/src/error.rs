@@ -57,6 +57,14 @@ pub enum Error {
         /// What was seen, and which setting to look at.
         problem: String,
     },
+    /// A tool call without a token, to which no log-probability belongs.
+    #[error("call {call} of prompt {prompt} has no token to attribute")]
+    EmptyCall {
+        /// The prompt's place among those given.
+        prompt: usize,
+        /// The call's place among the prompt's.
+        call: usize,
+    },
     /// The model.
     #[error(transparent)]
     Model(#[from] qwen2_5_vl::Error),

@@ -10,8 +10,9 @@
 use std::sync::Arc;
 
 use agent::{Episode, run_episodes};
+use attribution::Method;
 use baselines::Reward;
-use baselines::attribution_settings::{AttributionSettings, Method, Tokens};
+use baselines::attribution_settings::{AttributedTokens, AttributionSettings};
 use benchmarks::data::{Data, Item};
 use qwen2_5_vl::Model;
 use results::Validation;
@@ -19,7 +20,7 @@ use seeded_random::{Draw, Stream};
 use serde::Serialize;
 
 use crate::Result;
-use crate::alignment::{CalledPrompt, attribute, content_tokens};
+use crate::alignment::{CalledPrompt, attribute};
 use crate::evaluation::{BaseCard, MeanInterval};
 use crate::policy::{EncodedPrompt, LocalPolicy};
 use crate::profile::{GateSettings, Profile};
@@ -114,18 +115,13 @@ impl SampledCalls {
         &'a self,
         policy: &LocalPolicy,
         encoded: &'a [Arc<EncodedPrompt>],
-    ) -> Vec<CalledPrompt<'a>> {
+    ) -> Result<Vec<CalledPrompt<'a>>> {
+        let tokenizer = policy.processor.tokenizer();
         encoded
             .iter()
             .zip(&self.prompts)
-            .map(|(prompt, calls)| CalledPrompt {
-                prompt,
-                calls: calls.calls.iter().map(Vec::as_slice).collect(),
-                content: calls
-                    .calls
-                    .iter()
-                    .map(|ids| content_tokens(policy, ids))
-                    .collect(),
+            .map(|(prompt, own)| {
+                CalledPrompt::new(prompt, own.calls.iter().map(Vec::as_slice), tokenizer)
             })
             .collect()
     }
@@ -139,9 +135,9 @@ pub fn divergences(
     settings: &AttributionSettings,
 ) -> Result<Vec<Vec<f64>>> {
     let encoded = sampled.encode(policy)?;
-    let sites = sampled.sites(policy, &encoded);
-    let student = attribute(&policy.model.detached()?, &sites, settings)?;
-    let teacher = attribute(teacher, &sites, settings)?;
+    let sites = sampled.sites(policy, &encoded)?;
+    let student = attribute(&policy.model.detached()?, &sites, settings, policy.budgets)?;
+    let teacher = attribute(teacher, &sites, settings, policy.budgets)?;
     student
         .iter()
         .zip(&teacher)
@@ -164,8 +160,8 @@ pub fn teacher_surprise(
     settings: &AttributionSettings,
 ) -> Result<Vec<Vec<f64>>> {
     let encoded = sampled.encode(policy)?;
-    let sites = sampled.sites(policy, &encoded);
-    let found = attribute(teacher, &sites, settings)?;
+    let sites = sampled.sites(policy, &encoded)?;
+    let found = attribute(teacher, &sites, settings, policy.budgets)?;
     Ok(found
         .iter()
         .map(|calls| calls.iter().map(|call| -call.log_prob).collect())
@@ -291,15 +287,15 @@ pub fn detections(
     let mut found = Vec::new();
     for (name, settings) in forms(profile, arms) {
         let calls = match settings.method {
-            Method::Occlusion | Method::PathDifferences => &sampled,
-            Method::IntegratedGradients => &few,
+            Method::IntegratedGradients { .. } => &few,
+            _ => &sampled,
         };
         let scores = divergences(policy, teacher, calls, &settings)?;
         found.push((name, detection(calls, &scores, replicates)));
     }
     let control = AttributionSettings {
-        method: Method::Occlusion,
-        tokens: Tokens::All,
+        method: Method::Occlusion {},
+        tokens: AttributedTokens::All,
         ..profile.evaluation.attribution.clone()
     };
     let surprise = teacher_surprise(policy, teacher, &sampled, &control)?;

@@ -3,6 +3,7 @@
 pub mod alarms;
 pub mod alignment;
 pub mod attribution_map;
+pub mod call_content;
 pub mod checkpoint;
 pub mod compute;
 pub mod deviations;

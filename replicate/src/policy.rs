@@ -33,6 +33,12 @@ pub struct Budgets {
     pub vision_patches: usize,
     /// Prompt tokens that are sampled from together, unless one prompt has more.
     pub rollout_tokens: usize,
+    /// Tokens of a forward pass that attributes calls, unless one prompt with its calls has more.
+    pub attribution_tokens: usize,
+    /// Tokens of a forward and backward pass that attributes a call, likewise. Small models are
+    /// fastest where their activations stay in the second-level cache: 512 is 1.6 times as fast as
+    /// 4,096 there.
+    pub attribution_gradient_tokens: usize,
 }
 
 impl Default for Budgets {
@@ -41,6 +47,8 @@ impl Default for Budgets {
         Budgets {
             vision_patches: 3072,
             rollout_tokens: 16384,
+            attribution_tokens: 4096,
+            attribution_gradient_tokens: 512,
         }
     }
 }

@@ -15,7 +15,7 @@ use qwen2_5_vl::Model;
 use results::Alignment;
 
 use crate::Result;
-use crate::alignment::{CallAttribution, CalledPrompt, attribute, content_tokens};
+use crate::alignment::{CallAttribution, CalledPrompt, attribute};
 use crate::policy::{EncodedPrompt, LocalPolicy};
 
 /// A prompt with the tokens of a right and, where there is one, a wrong call.
@@ -106,23 +106,23 @@ impl Probe {
     ) -> Result<Vec<Vec<CallAttribution>>> {
         let conversations: Vec<_> = self.prompts.iter().map(|own| &own.conversation).collect();
         let encoded: Vec<Arc<EncodedPrompt>> = policy.encode(&conversations)?;
-        let prompts: Vec<CalledPrompt> = encoded
+        let tokenizer = policy.processor.tokenizer();
+        let prompts = encoded
             .iter()
             .zip(&self.prompts)
-            .map(|(prompt, own)| CalledPrompt {
-                prompt,
-                calls: own.calls.iter().map(Vec::as_slice).collect(),
-                content: own
-                    .calls
-                    .iter()
-                    .map(|call| content_tokens(policy, call))
-                    .collect(),
+            .map(|(prompt, own)| {
+                CalledPrompt::new(prompt, own.calls.iter().map(Vec::as_slice), tokenizer)
             })
-            .collect();
-        let found = match other {
-            Some(model) => attribute(model, &prompts, &self.settings),
-            None => attribute(&policy.model.detached()?, &prompts, &self.settings),
+            .collect::<Result<Vec<_>>>()?;
+        let own;
+        let model = match other {
+            Some(model) => model,
+            None => {
+                own = policy.model.detached()?;
+                &own
+            }
         };
+        let found = attribute(model, &prompts, &self.settings, policy.budgets);
         policy.forget();
         found
     }

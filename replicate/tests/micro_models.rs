@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use agent::{Block, PromptStyle, first_turn, run_episodes};
-use attribution::{BlockMass, Blocks, Distribution, Divergence, occlusion, path_differences};
-use baselines::attribution_settings::{AttributionSettings, Baseline, Method, Tokens};
+use attribution::{Baseline, BlockMass, Blocks, Distribution, Method, Path};
+use baselines::attribution_settings::AttributionSettings;
 use benchmarks::TestSet;
 use benchmarks::data::EpisodeStyle;
 use benchmarks::micro::{Difficulty, MicroQuestion, Split, language, question};
 use candle_core::{Device, Tensor};
 use qwen2_5_vl::{Model, Processor};
-use replicate::alignment::{CalledPrompt, attribute, content_tokens};
+use replicate::alignment::{CalledPrompt, attribute, attribute_from};
+use replicate::call_content::content_tokens;
 use replicate::packing::{Packed, Tree};
-use replicate::policy::{EncodedPrompt, LocalPolicy};
+use replicate::policy::{Budgets, EncodedPrompt, LocalPolicy};
 use replicate::pretrain::recipe::Recipe;
 use seeded_random::Stream;
 use visual_tools::Effect;
@@ -218,103 +219,136 @@ fn an_episode_does_not_depend_on_its_companions() {
     assert_ne!(together[0], together[1], "samples of one prompt differ");
 }
 
-fn settings(method: Method, baseline: Baseline, nodes: usize) -> AttributionSettings {
+fn settings(method: Method, baseline: Baseline) -> AttributionSettings {
     AttributionSettings {
         method,
         baseline,
-        nodes,
         masses: BlockMass::Signed,
-        tokens: Tokens::All,
-        divergence: Divergence::Kl,
+        ..AttributionSettings::paper()
     }
 }
 
-fn site<'a>(
+fn called<'a>(
     policy: &LocalPolicy,
     prompt: &'a EncodedPrompt,
     calls: &'a [Vec<u32>],
 ) -> CalledPrompt<'a> {
-    CalledPrompt {
-        prompt,
-        calls: calls.iter().map(Vec::as_slice).collect(),
-        content: calls
-            .iter()
-            .map(|ids| content_tokens(policy, ids))
-            .collect(),
-    }
+    let tokenizer = policy.processor.tokenizer();
+    CalledPrompt::new(prompt, calls.iter().map(Vec::as_slice), tokenizer).unwrap()
+}
+
+fn methods(baseline: Baseline) -> [Method; 3] {
+    [
+        Method::Occlusion {},
+        Method::PathDifferences(AttributionSettings::levels(baseline, 2)),
+        Method::IntegratedGradients {
+            quadrature: AttributionSettings::quadrature(baseline, 4),
+        },
+    ]
 }
 
 #[test]
-fn edits_shared_by_all_calls_equal_the_library_call_by_call() {
-    for method in [Method::Occlusion, Method::PathDifferences] {
-        for baseline in [Baseline::BlockMean, Baseline::Zero] {
-            shared_edits_equal_the_library(method, baseline);
+fn passes_shared_by_prompts_and_calls_equal_the_library_call_by_call() {
+    for baseline in [Baseline::BlockMean, Baseline::Zero] {
+        for method in methods(baseline) {
+            shared_passes_equal_the_library(&settings(method, baseline));
         }
     }
 }
 
-fn shared_edits_equal_the_library(method: Method, of: Baseline) {
+fn shared_passes_equal_the_library(settings: &AttributionSettings) {
+    let mut policy = policy();
+    let micros = [micro(2), micro(3)];
+    let prompts: Vec<_> = micros.iter().map(|m| encoded(&mut policy, m)).collect();
+    let calls: Vec<_> = micros.iter().map(|m| calls(&policy, m)).collect();
+    let model = policy.model.detached().unwrap();
+    let both: Vec<_> = prompts
+        .iter()
+        .zip(&calls)
+        .map(|(prompt, calls)| called(&policy, prompt, calls))
+        .collect();
+    let shared = attribute(&model, &both, settings, Budgets::default()).unwrap();
+    for ((prompt, calls), shared) in prompts.iter().zip(&calls).zip(&shared) {
+        assert_eq!(shared.len(), calls.len());
+        for (call, shared) in calls.iter().zip(shared) {
+            let alone = of_one_call(&model, prompt, call, settings);
+            for (a, b) in shared.shares.shares().iter().zip(alone.shares()) {
+                assert!(
+                    (a - b).abs() < 1e-3,
+                    "{settings:?}: {:?} against {alone:?}",
+                    shared.shares,
+                );
+            }
+            let has_gap = settings.method != Method::Occlusion {};
+            assert_eq!(shared.relative_gap.is_some(), has_gap);
+        }
+    }
+}
+
+/// The shares of one call by the crate's interface for one function.
+fn of_one_call(
+    model: &Model,
+    encoded: &EncodedPrompt,
+    call: &[u32],
+    settings: &AttributionSettings,
+) -> Distribution {
+    let prompt = &encoded.prompt;
+    let labels: Vec<usize> = encoded.blocks.iter().map(|block| *block as usize).collect();
+    let blocks = Blocks::new(labels, 4).unwrap();
+    let input = model
+        .embed(&prompt.input_ids, prompt.image_features.as_ref())
+        .unwrap();
+    let path = Path::new(&input, settings.baseline, blocks).unwrap();
+    let tree = [Tree {
+        prompt,
+        branches: vec![call],
+    }];
+    let packed = Packed::new(model, &tree).unwrap();
+    let whole = packed.embed(model).unwrap();
+    let tail = whole
+        .narrow(0, prompt.input_ids.len(), call.len() - 1)
+        .unwrap();
+    let f = |points: &Tensor| -> candle_core::Result<Tensor> {
+        let values = (0..points.dim(0)?)
+            .map(|point| {
+                let embeddings = Tensor::cat(&[&points.get(point)?, &tail], 0)?;
+                let scored = packed.log_probs(model, &embeddings, 1.0);
+                let scored = scored.map_err(candle_core::Error::wrap)?;
+                scored.log_probs.sum_all()
+            })
+            .collect::<candle_core::Result<Vec<_>>>()?;
+        Tensor::stack(&values, 0)
+    };
+    let found = settings.method.attribute_function(&path, 1, f).unwrap();
+    let masses = found.masses(path.blocks(), settings.masses).unwrap();
+    Distribution::new(&masses, settings.smoothing).unwrap()
+}
+
+/// Budgets shape batches; what they round differently is far below what shares are compared by.
+#[test]
+fn budgets_change_the_last_bits_at_most() {
     let mut policy = policy();
     let micro = micro(2);
     let prompt = encoded(&mut policy, &micro);
     let calls = calls(&policy, &micro);
     let model = policy.model.detached().unwrap();
-    let settings = settings(method, of, 2);
-    let shared = attribute(&model, &[site(&policy, &prompt, &calls)], &settings).unwrap();
-
-    let labels: Vec<usize> = prompt.blocks.iter().map(|block| *block as usize).collect();
-    let blocks = Blocks::new(labels, 4).unwrap();
-    let input = model
-        .embed(
-            &prompt.prompt.input_ids,
-            prompt.prompt.image_features.as_ref(),
-        )
-        .unwrap();
-    let baseline = match of {
-        Baseline::Zero => attribution::Baseline::Zero,
-        Baseline::BlockMean => attribution::Baseline::BlockMean,
+    let called = [called(&policy, &prompt, &calls)];
+    let small = Budgets {
+        attribution_tokens: 1,
+        attribution_gradient_tokens: 1,
+        ..Budgets::default()
     };
-    let baseline = baseline.tensor(&input, &blocks).unwrap();
-    for (call, shared) in calls.iter().zip(&shared[0]) {
-        let tree = [Tree {
-            prompt: &prompt.prompt,
-            branches: vec![call],
-        }];
-        let packed = Packed::new(&model, &tree).unwrap();
-        let whole = packed.embed(&model).unwrap();
-        let tail = whole
-            .narrow(0, prompt.prompt.input_ids.len(), call.len() - 1)
-            .unwrap();
-        let mut f = |points: &Tensor| -> candle_core::Result<Tensor> {
-            let values = (0..points.dim(0)?)
-                .map(|point| {
-                    let embeddings = Tensor::cat(&[&points.get(point)?, &tail], 0)?;
-                    let scored = packed.log_probs(&model, &embeddings, 1.0);
-                    scored
-                        .map_err(candle_core::Error::wrap)?
-                        .log_probs
-                        .sum_all()
-                })
-                .collect::<candle_core::Result<Vec<_>>>()?;
-            Tensor::stack(&values, 0)
+    for method in methods(Baseline::Zero) {
+        let settings = settings(method, Baseline::Zero);
+        let shares = |budgets| -> Vec<f64> {
+            let found = attribute(&model, &called, &settings, budgets).unwrap();
+            let calls = found.iter().flatten();
+            calls
+                .flat_map(|call| call.shares.shares().to_vec())
+                .collect()
         };
-        let found = match method {
-            Method::Occlusion => occlusion(&input, &baseline, &blocks, 1, &mut f),
-            _ => path_differences(&input, &baseline, &blocks, &settings.staircase(), 1, &mut f),
-        }
-        .unwrap();
-        assert_eq!(shared.relative_gap.is_some(), method != Method::Occlusion);
-        let masses = blocks
-            .masses(&found.scores, BlockMass::Signed, None)
-            .unwrap();
-        let expected = Distribution::new(&masses, 1e-3).unwrap();
-        for (a, b) in shared.shares.shares().iter().zip(expected.shares()) {
-            assert!(
-                (a - b).abs() < 1e-3,
-                "{:?} against {:?}",
-                shared.shares,
-                expected
-            );
+        for (a, b) in shares(Budgets::default()).iter().zip(shares(small)) {
+            assert!((a - b).abs() < 1e-4, "{settings:?}: {a} {b}");
         }
     }
 }
@@ -327,11 +361,113 @@ fn more_nodes_close_the_completeness_gap() {
     let calls = calls(&policy, &micro);
     let model = policy.model.detached().unwrap();
     let gap = |nodes| {
-        let settings = settings(Method::IntegratedGradients, Baseline::BlockMean, nodes);
-        let found = attribute(&model, &[site(&policy, &prompt, &calls[..1])], &settings).unwrap();
+        let baseline = Baseline::BlockMean;
+        let quadrature = AttributionSettings::quadrature(baseline, nodes);
+        let settings = settings(Method::IntegratedGradients { quadrature }, baseline);
+        let called = [called(&policy, &prompt, &calls[..1])];
+        let found = attribute(&model, &called, &settings, Budgets::default()).unwrap();
         found[0][0].relative_gap.unwrap()
     };
     let fine = gap(64);
     assert!(fine < 0.05, "gap with 64 nodes: {fine}");
     assert!(fine <= gap(2) + 1e-6);
+}
+
+#[test]
+fn from_itself_there_is_nothing_to_attribute() {
+    let mut policy = policy();
+    let micro = micro(2);
+    let prompt = encoded(&mut policy, &micro);
+    let calls = calls(&policy, &micro);
+    let model = policy.model.detached().unwrap();
+    let called = [called(&policy, &prompt, &calls)];
+    let [_, _, method] = methods(Baseline::Zero);
+    let settings = settings(method, Baseline::Zero);
+    let budgets = Budgets::default();
+    let found = attribute_from(&[&prompt], &model, &called, &settings, budgets).unwrap();
+    for call in &found[0] {
+        assert!(call.scores.as_ref().unwrap().iter().all(|s| *s == 0.0));
+        assert_eq!(call.relative_gap, None);
+    }
+    let rollout = AttributionSettings {
+        method: Method::AttentionRollout {},
+        ..settings
+    };
+    let found = attribute(&model, &called, &rollout, budgets).unwrap();
+    let reached: f32 = found[0][0].scores.as_ref().unwrap().iter().sum();
+    assert!(reached > 0.1 && reached < 1.0 + 1e-5, "{reached}");
+    let empty =
+        [CalledPrompt::new(&prompt, [[].as_slice()], policy.processor.tokenizer()).unwrap()];
+    let error = attribute(&model, &empty, &rollout, budgets).unwrap_err();
+    assert!(error.to_string().contains("has no token"), "{error}");
+}
+
+/// The rule before calls were parsed, which micro vocabularies allow: whole words.
+fn content_by_words(policy: &LocalPolicy, ids: &[u32]) -> Vec<bool> {
+    ids.iter()
+        .map(|id| {
+            let text = policy.processor.decode(&[*id], true).unwrap();
+            text.starts_with("focus_on_")
+                || text.len() == 2 && text.chars().all(char::is_alphabetic)
+        })
+        .collect()
+}
+
+#[test]
+fn content_of_a_micro_call_is_its_tool_and_names() {
+    let policy = policy();
+    let stop = policy.processor.stop_ids()[0];
+    let mut selected = 0;
+    for index in 0..48 {
+        let micro = micro(index);
+        for focus in micro.asked.right.iter().chain(&micro.asked.wrong) {
+            for effect in Effect::ALL {
+                let tokenizer = policy.processor.tokenizer();
+                let mut ids = tokenizer.encode(&focus.call(effect)).unwrap();
+                ids.push(stop);
+                let content = content_tokens(tokenizer, &ids).unwrap();
+                assert_eq!(content, content_by_words(&policy, &ids));
+                selected += content.iter().filter(|content| **content).count();
+            }
+        }
+    }
+    assert!(selected > 500, "{selected}");
+}
+
+/// With the byte-level vocabulary of real checkpoints, a tool and a name are several tokens each.
+#[test]
+fn content_of_a_byte_level_call_is_its_tool_and_names() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../golden/parity/checkpoints/student");
+    let processor = Processor::load(&folder).unwrap();
+    let tokenizer = processor.tokenizer();
+    let content = |text: &str| -> Vec<String> {
+        let ids = tokenizer.encode(text).unwrap();
+        let content = content_tokens(tokenizer, &ids).unwrap();
+        let mut runs: Vec<Vec<u32>> = vec![Vec::new()];
+        for (id, content) in ids.iter().zip(content) {
+            match content {
+                true => runs.last_mut().unwrap().push(*id),
+                false => runs.push(Vec::new()),
+            }
+        }
+        runs.retain(|run| !run.is_empty());
+        runs.iter()
+            .map(|run| tokenizer.decode(run, true).unwrap())
+            .collect()
+    };
+    let call = "THOUGHT 0: rows.\n```python\n# \"not this\"\nshown = focus_on_rows_with_mask(image_1, \
+                [\"Zürich 🏔\", 'b'], rows_bbox)\ndisplay(shown)\n```";
+    assert_eq!(content(call), ["focus_on_rows_with_mask", "Zürich 🏔", "b"]);
+    let escaped =
+        "```python\nfocus\\_on\\_rows\\_with\\_draw(image\\_1, [\"a\\_b\"], rows\\_bbox)\n```";
+    assert_eq!(content(escaped), [r"focus\_on\_rows\_with\_draw", r"a\_b"]);
+    // Keys of a dict of boxes are names of theirs; its corners are not.
+    let literal = "```python\nfocus_on_rows_with_mask(image_1, [\"a\"], {\"a\": {\"x1\": 1, \"y1\": 1, \
+                   \"x2\": 2, \"y2\": 2}})\n```";
+    assert_eq!(content(literal), ["focus_on_rows_with_mask", "a", "a"]);
+    // A refused call has the tools and strings that can be read.
+    let refused = "```python\nfocus_on_rows_with_mask(image_1, [\"Year\", \"Al\n```";
+    assert_eq!(content(refused), ["focus_on_rows_with_mask", "Year", "Al"]);
+    assert!(content("FINAL ANSWER: \"Year\"").is_empty());
 }

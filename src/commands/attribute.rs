@@ -6,22 +6,27 @@ use std::sync::Arc;
 
 use agent::{Conversation, Task, first_turn};
 use anyhow::{Context, bail, ensure};
-use baselines::attribution_settings::{AttributionSettings, Baseline, Method, Tokens};
+use attribution::{Baseline, Method};
+use baselines::attribution_settings::{AttributedTokens, AttributionSettings};
 use benchmarks::sources::checkpoint;
-use replicate::alignment::{CalledPrompt, attribute, content_tokens, integrate_from, rollout};
+use replicate::alignment::{CalledPrompt, attribute, attribute_from};
 use replicate::attribution_map::{AttributionMap, PatchGrid, TokenScore};
 use replicate::compute::{Compute, DeviceName, WeightType};
 use replicate::policy::LocalPolicy;
+use replicate::profile::Profile;
 use serde_json::json;
 use visual_tools::{BLUR, blurred};
 
 use super::ask;
 
-/// What gives each token its score.
+/// The methods of the attribution crate, by its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Scores {
+enum MethodName {
     IntegratedGradients,
-    Rollout,
+    PathDifferences,
+    GradientXInput,
+    Occlusion,
+    AttentionRollout,
 }
 
 /// Where the path of integrated gradients starts.
@@ -31,6 +36,10 @@ enum Start {
     BlockMean,
     BlurredImage,
 }
+
+/// Above this completeness gap, relative to what is to be explained, shares say nothing: more than
+/// half of it has gone missing or been made up.
+const LARGEST_GAP: f64 = 0.5;
 
 /// Attributes a model's tool call to the blocks, tokens and image patches of its prompt.
 #[derive(clap::Args)]
@@ -50,13 +59,22 @@ pub struct Args {
     /// The completion to attribute, in place of the model's own greedy one.
     #[arg(long, value_name = "TEXT")]
     call: Option<String>,
+    /// Attributes in the form that an arm of this profile trains with, in place of the next four.
+    #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["method", "nodes", "steps", "baseline"])]
+    profile: Option<String>,
+    /// Which arm of the profile; `iapo` where none is named.
+    #[arg(long, value_name = "ARM", requires = "profile")]
+    arm: Option<String>,
+    /// How. Path differences and occlusion know blocks alone; rollout of attention has no baseline
+    /// and tells where the model looks, not what speaks for the call.
+    #[arg(long, value_enum, default_value_t = MethodName::IntegratedGradients)]
+    method: MethodName,
     /// Quadrature nodes of integrated gradients; at least 2 with the zero baseline.
     #[arg(long, default_value_t = 32)]
     nodes: usize,
-    /// Integrated gradients, or rollout of attention, which has no baseline and no nodes: it tells
-    /// where the model looks, not what speaks for the call.
-    #[arg(long, value_enum, default_value_t = Scores::IntegratedGradients)]
-    method: Scores,
+    /// Steps of path differences.
+    #[arg(long, default_value_t = 8)]
+    steps: usize,
     /// What embeddings are compared with. The blurred image (σ: a twentieth of its longer side)
     /// leaves the text as it is, so that all goes to the image.
     #[arg(long, value_enum, default_value_t = Start::Zero)]
@@ -77,23 +95,74 @@ pub struct Args {
     question: String,
 }
 
-/// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let settings = AttributionSettings {
-        method: Method::IntegratedGradients,
-        baseline: match args.baseline {
+impl Args {
+    /// The form of attribution that was asked for.
+    fn settings(&self) -> anyhow::Result<AttributionSettings> {
+        if let Some(profile) = &self.profile {
+            return trained_form(profile, self.arm.as_deref().unwrap_or("iapo"));
+        }
+        let baseline = match self.baseline {
             Start::Zero => Baseline::Zero,
             // Both are at home where embeddings are: one rule of quadrature serves them.
             Start::BlockMean | Start::BlurredImage => Baseline::BlockMean,
-        },
-        nodes: args.nodes,
-        masses: attribution::BlockMass::Absolute,
-        tokens: Tokens::All,
-        divergence: attribution::Divergence::Kl,
-    };
-    if let Some(why) = settings.nodes_problem() {
-        bail!("--nodes {}: {why}", args.nodes);
+        };
+        let method = match self.method {
+            MethodName::IntegratedGradients => Method::IntegratedGradients {
+                quadrature: AttributionSettings::quadrature(baseline, self.nodes),
+            },
+            MethodName::PathDifferences => {
+                Method::PathDifferences(AttributionSettings::levels(baseline, self.steps))
+            }
+            MethodName::GradientXInput => Method::GradientXInput {},
+            MethodName::Occlusion => Method::Occlusion {},
+            MethodName::AttentionRollout => Method::AttentionRollout {},
+        };
+        if let Err(error) = method.check() {
+            match self.method {
+                MethodName::PathDifferences => bail!("--steps {}: {error}", self.steps),
+                _ => bail!("--nodes {}: {error}", self.nodes),
+            }
+        }
+        Ok(AttributionSettings {
+            method,
+            baseline,
+            ..AttributionSettings::paper()
+        })
     }
+}
+
+/// The form that an arm of a profile trains with.
+fn trained_form(profile: &str, arm: &str) -> anyhow::Result<AttributionSettings> {
+    let loaded = Profile::load(profile, &[])?;
+    let with_form = || {
+        let arms = loaded.arms.iter();
+        let names = arms.filter(|(_, arm)| arm.reward.attribution().is_some());
+        let names: Vec<&str> = names.map(|(name, _)| name.as_str()).collect();
+        names.join(", ")
+    };
+    let form = loaded.arms.get(arm).map(|arm| arm.reward.attribution());
+    match form {
+        Some(Some(form)) => Ok(form.clone()),
+        Some(None) => bail!(
+            "--arm {arm}: this arm of profile {profile} attributes nothing; these do: {}",
+            with_form()
+        ),
+        None => bail!(
+            "--arm {arm}: profile {profile} has no such arm; these attribute calls: {}",
+            with_form()
+        ),
+    }
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let settings = args.settings()?;
+    let said = args.call.as_deref();
+    ensure!(
+        said.is_none_or(|call| !call.trim().is_empty()),
+        "--call is empty: there is nothing to attribute; give the call's text, or leave --call out \
+         to attribute the model's own"
+    );
     let task = ask::task(&args.image, args.boxes.as_deref(), &args.question)?;
     let compute = Compute::open(args.device, args.weights)?;
     let load = |name: &str| -> anyhow::Result<LocalPolicy> {
@@ -146,33 +215,27 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         start: start.as_ref(),
         call: &call,
         settings: &settings,
-        method: args.method,
     };
     let own = attributed.map(&mut policy)?;
-    show(&args.model, &own);
+    let mut usable = show(&args.model, &own);
     let svg = own.to_svg(&task.image)?;
     results::write_atomically(&args.out.with_extension("svg"), svg.as_bytes())?;
 
-    let described = match args.method {
-        Scores::Rollout => json!({ "method": "rollout", "masses": settings.masses }),
-        Scores::IntegratedGradients => {
-            let mut described = json!(settings);
-            described["quadrature"] = json!(settings.quadrature());
-            if start.is_some() {
-                described["baseline"] = json!({ "blurred-image": BLUR });
-            }
-            described
-        }
-    };
+    let mut described = json!(settings);
+    if start.is_some() {
+        described["baseline"] = json!({ "blurred-image": BLUR });
+    }
     let mut json = json!({ "settings": described, "model": own });
     if let Some((name, mut teacher)) = teacher {
         let theirs = attributed.map(&mut teacher)?;
-        show(name, &theirs);
+        usable &= show(name, &theirs);
         let distribution = |map: &AttributionMap| attribution::Distribution::new(&map.shares, 0.0);
         let divergence = settings
             .divergence
             .between(&distribution(&own)?, &distribution(&theirs)?)?;
-        println!("KL(model, teacher) = {divergence:.4} nats");
+        let name = json!(settings.divergence);
+        let name = name.as_str().unwrap_or_default();
+        println!("divergence of model from teacher ({name}): {divergence:.4}");
         let svg = theirs.to_svg(&task.image)?;
         results::write_atomically(&args.out.with_extension("teacher.svg"), svg.as_bytes())?;
         json["teacher"] = json!(theirs);
@@ -180,6 +243,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     results::write_json(&args.out.with_extension("json"), &json)?;
     println!("{} and .svg", args.out.with_extension("json").display());
+    if !usable {
+        eprintln!(
+            "error: a completeness gap above {:.0} % of what is to be explained makes the shares \
+             worthless; give more --nodes, or a --baseline nearer to the embeddings (block-mean)",
+            100.0 * LARGEST_GAP
+        );
+        return Ok(ExitCode::FAILURE);
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -207,33 +278,33 @@ struct Attributed<'a> {
     start: Option<&'a Conversation>,
     call: &'a [u32],
     settings: &'a AttributionSettings,
-    method: Scores,
 }
 
 impl Attributed<'_> {
     /// The attribution under a model, which sees the conversation through its own processor.
     fn map(&self, policy: &mut LocalPolicy) -> anyhow::Result<AttributionMap> {
         let prompt = policy.encode(&[self.conversation])?.remove(0);
-        let site = CalledPrompt {
-            prompt: &prompt,
-            calls: vec![self.call],
-            content: vec![content_tokens(policy, self.call)],
+        let start = match self.start {
+            Some(start) => Some(policy.encode(&[start])?.remove(0)),
+            None => None,
         };
+        let tokenizer = policy.processor.tokenizer();
+        let called = [CalledPrompt::new(&prompt, [self.call], tokenizer)?];
+        let selects_none = !called[0].calls[0].content.contains(&true);
+        ensure!(
+            self.settings.tokens == AttributedTokens::All || !selects_none,
+            "the form attributes the tools and names of a call, and there are none in {:?}",
+            policy.processor.decode(self.call, true)?
+        );
         let model = policy.model.detached()?;
-        let found = match (self.method, self.start) {
-            (Scores::Rollout, _) => rollout(&model, &site, 0, self.settings)?,
-            (Scores::IntegratedGradients, None) => attribute(&model, &[site], self.settings)?
-                .remove(0)
-                .remove(0),
-            (Scores::IntegratedGradients, Some(start)) => {
-                let start = policy.encode(&[start])?.remove(0);
-                let features = start.prompt.image_features.as_ref();
-                let start = model.embed(&start.prompt.input_ids, features)?;
-                let baseline = attribution::Baseline::Given(start);
-                let quadrature = self.settings.quadrature();
-                integrate_from(&baseline, &model, &site, 0, self.settings, &quadrature)?
+        let found = match &start {
+            Some(start) => {
+                attribute_from(&[start], &model, &called, self.settings, policy.budgets)?
             }
+            None => attribute(&model, &called, self.settings, policy.budgets)?,
         };
+        let found = found.into_iter().flatten().next();
+        let found = found.context("a prompt with a call has an attribution")?;
         let config = policy.model.config();
         let patches = prompt.prompt.grids.first();
         let patches = patches.context("the prompt has no image")?;
@@ -270,13 +341,16 @@ impl Attributed<'_> {
     }
 }
 
-fn show(model: &str, map: &AttributionMap) {
+/// Prints a map's shares; whether they say anything.
+fn show(model: &str, map: &AttributionMap) -> bool {
     println!("{model}: {}", map.call.replace('\n', " "));
     let named = ["P context", "R request", "I image", "T tools"];
     for (name, share) in named.iter().zip(&map.shares) {
         println!("  {name:10} {share:.3}");
     }
-    if let Some(gap) = map.relative_gap {
-        println!("  completeness gap {:.1} %", 100.0 * gap);
-    }
+    let Some(gap) = map.relative_gap else {
+        return true;
+    };
+    println!("  completeness gap {:.1} %", 100.0 * gap);
+    gap <= LARGEST_GAP
 }

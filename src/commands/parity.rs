@@ -6,8 +6,20 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use regex::Regex;
+use serde_json::json;
 
-/// Compares our numbers with those of transformers, Captum and TRL, a line a check.
+use crate::parity::Check;
+
+/// How the checks are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// One line per check as it is made, and a verdict.
+    Text,
+    /// One object: `passed` and `failed` (counts), `absent` (groups that the folder lacks), `checks`.
+    Json,
+}
+
+/// Compares our numbers with those of transformers, Captum and TRL, one line per check.
 ///
 /// A file that the folder's manifest.json lists and that is missing or altered is a failed check.
 /// Exits with 1 when a check fails, an error included.
@@ -18,28 +30,50 @@ pub struct Args {
     /// Only checks whose line (file and key) matches this regular expression.
     #[arg(long, value_name = "REGEX")]
     only: Option<Regex>,
+    /// `text` or `json`.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
 }
 
 /// Runs the checks.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
-    let report = crate::parity::run(&args.dir, args.only.as_ref(), &mut out)?;
-    let summary = report.summary;
-    let all = summary.passed + summary.failed;
-    let verdict = if summary.failed == 0 { "PASS" } else { "FAIL" };
-    let absent = match report.absent.as_slice() {
-        [] => String::new(),
-        absent => format!("; not in this folder: {}", absent.join(", ")),
+    let mut made: Vec<Check> = Vec::new();
+    let report = {
+        let mut sink = |check: Check| match args.format {
+            Format::Text => writeln!(out, "{check}"),
+            Format::Json => {
+                made.push(check);
+                Ok(())
+            }
+        };
+        crate::parity::run(&args.dir, args.only.as_ref(), &mut sink)?
     };
-    writeln!(
-        out,
-        "{verdict}: {} of {all} checks passed{absent}",
-        summary.passed
-    )
+    let summary = report.summary;
+    match args.format {
+        Format::Text => {
+            let all = summary.passed + summary.failed;
+            let verdict = if summary.failed == 0 { "PASS" } else { "FAIL" };
+            let absent = match report.absent.as_slice() {
+                [] => String::new(),
+                absent => format!("; not in this folder: {}", absent.join(", ")),
+            };
+            let passed = summary.passed;
+            writeln!(out, "{verdict}: {passed} of {all} checks passed{absent}")
+        }
+        Format::Json => {
+            let report = json!({
+                "passed": summary.passed,
+                "failed": summary.failed,
+                "absent": report.absent,
+                "checks": made,
+            });
+            writeln!(out, "{report:#}")
+        }
+    }
     .context("cannot write to the standard output")?;
-    Ok(if summary.failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    Ok(match summary.failed {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
     })
 }

@@ -1,11 +1,11 @@
-//! Comparing, counting, and one line a check.
+//! Comparing and counting.
 
 use std::fmt::Debug;
-use std::io::Write;
 
 use anyhow::{Result, anyhow};
 use candle_core::{DType, Tensor};
 use regex::Regex;
+use serde::Serialize;
 
 use super::tolerances::{Tolerance, Tolerances};
 
@@ -16,22 +16,46 @@ pub struct CheckSummary {
     pub failed: usize,
 }
 
-/// Runs checks: decides which are wanted, compares, writes a line each, and counts.
-///
-/// A check's name is `FILE KEY`: the file it is of, relative to the folder, and what in it.
+/// What came of one check. Its name is `FILE KEY`: the file it is of, relative to the folder, and what
+/// in it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    pub passed: bool,
+    pub file: String,
+    /// Empty for what the whole file rests on.
+    pub key: String,
+    /// How far apart, or what went wrong.
+    pub detail: String,
+}
+
+impl std::fmt::Display for Check {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let verdict = if self.passed { "PASS" } else { "FAIL" };
+        let space = if self.key.is_empty() { "" } else { " " };
+        let Check {
+            file, key, detail, ..
+        } = self;
+        write!(f, "{verdict} {file}{space}{key}: {detail}")
+    }
+}
+
+/// Where checks go as they are made.
+pub type Sink<'a> = dyn FnMut(Check) -> std::io::Result<()> + 'a;
+
+/// Runs checks: decides which are wanted, compares, hands each to a sink, and counts.
 pub struct Checks<'a> {
     tolerances: Tolerances,
     only: Option<&'a Regex>,
-    out: &'a mut dyn Write,
+    sink: &'a mut Sink<'a>,
     summary: CheckSummary,
 }
 
 impl<'a> Checks<'a> {
-    pub fn new(tolerances: Tolerances, only: Option<&'a Regex>, out: &'a mut dyn Write) -> Self {
+    pub fn new(tolerances: Tolerances, only: Option<&'a Regex>, sink: &'a mut Sink<'a>) -> Self {
         Self {
             tolerances,
             only,
-            out,
+            sink,
             summary: CheckSummary::default(),
         }
     }
@@ -192,18 +216,19 @@ impl<'a> Checks<'a> {
         )
     }
 
-    /// Writes one line and counts it.
+    /// Counts one check and hands it on.
     pub fn line(&mut self, passed: bool, file: &str, key: &str, detail: &str) -> Result<()> {
-        let verdict = if passed {
-            self.summary.passed += 1;
-            "PASS"
-        } else {
-            self.summary.failed += 1;
-            "FAIL"
+        match passed {
+            true => self.summary.passed += 1,
+            false => self.summary.failed += 1,
+        }
+        let check = Check {
+            passed,
+            file: file.to_owned(),
+            key: key.to_owned(),
+            detail: detail.to_owned(),
         };
-        let space = if key.is_empty() { "" } else { " " };
-        writeln!(self.out, "{verdict} {file}{space}{key}: {detail}")
-            .map_err(|error| anyhow!(WriteError(error)))
+        (self.sink)(check).map_err(|error| anyhow!(WriteError(error)))
     }
 }
 
@@ -325,11 +350,15 @@ mod tests {
         )
         .unwrap();
         let only = only.map(|only| Regex::new(only).unwrap());
-        let mut out = Vec::new();
-        let mut checks = Checks::new(Tolerances::read(&path).unwrap(), only.as_ref(), &mut out);
+        let mut lines = String::new();
+        let mut sink = |check: Check| {
+            lines += &format!("{check}\n");
+            Ok(())
+        };
+        let mut checks = Checks::new(Tolerances::read(&path).unwrap(), only.as_ref(), &mut sink);
         run(&mut checks).unwrap();
         let summary = checks.summary();
-        (String::from_utf8(out).unwrap(), summary)
+        (lines, summary)
     }
 
     #[test]

@@ -11,8 +11,8 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::checks::Checks;
-use super::folder::Folder;
-use super::{grads, grpo, ig, images, model};
+use super::folder::{Folder, IMAGE_INDEX};
+use super::{grads, grpo, ig, model};
 
 const MANIFEST: &str = "manifest.json";
 
@@ -107,7 +107,7 @@ fn companions(folder: &Folder) -> Result<BTreeMap<String, String>> {
         needed.entry(file).or_insert_with(|| by.to_owned());
     };
     for (sub, index) in [
-        ("images", images::INDEX),
+        ("images", IMAGE_INDEX),
         ("grads", grads::INDEX),
         ("ig", ig::INDEX),
         ("grpo", grpo::INDEX),
@@ -136,7 +136,7 @@ fn companions(folder: &Folder) -> Result<BTreeMap<String, String>> {
     }
     let checkpoints = folder.checkpoints()?;
     for index in [
-        images::INDEX,
+        IMAGE_INDEX,
         model::INDEX,
         grads::INDEX,
         ig::INDEX,
@@ -158,7 +158,7 @@ fn listed_by(index: &str, listing: &Value, checkpoints: &[String]) -> Vec<String
     let fields = |value: &Value| value.as_object().cloned().unwrap_or_default();
     let mut files = Vec::new();
     match index {
-        images::INDEX => {
+        IMAGE_INDEX => {
             for (setting, _) in fields(&listing["settings"]) {
                 files.push(format!("images/{setting}.torchvision.safetensors"));
             }

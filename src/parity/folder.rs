@@ -9,8 +9,10 @@ use qwen2_5_vl::{ChatMessage, ChatPart, Grid, Model, Processor};
 use serde_json::Value;
 
 use super::checks::to_i64;
-use super::images;
 use super::tolerances::Tolerances;
+
+/// What the images are called and how they were processed.
+pub const IMAGE_INDEX: &str = "images/preprocess.json";
 
 /// A parity folder.
 pub struct Folder {
@@ -160,7 +162,7 @@ impl Folder {
 
     /// The file of a named image: what `images/preprocess.json` says, or else `NAME.png`.
     pub fn image(&self, name: &str) -> Result<PathBuf> {
-        let index = self.json_if_any(images::INDEX)?.unwrap_or_default();
+        let index = self.json_if_any(IMAGE_INDEX)?.unwrap_or_default();
         let file = match index["images"][name]["file"].as_str() {
             Some(file) => format!("images/{file}"),
             None => format!("images/{name}.png"),

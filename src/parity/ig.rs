@@ -5,7 +5,9 @@
 //! Legendre of N nodes), followed by the number of nodes.
 
 use anyhow::{Context, Result, bail};
-use attribution::{Attribution, Distribution, Quadrature, Rule, integrated_gradients};
+use attribution::{
+    Attribution, Baseline, BlockMass, Blocks, Distribution, Method, Path, Quadrature, Rule,
+};
 use candle_core::{DType, Device, Tensor, Var};
 use fused_ops::AttentionLayout;
 use qwen2_5_vl::{Grid, Model, Positions};
@@ -37,9 +39,11 @@ pub fn run(folder: &Folder, loaded: &mut Loaded, checks: &mut Checks<'_>) -> Res
             .flat_map(|results| results.keys())
             .collect();
         let wanted = checks.wants_any(&file, tensors.keys().filter(|key| key.starts_with("out.")))
-            || methods
-                .iter()
-                .any(|method| checks.wants(INDEX, &mass_key(&loaded.name, method)));
+            || methods.iter().any(|method| {
+                ["block_mass", "weights_sum", "signed_block_sum"]
+                    .iter()
+                    .any(|what| checks.wants(INDEX, &key_of(&loaded.name, method, what)))
+            });
         if !wanted {
             return Ok(());
         }
@@ -55,6 +59,7 @@ pub fn run(folder: &Folder, loaded: &mut Loaded, checks: &mut Checks<'_>) -> Res
         let subject = Subject::new(&model, &tensors, features.as_ref(), &grids)?;
         fixed(&subject, &tensors, &grids, checks)?;
         nodes(&tensors, checks)?;
+        recorded(&tensors, &loaded.name, own, checks)?;
         let mut methods: Vec<String> = methods.into_iter().cloned().collect();
         for prefix in ["out.scores.", "out.attr."] {
             methods.extend(tensors.under(prefix).map(|(method, _)| method.to_owned()));
@@ -134,15 +139,13 @@ impl<'a> Subject<'a> {
     fn attribute(&self, quadrature: &Quadrature) -> Result<Attribution> {
         let whole = self.positions.len();
         let batch = (TOKENS_PER_BATCH / whole).max(1);
-        let baseline = self.prompt.zeros_like()?;
-        let mut f = |prompts: &Tensor| self.log_probs(prompts)?.sum(1);
-        Ok(integrated_gradients(
-            &self.prompt,
-            &baseline,
-            quadrature,
-            batch,
-            &mut f,
-        )?)
+        // The reference's own labels of blocks come with its scores: here is one block.
+        let one_block = Blocks::new(vec![0; self.prompt.dim(0)?], 1)?;
+        let path = Path::new(&self.prompt, Baseline::Zero, one_block)?;
+        let method = Method::IntegratedGradients {
+            quadrature: quadrature.clone(),
+        };
+        Ok(method.attribute_function(&path, batch, |prompts| self.log_probs(prompts)?.sum(1))?)
     }
 }
 
@@ -241,8 +244,46 @@ fn quadrature_of(method: &str) -> Result<Quadrature> {
     Ok(Quadrature::Riemann { rule, nodes })
 }
 
-fn mass_key(checkpoint: &str, method: &str) -> String {
-    format!("{checkpoint} {method} block_mass")
+fn key_of(checkpoint: &str, method: &str, what: &str) -> String {
+    format!("{checkpoint} {method} {what}")
+}
+
+/// What the index records of each method that rests on its points and scores alone: the sum of its
+/// weights, and the signed sums of blocks.
+fn recorded(
+    tensors: &Tensors,
+    checkpoint: &str,
+    own: &Value,
+    checks: &mut Checks<'_>,
+) -> Result<()> {
+    for (method, result) in own["results"].as_object().into_iter().flatten() {
+        if let Some(expected) = result["weights_sum"].as_f64() {
+            let nodes = quadrature_of(method)?.nodes()?;
+            let sum: f64 = nodes.iter().map(|node| node.weight).sum();
+            let key = key_of(checkpoint, method, "weights_sum");
+            let tolerance = Tolerance {
+                atol: 1e-12,
+                rtol: 0.0,
+            };
+            checks.within(INDEX, &key, &[expected], &[sum], None, tolerance)?;
+        }
+        let scores = tensors.find(&format!("out.scores.{method}"));
+        if let (Some(scores), false) = (scores, result["signed_block_sum"].is_null()) {
+            let expected = numbers_of(&result["signed_block_sum"])?;
+            let expected: Vec<f64> = expected.iter().map(|sum| sum.abs()).collect();
+            let scores: Vec<f32> = to_f64(scores)?.iter().map(|&score| score as f32).collect();
+            let blocks = Blocks::new(labels(tensors)?, expected.len())?;
+            let signed = blocks.masses(&scores, BlockMass::Signed, None)?;
+            let key = key_of(checkpoint, method, "signed_block_sum");
+            // The reference summed its scores before it rounded them to f32.
+            let tolerance = Tolerance {
+                atol: 1e-5,
+                rtol: 1e-5,
+            };
+            checks.within(INDEX, &key, &expected, &signed, None, tolerance)?;
+        }
+    }
+    Ok(())
 }
 
 /// Scores, their parts, and block masses of one method.
@@ -256,7 +297,7 @@ fn attributions(
 ) -> Result<()> {
     let file = &tensors.file;
     let (scores, elements) = (format!("out.scores.{method}"), format!("out.attr.{method}"));
-    let mass = mass_key(checkpoint, method);
+    let mass = key_of(checkpoint, method, "block_mass");
     if !(checks.wants_any(file, [scores.as_str(), &elements]) || checks.wants(INDEX, &mass)) {
         return Ok(());
     }
@@ -277,7 +318,10 @@ fn attributions(
     let Some(reference) = tensors.find(&scores) else {
         return Ok(());
     };
-    let found: Vec<f64> = ours.scores.iter().map(|&score| f64::from(score)).collect();
+    let found = ours
+        .token_scores()
+        .context("integrated gradients score tokens")?;
+    let found: Vec<f64> = found.iter().map(|&score| f64::from(score)).collect();
     checks.values(file, &scores, &to_f64(reference)?, &found, None)?;
     let expected = &own["results"][method]["block_mass"];
     if expected.is_null() {

@@ -8,9 +8,7 @@ use qwen2_5_vl::{
 use serde_json::{Value, json};
 
 use super::checks::{Checks, to_i64};
-use super::folder::{Folder, Tensors, count_of};
-
-pub const INDEX: &str = "images/preprocess.json";
+use super::folder::{Folder, IMAGE_INDEX as INDEX, Tensors, count_of};
 
 pub fn run(folder: &Folder, checks: &mut Checks<'_>) -> Result<()> {
     let Some(index) = folder.json_if_any(INDEX)? else {

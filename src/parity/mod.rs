@@ -2,8 +2,8 @@
 //!
 //! A parity folder holds inputs and expected outputs of transformers, Captum and TRL (see
 //! `golden/parity/README.md` for the layout). The cases are found in the folder itself, so that
-//! folders with other seeds, sizes and configurations run unchanged. Every check is one line; a case
-//! that cannot be computed is a failed check.
+//! folders with other seeds, sizes and configurations run unchanged. Every check is told as it is made; a
+//! case that cannot be computed is a failed check.
 
 mod blocks;
 mod checks;
@@ -19,12 +19,12 @@ mod text;
 mod tolerances;
 mod vision;
 
-use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Result, bail};
 use regex::Regex;
 
+pub use checks::{Check, Sink};
 use checks::{CheckSummary, Checks};
 use folder::Folder;
 
@@ -35,14 +35,18 @@ pub struct ParityReport {
     pub absent: Vec<&'static str>,
 }
 
-/// Runs every check of the folder `dir` whose name matches `only`, a line each on `out`.
+/// Runs every check of the folder `dir` whose name matches `only`, each given to `sink`.
 ///
 /// # Errors
-/// When the folder cannot be read, has no checks (or none that match), or `out` cannot be written.
+/// When the folder cannot be read, has no checks (or none that match), or `sink` fails.
 /// A failed check is not an error: it is counted in the summary.
-pub fn run(dir: &Path, only: Option<&Regex>, out: &mut dyn Write) -> Result<ParityReport> {
+pub fn run<'a>(
+    dir: &Path,
+    only: Option<&'a Regex>,
+    sink: &'a mut Sink<'a>,
+) -> Result<ParityReport> {
     let folder = Folder::open(dir)?;
-    let mut checks = Checks::new(folder.tolerances()?, only, out);
+    let mut checks = Checks::new(folder.tolerances()?, only, sink);
     checks.case("manifest.json", |checks| completeness::run(&folder, checks))?;
     checks.case("images", |checks| images::run(&folder, checks))?;
     checks.case("texts", |checks| text::run(&folder, checks))?;

@@ -1,49 +1,31 @@
 //! Where the path of integrated gradients starts, and what occlusion puts in place of a block.
 
 use candle_core::{DType, Tensor};
+use serde::{Deserialize, Serialize};
 
 use crate::blocks::Blocks;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
-/// A baseline for input embeddings.
-#[derive(Clone, Debug)]
+/// A baseline for input embeddings. One of another making, such as the embeddings of the same prompt
+/// with a blurred image, is given to [`crate::Path::between`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Baseline {
     /// All zeros. RMS norms are steepest there: watch the completeness gap.
     Zero,
-    /// One embedding `(hidden)` for every token, for example the mean of the embedding table.
-    Mean(Tensor),
     /// Each token gets the mean embedding of its own block in this input.
     BlockMean,
-    /// A whole matrix `(tokens, hidden)`, for example with features of a blurred image at the image
-    /// tokens.
-    Given(Tensor),
 }
 
 impl Baseline {
     /// The baseline of `input` `(tokens, hidden)`, of its shape, dtype and device.
     ///
     /// # Errors
-    /// A mean or matrix of the wrong shape, or block labels that do not match the tokens.
-    pub fn tensor(&self, input: &Tensor, blocks: &Blocks) -> Result<Tensor> {
-        let (tokens, hidden) = input.dims2()?;
-        let fitted = |what, tensor: &Tensor, expected: &[usize]| -> Result<Tensor> {
-            if tensor.dims() != expected {
-                return Err(Error::Shape {
-                    what,
-                    expected: format!("{expected:?}"),
-                    found: tensor.dims().to_vec(),
-                });
-            }
-            let tensor = tensor.detach().to_device(input.device())?;
-            Ok(tensor.to_dtype(input.dtype())?)
-        };
+    /// Block labels that do not match the tokens.
+    pub fn tensor(self, input: &Tensor, blocks: &Blocks) -> Result<Tensor> {
+        let (tokens, _) = input.dims2()?;
         match self {
             Baseline::Zero => Ok(input.zeros_like()?.detach()),
-            Baseline::Mean(mean) => {
-                let mean = fitted("the mean embedding", mean, &[hidden])?;
-                Ok(mean.broadcast_as((tokens, hidden))?.contiguous()?)
-            }
-            Baseline::Given(matrix) => fitted("the given baseline", matrix, &[tokens, hidden]),
             Baseline::BlockMean => block_means(input, blocks, tokens),
         }
     }

@@ -63,6 +63,12 @@ impl Blocks {
         sizes
     }
 
+    /// The blocks that have tokens, ascending.
+    pub(crate) fn occupied(&self) -> Vec<usize> {
+        let sizes = self.sizes();
+        (0..self.count).filter(|&block| sizes[block] > 0).collect()
+    }
+
     /// Mass of each block, not normalised: sums in f64, 0 for an empty block. With `selected`, only
     /// tokens marked `true` count.
     ///

@@ -59,7 +59,9 @@ pub enum Error {
     )]
     NoGradient,
     /// Attention rollout was asked for without attention matrices.
-    #[error("attention rollout needs the model's attention matrices: set `attentions`")]
+    #[error(
+        "attention rollout needs the model's attention matrices, which these functions do not give"
+    )]
     NoAttentions,
     /// A tensor operation failed, the caller's function included.
     #[error(transparent)]

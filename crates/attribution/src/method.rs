@@ -3,128 +3,136 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::blocks::Blocks;
-use crate::error::{Error, Result};
-use crate::gradients::{gradient_x_input, integrated_gradients, values};
+use crate::error::Result;
+use crate::functions::{AttributedFunctions, BatchedFunction, checked_values};
+use crate::gradients::integrated_gradients;
 use crate::occlusion::occlusion;
-use crate::quadrature::Quadrature;
-use crate::rollout::{Attentions, attention_rollout};
-use crate::staircase::{Staircase, path_differences};
+use crate::path::{Path, Point};
+use crate::path_differences::{Levels, path_differences};
+use crate::quadrature::{Quadrature, Rule};
+use crate::result::{Attribution, Scores, narrowed};
+use crate::rollout::attention_rollout;
 
-/// What is attributed: embedding matrices `(nodes, tokens, hidden)` to values `(nodes)`.
-pub type AttributedFunction<'a> = dyn FnMut(&Tensor) -> candle_core::Result<Tensor> + 'a;
-
-/// An attribution to the tokens of a prompt.
-#[derive(Clone, Debug)]
-pub struct Attribution {
-    /// One score a token.
-    pub scores: Vec<f32>,
-    /// The scores before the sum over the hidden dimension: `(tokens, hidden)`, f32, CPU; `None`
-    /// for methods that have no such parts.
-    pub elements: Option<Tensor>,
-    /// `f` at the input.
-    pub f_input: f64,
-    /// `f` at the baseline.
-    pub f_baseline: f64,
-    /// Completeness gap `Σ scores − (f_input − f_baseline)`, in `f`'s unit (nats for
-    /// log-probabilities). Integrated gradients converge to 0; for occlusion it is the interaction
-    /// between blocks; rollout does not strive for completeness at all.
-    pub gap: f64,
-    /// `|gap| / |f_input − f_baseline|`; `None` where that difference is 0.
-    pub relative_gap: Option<f64>,
-    /// Points at which `f` was evaluated, a measure of cost.
-    pub forward_points: usize,
-    /// Points at which its gradient was.
-    pub gradient_points: usize,
-}
-
-impl Attribution {
-    pub(crate) fn new(scores: &[f64], f_input: f64, f_baseline: f64) -> Self {
-        let difference = f_input - f_baseline;
-        let gap = scores.iter().sum::<f64>() - difference;
-        Attribution {
-            scores: scores.iter().map(|&score| score as f32).collect(),
-            elements: None,
-            f_input,
-            f_baseline,
-            gap,
-            relative_gap: (difference != 0.0).then(|| gap.abs() / difference.abs()),
-            forward_points: 0,
-            gradient_points: 0,
-        }
-    }
-}
-
-/// How to attribute.
+/// How to attribute. What has no settings is a variant with no fields and not a bare one, because
+/// serde lets unknown keys beside those pass.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "method", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", tag = "name", deny_unknown_fields)]
 pub enum Method {
-    /// [`integrated_gradients`] from the request's baseline.
+    /// Integrated gradients along the path, for every token.
     IntegratedGradients {
         /// The rule for the path integral.
         quadrature: Quadrature,
     },
-    /// [`path_differences`] from the request's baseline: the same integral, for blocks alone.
-    PathDifferences {
-        /// Where the differences are taken.
-        staircase: Staircase,
-    },
-    /// [`gradient_x_input`]; the request's baseline is not used.
-    GradientXInput,
-    /// [`occlusion`] of each block by the request's baseline: leave one block out.
-    Occlusion,
-    /// [`attention_rollout`] of the request's attention matrices.
-    AttentionRollout,
-}
-
-/// What a [`Method`] works on.
-pub struct AttributionRequest<'a> {
-    /// The prompt's input embeddings `(tokens, hidden)`.
-    pub input: &'a Tensor,
-    /// Where attribution starts, `(tokens, hidden)`: see [`crate::Baseline`].
-    pub baseline: &'a Tensor,
-    /// The block of each token.
-    pub blocks: &'a Blocks,
-    /// Points that are evaluated together, at least 1; bounds memory.
-    pub nodes_per_batch: usize,
-    /// Attention matrices at the input, for [`Method::AttentionRollout`] alone.
-    pub attentions: Option<Attentions<'a>>,
+    /// The same integral for whole blocks, by differences along the path: no backward pass.
+    PathDifferences(Levels),
+    /// Gradient times the way from the baseline, `(e_i − e'_i) · ∂F/∂e_i (e)`: integrated gradients
+    /// with their one node at α = 1. From zero it is gradient times input.
+    GradientXInput {},
+    /// The drop of `F` when one block's embeddings become the baseline's.
+    Occlusion {},
+    /// What part of the attention of the call's positions reaches each token (Abnar and Zuidema
+    /// 2020): where the model looks, not what speaks for the call. The baseline is not used.
+    AttentionRollout {},
 }
 
 impl Method {
-    /// Attributes `f` at the request's input.
+    /// Attributes every function of every path, `[path][call]`.
     ///
     /// # Errors
-    /// As the method's own function; rollout without attention matrices.
-    pub fn attribute(
+    /// Settings out of range, as [`Method::check`]; a non-finite value or gradient, a graph cut
+    /// between embeddings and values; whatever `functions` return.
+    pub fn attribute<F: AttributedFunctions>(
         &self,
-        request: &AttributionRequest<'_>,
-        f: &mut AttributedFunction<'_>,
-    ) -> Result<Attribution> {
-        let &AttributionRequest {
-            input,
-            baseline,
-            blocks,
-            nodes_per_batch,
-            attentions,
-        } = request;
+        paths: &[Path],
+        functions: &mut F,
+    ) -> std::result::Result<Vec<Vec<Attribution>>, F::Error> {
         match self {
             Method::IntegratedGradients { quadrature } => {
-                integrated_gradients(input, baseline, quadrature, nodes_per_batch, f)
+                integrated_gradients(paths, quadrature, functions)
             }
-            Method::PathDifferences { staircase } => {
-                path_differences(input, baseline, blocks, staircase, nodes_per_batch, f)
-            }
-            Method::GradientXInput => gradient_x_input(input, f),
-            Method::Occlusion => occlusion(input, baseline, blocks, nodes_per_batch, f),
-            Method::AttentionRollout => {
-                let attentions = attentions.ok_or(Error::NoAttentions)?;
-                let scores = attention_rollout(attentions, blocks.tokens())?;
-                let ends = values(&[baseline.clone(), input.clone()], nodes_per_batch, f)?;
-                let mut result = Attribution::new(&scores, ends[1], ends[0]);
-                result.forward_points = 2;
-                Ok(result)
+            Method::PathDifferences(levels) => path_differences(paths, *levels, functions),
+            Method::GradientXInput {} => integrated_gradients(paths, &AT_INPUT, functions),
+            Method::Occlusion {} => occlusion(paths, functions),
+            Method::AttentionRollout {} => rollout(paths, functions),
+        }
+    }
+
+    /// Attributes one function of one prompt's embeddings: batches of matrices `(points, tokens,
+    /// hidden)`, of at most `points_per_batch`, to values `(points)`.
+    ///
+    /// # Errors
+    /// As [`Method::attribute`]; rollout, which needs more than a function.
+    pub fn attribute_function(
+        &self,
+        path: &Path,
+        points_per_batch: usize,
+        function: impl FnMut(&Tensor) -> candle_core::Result<Tensor>,
+    ) -> Result<Attribution> {
+        let mut functions = BatchedFunction {
+            points_per_batch,
+            function,
+        };
+        let mut found = self.attribute(std::slice::from_ref(path), &mut functions)?;
+        // One path with one function gives one attribution.
+        Ok(found.swap_remove(0).swap_remove(0))
+    }
+
+    /// Whether the settings are in their range; errors name the setting.
+    ///
+    /// # Errors
+    /// Too few nodes or steps, an impossible spacing.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Method::IntegratedGradients { quadrature } => quadrature.nodes().map(|_| ()),
+            Method::PathDifferences(levels) => levels.check(),
+            Method::GradientXInput {} | Method::Occlusion {} | Method::AttentionRollout {} => {
+                Ok(())
             }
         }
     }
+
+    /// Whether it gives every token a score, and not blocks alone.
+    pub fn scores_tokens(&self) -> bool {
+        !matches!(self, Method::PathDifferences(_) | Method::Occlusion {})
+    }
+}
+
+/// The one node of gradient times input.
+const AT_INPUT: Quadrature = Quadrature::Riemann {
+    rule: Rule::Right,
+    nodes: 1,
+};
+
+/// Rollout for every call, with `F` at the input beside it.
+fn rollout<F: AttributedFunctions>(
+    paths: &[Path],
+    functions: &mut F,
+) -> std::result::Result<Vec<Vec<Attribution>>, F::Error> {
+    let inputs: Vec<Point> = paths
+        .iter()
+        .enumerate()
+        .map(|(path, own)| Point {
+            path,
+            shares: vec![1.0; own.blocks().count()],
+        })
+        .collect();
+    let values = checked_values(functions, paths, &inputs)?;
+    let mut found = Vec::with_capacity(paths.len());
+    for (path, values) in values.into_iter().enumerate() {
+        let mut own = Vec::with_capacity(values.len());
+        for (call, f_input) in values.into_iter().enumerate() {
+            let attentions = functions.attentions(path, call)?;
+            let scores = attention_rollout(&attentions, paths[path].blocks().tokens())?;
+            own.push(Attribution {
+                scores: Scores::Tokens(narrowed(&scores, "token")?),
+                elements: None,
+                f_input,
+                completeness: None,
+                forward_points: 2,
+                gradient_points: 0,
+            });
+        }
+        found.push(own);
+    }
+    Ok(found)
 }

@@ -1,59 +1,60 @@
 //! Occlusion of whole blocks: leave one block out.
 //!
-//! `drop_b = f(e) − f(e with block b's embeddings replaced by the baseline's)`. Source: Zeiler and
-//! Fergus 2014 (arXiv 1311.2901), with a block of a prompt in place of an image patch. Deviation:
-//! to share a type with the token-wise methods, a block's drop is spread evenly over its tokens, so
-//! that a block's signed sum is its drop.
+//! `drop_b = F(e) − F(e with block b's embeddings replaced by the baseline's)`. Source: Zeiler and
+//! Fergus 2014 (arXiv 1311.2901), with a block of a prompt in place of an image patch. There is no
+//! completeness gap: the drops of blocks that need each other overlap, and what they lack to
+//! `F(e) − F(e')` is that interaction and no error.
 
-use candle_core::Tensor;
-
-use crate::blocks::Blocks;
 use crate::error::Result;
-use crate::gradients::{same_matrix, values};
-use crate::method::{AttributedFunction, Attribution};
+use crate::functions::{AttributedFunctions, checked_values};
+use crate::path::{Path, Point};
+use crate::result::{Attribution, Scores, narrowed};
 
-/// The drop of `f` when one block at a time is replaced by the baseline.
-///
-/// Needs values of `f` only: one a non-empty block, one for the input and one for the baseline (all
-/// blocks replaced). Shapes as in [`crate::integrated_gradients`]. The gap is the interaction
-/// between blocks, which no single replacement sees.
-///
-/// # Errors
-/// Shapes or labels that do not match, a non-finite value, or whatever `f` returns.
-pub fn occlusion(
-    input: &Tensor,
-    baseline: &Tensor,
-    blocks: &Blocks,
-    nodes_per_batch: usize,
-    f: &mut AttributedFunction<'_>,
-) -> Result<Attribution> {
-    let (tokens, hidden) = same_matrix(input, baseline)?;
-    blocks.expect_tokens("input", tokens)?;
-    let sizes = blocks.sizes();
-    let occupied: Vec<usize> = (0..blocks.count()).filter(|&b| sizes[b] > 0).collect();
-
-    let mut points = vec![baseline.clone(), input.clone()];
-    for &block in &occupied {
-        let mask: Vec<u8> = blocks
-            .labels()
-            .iter()
-            .map(|&l| u8::from(l == block))
-            .collect();
-        let mask = Tensor::from_vec(mask, (tokens, 1), input.device())?;
-        points.push(
-            mask.broadcast_as((tokens, hidden))?
-                .where_cond(baseline, input)?,
-        );
+/// The drop of `F` when one block at a time is replaced by the baseline, for every call of every
+/// path. One value for each block that has tokens, and one at the input.
+pub(crate) fn occlusion<F: AttributedFunctions>(
+    paths: &[Path],
+    functions: &mut F,
+) -> std::result::Result<Vec<Vec<Attribution>>, F::Error> {
+    // For every path the blocks that are left out, then the input.
+    let occupied: Vec<Vec<usize>> = paths.iter().map(|path| path.blocks().occupied()).collect();
+    let mut points = Vec::new();
+    for (path, occupied) in occupied.iter().enumerate() {
+        let whole = vec![1.0; paths[path].blocks().count()];
+        points.extend(occupied.iter().map(|&gone| {
+            let mut shares = whole.clone();
+            shares[gone] = 0.0;
+            Point { path, shares }
+        }));
+        points.push(Point {
+            path,
+            shares: whole,
+        });
     }
-    let values = values(&points, nodes_per_batch, f)?;
-    let (f_baseline, f_input) = (values[0], values[1]);
-
-    let mut shares = vec![0f64; blocks.count()];
-    for (&block, value) in occupied.iter().zip(&values[2..]) {
-        shares[block] = (f_input - value) / sizes[block] as f64;
+    let mut values = checked_values(functions, paths, &points)?.into_iter();
+    let mut found = Vec::with_capacity(paths.len());
+    for (path, occupied) in paths.iter().zip(&occupied) {
+        let without: Vec<Vec<f64>> = values.by_ref().take(occupied.len()).collect();
+        let at_input = values.next().unwrap_or_default();
+        let own = at_input.iter().enumerate().map(|(call, &f_input)| {
+            let mut drops = vec![0.0; path.blocks().count()];
+            for (&block, values) in occupied.iter().zip(&without) {
+                drops[block] = f_input - values[call];
+            }
+            attribution(&drops, f_input, occupied.len() + 1).map_err(F::Error::from)
+        });
+        found.push(own.collect::<std::result::Result<Vec<_>, _>>()?);
     }
-    let scores: Vec<f64> = blocks.labels().iter().map(|&label| shares[label]).collect();
-    let mut result = Attribution::new(&scores, f_input, f_baseline);
-    result.forward_points = points.len();
-    Ok(result)
+    Ok(found)
+}
+
+fn attribution(drops: &[f64], f_input: f64, points: usize) -> Result<Attribution> {
+    Ok(Attribution {
+        scores: Scores::Blocks(narrowed(drops, "block")?),
+        elements: None,
+        f_input,
+        completeness: None,
+        forward_points: points,
+        gradient_points: 0,
+    })
 }

@@ -30,7 +30,7 @@ pub struct Node {
 
 /// Where a Riemann sum takes its points, as Captum does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Rule {
     /// `α = 0, 1/n, …, 1 − 1/n`.
     Left,
@@ -44,7 +44,7 @@ pub enum Rule {
 
 /// A quadrature rule and its number of nodes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
 pub enum Quadrature {
     /// A Riemann sum of equal steps.
     Riemann {
@@ -60,9 +60,9 @@ pub enum Quadrature {
     },
     /// Gauss-Legendre in `ln α` on `[start, 1]` and in `α` on `[0, start]`.
     LogGaussLegendre {
-        /// Points on `[start, 1]`.
+        /// Number of points on both pieces.
         nodes: usize,
-        /// Points on `[0, start]`.
+        /// How many of them lie on `[0, start]`; at least one, and one remains for `[start, 1]`.
         linear_nodes: usize,
         /// Where the two pieces meet, in (0, 1); 1e-4 served well on small trained models.
         start: f64,
@@ -89,13 +89,22 @@ impl Quadrature {
                         why: format!("{start} is not inside (0, 1); 1e-4 is a good start"),
                     });
                 }
+                if linear_nodes == 0 || linear_nodes >= nodes {
+                    return Err(Error::Setting {
+                        what: "quadrature.linear_nodes",
+                        why: format!(
+                            "{linear_nodes} of {nodes} nodes on [0, {start}]: a zero baseline needs at \
+                             least 1 there, where most of the change can lie, and 1 on the rest of \
+                             the path; 4 of 32 are a good start"
+                        ),
+                    });
+                }
                 let mut points = gauss_legendre(linear_nodes, 0.0, start)?;
-                points.extend(gauss_legendre(nodes, start.ln(), 0.0)?.into_iter().map(
-                    |Node { alpha, weight }| Node {
-                        alpha: alpha.exp(),
-                        weight: weight * alpha.exp(),
-                    },
-                ));
+                let log = gauss_legendre(nodes - linear_nodes, start.ln(), 0.0)?;
+                points.extend(log.into_iter().map(|Node { alpha, weight }| Node {
+                    alpha: alpha.exp(),
+                    weight: weight * alpha.exp(),
+                }));
                 Ok(points)
             }
         }
@@ -104,12 +113,9 @@ impl Quadrature {
     /// Number of points, the price of an attribution in forward-backward passes.
     pub fn len(&self) -> usize {
         match *self {
-            Quadrature::Riemann { nodes, .. } | Quadrature::GaussLegendre { nodes } => nodes,
-            Quadrature::LogGaussLegendre {
-                nodes,
-                linear_nodes,
-                ..
-            } => nodes + linear_nodes,
+            Quadrature::Riemann { nodes, .. }
+            | Quadrature::GaussLegendre { nodes }
+            | Quadrature::LogGaussLegendre { nodes, .. } => nodes,
         }
     }
 
@@ -281,7 +287,7 @@ mod tests {
         let steep = |a: f64| width / ((a + width) * (a + width));
         let exact = 1.0 - width / (1.0 + width);
         let log = Quadrature::LogGaussLegendre {
-            nodes: 28,
+            nodes: 32,
             linear_nodes: 4,
             start: 1e-4,
         };
@@ -320,6 +326,16 @@ mod tests {
             log(0.0),
             log(1.0),
             log(f64::NAN),
+            Quadrature::LogGaussLegendre {
+                nodes: 4,
+                linear_nodes: 4,
+                start: 1e-4,
+            },
+            Quadrature::LogGaussLegendre {
+                nodes: 4,
+                linear_nodes: 0,
+                start: 1e-4,
+            },
         ] {
             assert!(bad.nodes().is_err(), "{bad:?}");
         }

@@ -9,25 +9,17 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
+use crate::elements::host;
 use crate::error::{Error, Result, finite};
-use crate::gradients::host;
 
 /// A model's attention at one sequence.
-#[derive(Clone, Copy)]
-pub struct Attentions<'a> {
+#[derive(Clone, Debug)]
+pub struct Attentions {
     /// One matrix a layer, from the first: `(heads, seq, seq)` or `(seq, seq)`, row = query.
-    pub layers: &'a [Tensor],
-    /// First query position whose attention is followed: the position that predicts the first
-    /// attributed token, one before that token.
-    pub first_target: usize,
-    /// One past the last.
-    pub end_target: usize,
-}
-
-impl Attentions<'_> {
-    fn targets(&self) -> Range<usize> {
-        self.first_target..self.end_target
-    }
+    pub layers: Vec<Tensor>,
+    /// Query positions whose attention is followed: from the position that predicts the first
+    /// attributed token, one before that token, to the one that predicts the last.
+    pub targets: Range<usize>,
 }
 
 /// The attention that reaches each of the sequence's first `tokens` positions.
@@ -37,8 +29,8 @@ impl Attentions<'_> {
 /// # Errors
 /// Matrices that are not square or not of one size, target positions or tokens outside of the
 /// sequence, non-finite attention.
-pub fn attention_rollout(attentions: Attentions<'_>, tokens: usize) -> Result<Vec<f64>> {
-    let targets = attentions.targets();
+pub fn attention_rollout(attentions: &Attentions, tokens: usize) -> Result<Vec<f64>> {
+    let targets = attentions.targets.clone();
     let seq = match attentions.layers.first() {
         Some(layer) => layer.dims().last().copied().unwrap_or(0),
         None => return Err(Error::NoAttentions),

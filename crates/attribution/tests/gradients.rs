@@ -1,6 +1,6 @@
 //! Integrated gradients on functions whose integrals are known, and on a small network.
 
-use attribution::{Attribution, Error, Quadrature, Rule, gradient_x_input, integrated_gradients};
+use attribution::{Attribution, Blocks, Error, Method, Path, Quadrature, Rule};
 use candle_core::{DType, Device, Result, Tensor};
 use proptest::prelude::*;
 
@@ -12,6 +12,28 @@ fn matrix(values: &[f64]) -> Tensor {
 
 fn gauss(nodes: usize) -> Quadrature {
     Quadrature::GaussLegendre { nodes }
+}
+
+/// Integrated gradients of `f`, the tokens in one block.
+fn integrated_gradients(
+    input: &Tensor,
+    baseline: &Tensor,
+    quadrature: &Quadrature,
+    points_per_batch: usize,
+    f: impl FnMut(&Tensor) -> Result<Tensor>,
+) -> attribution::Result<Attribution> {
+    let quadrature = quadrature.clone();
+    let blocks = Blocks::new(vec![0; input.dim(0)?], 1)?;
+    let path = Path::between(baseline, input, blocks)?;
+    Method::IntegratedGradients { quadrature }.attribute_function(&path, points_per_batch, f)
+}
+
+fn scores(result: &Attribution) -> &[f32] {
+    result.token_scores().unwrap()
+}
+
+fn gap(result: &Attribution) -> f64 {
+    result.completeness.unwrap().gap
 }
 
 /// `Σ x³`: IG of an element is exactly `x³ − x'³`, and two Gauss-Legendre nodes reach it.
@@ -46,14 +68,8 @@ fn cubes_are_attributed_exactly() {
         [1.0, 2.0, -1.0, 0.5, 0.0, 3.0],
         [0.0, 1.0, 1.0, 0.0, 2.0, -1.0],
     );
-    let result = integrated_gradients(
-        &matrix(&input),
-        &matrix(&baseline),
-        &gauss(2),
-        1,
-        &mut cubes,
-    )
-    .unwrap();
+    let result =
+        integrated_gradients(&matrix(&input), &matrix(&baseline), &gauss(2), 1, cubes).unwrap();
     let expected: Vec<f64> = input
         .iter()
         .zip(&baseline)
@@ -66,11 +82,11 @@ fn cubes_are_attributed_exactly() {
         .chunks(HIDDEN)
         .map(|row| row.iter().sum())
         .collect();
-    for (found, expected) in result.scores.iter().zip(rows) {
+    for (found, expected) in scores(&result).iter().zip(rows) {
         assert!((f64::from(*found) - expected).abs() < 1e-6);
     }
-    assert!(result.gap.abs() < 1e-12);
-    assert!(result.relative_gap.unwrap() < 1e-12);
+    assert!(gap(&result).abs() < 1e-12);
+    assert!(result.relative_gap().unwrap() < 1e-12);
     assert_eq!((result.forward_points, result.gradient_points), (4, 2));
 }
 
@@ -83,10 +99,10 @@ fn captums_trapezoid_keeps_its_bias() {
     };
     let input = matrix(&[2.0, 0.0, 0.0]);
     let baseline = input.zeros_like().unwrap();
-    let result = integrated_gradients(&input, &baseline, &quadrature, 8, &mut cubes).unwrap();
-    assert!((f64::from(result.scores[0]) - 0.75 * 8.0).abs() < 1e-6);
-    assert!((result.gap - (6.0 - 8.0)).abs() < 1e-12);
-    assert!((result.relative_gap.unwrap() - 0.25).abs() < 1e-12);
+    let result = integrated_gradients(&input, &baseline, &quadrature, 8, cubes).unwrap();
+    assert!((f64::from(scores(&result)[0]) - 0.75 * 8.0).abs() < 1e-6);
+    assert!((gap(&result) - (6.0 - 8.0)).abs() < 1e-12);
+    assert!((result.relative_gap().unwrap() - 0.25).abs() < 1e-12);
 }
 
 #[test]
@@ -95,11 +111,8 @@ fn more_nodes_close_the_gap_of_a_network() {
     let input = matrix(&values);
     let baseline = input.affine(0.0, 0.3).unwrap();
     let gap = |nodes| {
-        let f = &mut network;
-        integrated_gradients(&input, &baseline, &gauss(nodes), 7, f)
-            .unwrap()
-            .gap
-            .abs()
+        let found = integrated_gradients(&input, &baseline, &gauss(nodes), 7, network);
+        gap(&found.unwrap()).abs()
     };
     assert!(gap(2) > 1e-4, "{}", gap(2));
     assert!(gap(64) < 1e-9, "{}", gap(64));
@@ -111,14 +124,11 @@ fn log_nodes_resolve_a_zero_baseline_before_a_norm() {
     let input = matrix(&values);
     let baseline = input.zeros_like().unwrap();
     let gap = |quadrature: &Quadrature| {
-        let f = &mut network;
-        integrated_gradients(&input, &baseline, quadrature, 32, f)
-            .unwrap()
-            .gap
-            .abs()
+        let found = integrated_gradients(&input, &baseline, quadrature, 32, network);
+        gap(&found.unwrap()).abs()
     };
     let log = Quadrature::LogGaussLegendre {
-        nodes: 28,
+        nodes: 32,
         linear_nodes: 4,
         start: 1e-4,
     };
@@ -135,7 +145,7 @@ fn batches_of_nodes_do_not_change_a_bit() {
     let mut f = |x: &Tensor| x.sqr()?.sin()?.sum((1, 2));
     let mut run = |batch| {
         let result = integrated_gradients(&input, &baseline, &gauss(13), batch, &mut f).unwrap();
-        (result.scores, result.gap)
+        (scores(&result).to_vec(), gap(&result))
     };
     let whole = run(13);
     for batch in [1, 2, 5, 12, 100] {
@@ -146,18 +156,21 @@ fn batches_of_nodes_do_not_change_a_bit() {
 #[test]
 fn gradient_x_input_is_the_gradient_at_the_input() {
     let input = matrix(&[1.0, 2.0, -1.0]);
-    let result = gradient_x_input(&input, &mut cubes).unwrap();
+    let blocks = Blocks::new(vec![0], 1).unwrap();
+    let path = Path::new(&input, attribution::Baseline::Zero, blocks).unwrap();
+    let method = Method::GradientXInput {};
+    let result = method.attribute_function(&path, 1, cubes).unwrap();
     assert_eq!(elements(&result), [3.0, 24.0, -3.0]);
-    assert!((result.gap - (24.0 - 8.0)).abs() < 1e-12);
+    assert!((gap(&result) - (24.0 - 8.0)).abs() < 1e-12);
 }
 
 #[test]
 fn nothing_to_explain_has_no_relative_gap() {
     let input = matrix(&[1.0, 2.0, 3.0]);
-    let result = integrated_gradients(&input, &input, &gauss(3), 3, &mut cubes).unwrap();
-    assert_eq!(result.scores, [0.0]);
-    assert_eq!(result.gap, 0.0);
-    assert_eq!(result.relative_gap, None);
+    let result = integrated_gradients(&input, &input, &gauss(3), 3, cubes).unwrap();
+    assert_eq!(scores(&result), [0.0]);
+    assert_eq!(gap(&result), 0.0);
+    assert_eq!(result.relative_gap(), None);
 }
 
 #[test]
@@ -209,9 +222,10 @@ proptest! {
         };
         let (input, baseline) = (matrix(&values), matrix(&base));
         let result = integrated_gradients(&input, &baseline, &gauss(nodes), batch, &mut f).unwrap();
-        prop_assert!(result.gap.abs() < 1e-10, "{}", result.gap);
-        prop_assert_eq!(result.scores[2], 0.0);
-        let sum: f64 = result.scores.iter().map(|&s| f64::from(s)).sum();
-        prop_assert!((sum - (result.f_input - result.f_baseline)).abs() < 1e-4);
+        let completeness = result.completeness.unwrap();
+        prop_assert!(completeness.gap.abs() < 1e-10, "{completeness:?}");
+        prop_assert_eq!(scores(&result)[2], 0.0);
+        let sum: f64 = scores(&result).iter().map(|&s| f64::from(s)).sum();
+        prop_assert!((sum - (result.f_input - completeness.f_baseline)).abs() < 1e-4);
     }
 }

@@ -118,6 +118,11 @@ impl Profile {
             ("evaluation.validation", self.evaluation.validation),
             ("compute.update_tokens", compute.update_tokens),
             ("compute.scoring_tokens", compute.scoring_tokens),
+            ("compute.attribution_tokens", compute.attribution_tokens),
+            (
+                "compute.attribution_gradient_tokens",
+                compute.attribution_gradient_tokens,
+            ),
             ("compute.rollout_tokens", compute.rollout_tokens),
             ("compute.vision_patches", compute.vision_patches),
             ("gates.replicates", self.gates.replicates),

@@ -224,7 +224,7 @@ mod tests {
             ("micro", "grpo.kl_coefficient=-1"),
             ("micro", "grpo.frozen=[\"eyes\"]"),
             ("micro", "arms.iapo.weight=nan"),
-            ("micro", "arms.iapo.attribution.method=\"guess\""),
+            ("micro", "arms.iapo.attribution.method.name=\"guess\""),
             ("micro", "arms=[]"),
             ("micro", "trained=[]"),
             ("micro", "trained=[\"iapo\",\"iapo\"]"),

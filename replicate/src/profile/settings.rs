@@ -142,6 +142,10 @@ pub struct ComputeSettings {
     pub update_tokens: usize,
     /// Tokens of one forward pass that scores calls.
     pub scoring_tokens: usize,
+    /// Tokens of one forward pass that attributes calls.
+    pub attribution_tokens: usize,
+    /// Tokens of one forward and backward pass that attributes a call.
+    pub attribution_gradient_tokens: usize,
     /// Prompt tokens that are sampled from together.
     pub rollout_tokens: usize,
     /// Image patches that go through the vision tower together.

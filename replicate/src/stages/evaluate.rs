@@ -14,7 +14,7 @@ use seeded_random::Stream;
 
 use super::Replication;
 use super::folder::arm_name;
-use crate::alignment::{CalledPrompt, attribute, content_tokens};
+use crate::alignment::{CalledPrompt, attribute};
 use crate::checkpoint::weights_hash;
 use crate::evaluation::{answers, greedy_answers};
 use crate::policy::LocalPolicy;
@@ -185,17 +185,16 @@ impl Replication<'_> {
             .collect();
         let conversations: Vec<_> = turns.iter().map(|turn| &turn.conversation).collect();
         let prompts = policy.encode(&conversations)?;
-        let called: Vec<CalledPrompt> = prompts
+        let tokenizer = policy.processor.tokenizer();
+        let called = prompts
             .iter()
             .zip(&turns)
-            .map(|(prompt, turn)| CalledPrompt {
-                prompt,
-                calls: vec![&turn.completion.token_ids],
-                content: vec![content_tokens(policy, &turn.completion.token_ids)],
+            .map(|(prompt, turn)| {
+                CalledPrompt::new(prompt, [turn.completion.token_ids.as_slice()], tokenizer)
             })
-            .collect();
+            .collect::<Result<Vec<_>>>()?;
         let settings = &self.profile.evaluation.attribution;
-        let found = attribute(&policy.model.detached()?, &called, settings)?;
+        let found = attribute(&policy.model.detached()?, &called, settings, policy.budgets)?;
         for ((index, _), found) in chosen.into_iter().zip(found) {
             shares[index] = found.first().map(|call| {
                 let values = call.shares.shares();

@@ -287,9 +287,12 @@ impl<'a> Replication<'a> {
         let tokens = self.profile.grpo.max_new_tokens;
         let mut policy = LocalPolicy::load(dir, &self.compute, tokens)?;
         policy.style = self.data.style();
+        let compute = &self.profile.compute;
         policy.budgets = Budgets {
-            vision_patches: self.profile.compute.vision_patches,
-            rollout_tokens: self.profile.compute.rollout_tokens,
+            vision_patches: compute.vision_patches,
+            rollout_tokens: compute.rollout_tokens,
+            attribution_tokens: compute.attribution_tokens,
+            attribution_gradient_tokens: compute.attribution_gradient_tokens,
         };
         Ok(policy)
     }

@@ -12,7 +12,7 @@ use results::AttributionMetrics;
 
 use super::rollout::RolloutGroup;
 use crate::Result;
-use crate::alignment::{CalledPrompt, attribute, content_tokens, passes};
+use crate::alignment::{CalledPrompt, attribute};
 use crate::packing::{Packed, Tree};
 use crate::policy::{EncodedPrompt, LocalPolicy, cut};
 
@@ -184,21 +184,15 @@ fn diverge(
     groups: &mut [GroupCalls],
 ) -> Result<AttributionMetrics> {
     let started = Instant::now();
-    let prompts: Vec<CalledPrompt> = calls
+    let tokenizer = policy.processor.tokenizer();
+    let prompts = calls
         .iter()
-        .map(|own| CalledPrompt {
-            prompt: &own.prompt,
-            calls: own.calls.clone(),
-            content: own
-                .calls
-                .iter()
-                .map(|call| content_tokens(policy, call))
-                .collect(),
-        })
-        .collect();
-    let student = attribute(&policy.model.detached()?, &prompts, settings)?;
-    let teacher = attribute(teacher, &prompts, settings)?;
-    let (mut divergences, mut gaps) = (Vec::new(), Vec::new());
+        .map(|own| CalledPrompt::new(&own.prompt, own.calls.iter().copied(), tokenizer))
+        .collect::<Result<Vec<_>>>()?;
+    let own = policy.model.detached()?;
+    let student = attribute(&own, &prompts, settings, policy.budgets)?;
+    let teacher = attribute(teacher, &prompts, settings, policy.budgets)?;
+    let (mut divergences, mut gaps, mut passes) = (Vec::new(), Vec::new(), 0);
     for ((own, student), teacher) in calls.iter().zip(&student).zip(&teacher) {
         for (call, (student, teacher)) in student.iter().zip(teacher).enumerate() {
             let divergence = settings
@@ -206,6 +200,7 @@ fn diverge(
                 .between(&student.shares, &teacher.shares)?;
             groups[own.group].calls[call].divergence = Some(divergence);
             divergences.push(divergence);
+            passes += student.passes + teacher.passes;
             gaps.extend(student.relative_gap);
             gaps.extend(teacher.relative_gap);
         }
@@ -214,7 +209,7 @@ fn diverge(
     let count = divergences.len();
     Ok(AttributionMetrics {
         calls: count as u64,
-        passes: (passes(settings) * 2 * count) as u64,
+        passes: passes as u64,
         gap: gaps.get(gaps.len() / 2).copied(),
         divergence: divergences.iter().sum::<f64>() / count.max(1) as f64,
         seconds: Some(started.elapsed().as_secs_f64()),
