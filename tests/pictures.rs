@@ -20,7 +20,7 @@ fn records(data: &Path, out: &Path) -> Vec<Record> {
     let output = iapo(&[
         "eval-all",
         "--model",
-        "golden/parity/checkpoints/student",
+        "golden/parity/checkpoints/teacher",
         "--data",
         data.to_str().unwrap(),
         "--sets",
@@ -32,7 +32,7 @@ fn records(data: &Path, out: &Path) -> Vec<Record> {
     ]);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{told}");
-    read_lines(&out.join("student/seed-0").join(RECORDS)).unwrap()
+    read_lines(&out.join("teacher/seed-0").join(RECORDS)).unwrap()
 }
 
 #[test]
