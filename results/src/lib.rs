@@ -15,6 +15,7 @@ mod files;
 mod fixture;
 mod format;
 mod integrity;
+mod json;
 mod machine;
 mod manifest;
 mod metrics;

@@ -14,7 +14,7 @@ pub struct Args {
     /// Folders that `replicate --out` or `eval-all --out` wrote
     #[arg(required = true, value_name = "DIR")]
     dirs: Vec<PathBuf>,
-    /// terminal, markdown, csv or latex
+    /// terminal, markdown, csv, latex or json
     #[arg(long, default_value = "terminal")]
     format: Format,
     /// Compare with a kept markdown table and name the cells that differ; without FILE

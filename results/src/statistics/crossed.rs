@@ -513,6 +513,26 @@ mod tests {
         assert!(effect(16) < effect(8) && effect(8) < effect(4));
     }
 
+    #[test]
+    fn twenty_seeds_find_what_the_study_plans_for() {
+        // iapo - vtool-r1 of results/runs/micro: T_seed 2.429e-5, T_question 1.264e-5 and
+        // T_residual 8.655e-6 with 8 seeds and 6 x 200 questions.
+        let components = VarianceComponents {
+            seed: Some(8.0 * (2.429e-5 - 8.655e-6)),
+            question: 1200.0 * (1.264e-5 - 8.655e-6),
+            residual: 9600.0 * 8.655e-6,
+        };
+        let planned = Design {
+            seeds: 20,
+            sets: 6,
+            questions: 500,
+        };
+        // scipy 1.17.1, with V and its degrees of freedom written out:
+        //   V = seed/20 + question/3000 + residual/60000
+        let points = 100.0 * components.detectable_effect(planned, 0.0125, 0.9);
+        assert!((points - 1.21058).abs() < 1e-3, "{points}");
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
