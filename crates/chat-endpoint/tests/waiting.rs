@@ -157,7 +157,7 @@ fn http_date(seconds: u64) -> String {
     ];
     let (mut days, clock) = (seconds / 86_400, seconds % 86_400);
     let mut year = 1970;
-    let is_leap = |year: u64| year % 4 == 0 && year != 2100;
+    let is_leap = |year: u64| year.is_multiple_of(4) && year != 2100;
     while days >= 365 + u64::from(is_leap(year)) {
         days -= 365 + u64::from(is_leap(year));
         year += 1;
