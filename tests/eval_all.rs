@@ -238,7 +238,7 @@ fn a_server_that_is_not_there_is_told_and_the_rest_is_asked_later() {
     let sets = ["--sets", "vwtq,vtabfact", "--limit", "4"];
     let error = error_of(eval(&dead, out.path(), &sets));
     assert!(
-        error.contains("the server of the policy does not answer: gave up after ")
+        error.contains("the server of the policy was given up: gave up after ")
             && error.contains("the same command asks only for the rest"),
         "{error}"
     );

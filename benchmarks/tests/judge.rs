@@ -1,5 +1,7 @@
 //! Judges over an endpoint: a network's failure or an unreadable reply is never a wrong answer.
 
+#[path = "../../crates/chat-endpoint/tests/support/shared.rs"]
+mod shared;
 #[path = "../../crates/chat-endpoint/tests/support/mod.rs"]
 mod support;
 
@@ -10,6 +12,7 @@ use std::time::Duration;
 use benchmarks::judge::{Case, EndpointJudge, Judge, Rubric, not_judged_share};
 use benchmarks::{TestSet, Verdict};
 use chat_endpoint::{Cache, Client, Settings};
+use shared::SharedServer;
 use support::{Behaviour, Received, Server};
 
 fn client(server: &Server, cache: Option<Cache>) -> Client {
@@ -187,4 +190,126 @@ fn charxiv_without_a_category_is_not_judged_and_not_asked() {
     // ReFocus' judge, which needs none, may be asked instead.
     let judge = EndpointJudge::with_rubric(&client, Rubric::RefocusTable);
     assert_eq!(judge.judge(&[case]).unwrap()[0].verdict, Verdict::Right);
+}
+
+/// One case of CharXiv whose answer is right.
+const PEAKS: Case<'static> = Case {
+    set: TestSet::CharXiv,
+    question: "How many peaks?",
+    gold: "5",
+    prediction: "5",
+    category: Some(3),
+};
+
+#[test]
+fn a_verdict_is_read_at_the_first_reply_through_what_stands_around_it() {
+    for (reply, verdict) in [
+        (
+            "```json\n{\"extracted_answer\": \"5\", \"score\": 1}\n```",
+            Verdict::Right,
+        ),
+        (
+            "<think>{\"score\": 0} at first sight.</think>\n{\"extracted_answer\": \"5\", \"score\": 1}",
+            Verdict::Right,
+        ),
+        (
+            "Sure: {\"extracted_answer\": \"5\", \"score\": \"0\"}. That is all.",
+            Verdict::Wrong,
+        ),
+    ] {
+        let server = Server::start(move |_| Behaviour::Say(reply.to_owned()));
+        let client = client(&server, None);
+        let judgements = EndpointJudge::of_sets(&client).judge(&[PEAKS]).unwrap();
+        assert_eq!(judgements[0].verdict, verdict, "{reply}");
+        assert_eq!(judgements[0].reason, reply);
+        assert_eq!(server.received().len(), 1);
+    }
+    for reply in [
+        "{\"extracted_answer\": \"5\", \"score\": -1}",
+        "{\"extracted_answer\": \"5\", \"score\": 0}\n{\"extracted_answer\": \"5\", \"score\": 1}",
+    ] {
+        let server = Server::start(move |_| Behaviour::Say(reply.to_owned()));
+        let client = client(&server, None);
+        let judgements = EndpointJudge::of_sets(&client).judge(&[PEAKS]).unwrap();
+        assert_eq!(judgements[0].verdict, Verdict::NotJudged, "{reply}");
+        assert_eq!(server.received().len(), 10, "as often as the source asks");
+    }
+}
+
+/// VTool-R1's judges of training keep their rules, but for what no judge meant as a verdict.
+#[test]
+fn the_judges_of_training_are_read_as_there_without_their_thoughts() {
+    let asked = |rubric: Rubric, reply: &'static str| {
+        let server = Server::start(move |_| Behaviour::Say(reply.to_owned()));
+        let client = client(&server, None);
+        let judge = EndpointJudge::with_rubric(&client, rubric);
+        judge.judge(&[PEAKS]).unwrap().remove(0).verdict
+    };
+    assert_eq!(
+        asked(Rubric::VtoolV1, "<think><|NO|></think><|YES|>"),
+        Verdict::Right
+    );
+    assert_eq!(asked(Rubric::VtoolV1, "<|NO|>"), Verdict::Wrong);
+    assert_eq!(asked(Rubric::VtoolV1, "<think><|YES|>"), Verdict::NotJudged);
+    assert_eq!(
+        asked(Rubric::VtoolV2, "<think>0?</think> 1"),
+        Verdict::Right
+    );
+    assert_eq!(
+        asked(Rubric::VtoolV2, "1, for they are the same"),
+        Verdict::Right
+    );
+    assert_eq!(asked(Rubric::VtoolV2, "-1"), Verdict::NotJudged);
+    assert_eq!(asked(Rubric::VtoolV2, "10"), Verdict::NotJudged);
+    assert_eq!(asked(Rubric::VtoolV2Eval, "score: -1"), Verdict::NotJudged);
+    assert_eq!(asked(Rubric::VtoolV2Eval, "score: 1"), Verdict::Right);
+}
+
+#[test]
+fn a_judge_that_thinks_all_its_tokens_away_is_given_more() {
+    let server = Server::start(|received| match received.body["max_tokens"].as_u64() {
+        Some(1024) => Behaviour::Say(honest(received)),
+        _ => Behaviour::SayCutOff("<think>hm".to_owned()),
+    });
+    let client = client(&server, None);
+    let texts = texts();
+    let judgements = EndpointJudge::of_sets(&client)
+        .judge(&[Case {
+            set: TestSet::CharXiv,
+            ..cases(&texts)[1]
+        }])
+        .unwrap();
+    assert_eq!(
+        judgements[0].verdict,
+        Verdict::Right,
+        "{}",
+        judgements[0].reason
+    );
+    let limits: Vec<u64> = server
+        .received()
+        .iter()
+        .map(|received| received.body["max_tokens"].as_u64().unwrap())
+        .collect();
+    assert_eq!(limits, [256, 512, 1024]);
+}
+
+/// The replies of `../shared/cases`, played by that folder's own server.
+#[test]
+fn case_41_judge_replies() {
+    for (scenario, verdict) in [
+        ("fenced", Verdict::Right),
+        ("think", Verdict::Right),
+        ("minus-one", Verdict::NotJudged),
+        ("two-objects", Verdict::NotJudged),
+    ] {
+        let file = format!("41-judge-replies/{scenario}.json");
+        let Some(server) = SharedServer::start(&file, |text| text) else {
+            return;
+        };
+        let client = Client::new(Settings::new(server.url(), "judge"), None, None).unwrap();
+        let judgements = EndpointJudge::of_sets(&client).judge(&[PEAKS]).unwrap();
+        assert_eq!(judgements[0].verdict, verdict, "{scenario}");
+        let asked = if verdict == Verdict::NotJudged { 10 } else { 1 };
+        assert_eq!(server.requests(), asked, "{scenario}");
+    }
 }

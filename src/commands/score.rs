@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use benchmarks::TestSet;
@@ -12,6 +13,9 @@ use chat_endpoint::{ApiKey, Cache, Client, Settings};
 
 /// The environment variable with the judge's key.
 const KEY: &str = "OPENAI_API_KEY";
+
+/// Rows in a row without a connection after which the judge's server is given up.
+const GIVE_UP_AFTER: u32 = 3;
 
 /// Scores predictions made elsewhere.
 #[derive(Debug, clap::Args)]
@@ -46,6 +50,10 @@ pub struct Args {
     /// Keeps the judge's replies, so that a run that stopped asks only for the rest.
     #[arg(long, value_name = "FILE.jsonl")]
     cache: Option<PathBuf>,
+    /// Seconds without any reply of the judge, waits that its server asks for included, after
+    /// which it is given up; without it, a quarter of an hour.
+    #[arg(long, value_name = "SECONDS")]
+    max_wait: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -85,6 +93,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         ("--model", args.model.is_some()),
         ("--rubric", args.rubric.is_some()),
         ("--cache", args.cache.is_some()),
+        ("--max-wait", args.max_wait.is_some()),
     ];
     if args.crash_is_wrong && args.scorer != Rule::Official {
         bail!("--crash-is-wrong is for --scorer official");
@@ -112,7 +121,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     if summary.nothing_judged() {
         bail!(
-            "none of {} rows of {} has a verdict",
+            "none of {} rows of {} has a verdict: the reasons stand in the rows; mend that, and give \
+             the same command again",
             summary.rows,
             args.predictions.display()
         );
@@ -161,9 +171,18 @@ fn judged(args: &Args) -> anyhow::Result<ScoreSummary> {
             Cache::open(path).with_context(|| format!("the judge's cache {}", path.display()))
         })
         .transpose()?;
-    let client = Client::new(Settings::new(endpoint, model), ApiKey::from_env(KEY), cache)?;
+    let mut settings = Settings::new(endpoint, model);
+    settings.give_up_after = Some(GIVE_UP_AFTER);
+    if let Some(seconds) = args.max_wait {
+        settings.max_wait = Duration::from_secs(seconds);
+    }
+    let client = Client::new(settings, ApiKey::from_env(KEY), cache)?;
     let judge = EndpointJudge::with_rubric(&client, rubric);
-    Ok(scored(args, &Scorer::Judge(&judge, rubric))?)
+    let summary = scored(args, &Scorer::Judge(&judge, rubric))?;
+    for sentence in client.adaptations().sentences() {
+        eprintln!("judge: {sentence}");
+    }
+    Ok(summary)
 }
 
 /// What is printed of a summary.

@@ -108,6 +108,12 @@ impl Judge for EndpointJudge<'_> {
             for (mut case, reply) in open.into_iter().zip(replies) {
                 let judgement = &mut judgements[case.index];
                 match reply {
+                    // Room for the thoughts, and then for the verdict.
+                    Err(error @ Error::ReasoningOnly { .. }) if case.max_tokens < LONGEST_REPLY => {
+                        judgement.reason = error.to_string();
+                        case.max_tokens = longer(case.max_tokens);
+                        unread.push(case);
+                    }
                     // The client has tried as often as it may.
                     Err(error) => judgement.reason = error.to_string(),
                     Ok(reply) => {
@@ -123,9 +129,7 @@ impl Judge for EndpointJudge<'_> {
                                 judgement.reason =
                                     format!("the judge's reply is no verdict: {text}");
                                 if !reply.completion.stopped {
-                                    let longer = case.max_tokens.saturating_mul(2);
-                                    case.max_tokens =
-                                        longer.min(LONGEST_REPLY.max(case.max_tokens));
+                                    case.max_tokens = longer(case.max_tokens);
                                 }
                                 unread.push(case);
                             }
@@ -137,6 +141,13 @@ impl Judge for EndpointJudge<'_> {
         }
         Ok(judgements)
     }
+}
+
+/// The limit of the next attempt after a reply that was cut off.
+fn longer(max_tokens: u32) -> u32 {
+    max_tokens
+        .saturating_mul(2)
+        .min(LONGEST_REPLY.max(max_tokens))
 }
 
 fn parameters(case: &Open, attempt: u32) -> SamplingParameters {

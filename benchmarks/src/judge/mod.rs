@@ -5,6 +5,7 @@
 //! of those a cell of a table is invalid ([`not_judged_share`]).
 
 mod endpoint;
+mod reply;
 mod rubric;
 
 use crate::{TestSet, Verdict};

@@ -1,7 +1,9 @@
 //! Whose question a judge is asked, and how its words are read: a `match` over the official
 //! judges, whose prompts and rules are in [`crate::scorers`].
 
-use super::Case;
+use chat_endpoint::without_thinking;
+
+use super::{Case, reply};
 use crate::scorers::{JudgeSettings, answer, charxiv, refocus, vtool_v1, vtool_v2};
 use crate::{TestSet, Verdict};
 
@@ -75,13 +77,22 @@ impl Rubric {
     }
 
     /// The verdict of a reply to `prompt`; `None` when it cannot be read as one.
+    ///
+    /// The judges that evaluate are read with care. The two of VTool-R1's training are read as
+    /// there, since their quirks are a part of that reward, but for the judge's thoughts and for a
+    /// number that is neither 0 nor 1.
     pub(super) fn verdict(self, prompt: &str, reply: &str) -> Option<Verdict> {
         match self {
-            Rubric::CharXiv => charxiv::verdict(reply),
-            Rubric::RefocusChart | Rubric::RefocusTable => refocus::verdict(reply),
-            Rubric::VtoolV1 => vtool_v1::verdict(prompt, reply),
-            Rubric::VtoolV2 => vtool_v2::verdict(reply),
-            Rubric::VtoolV2Eval => vtool_v2::eval_verdict(reply),
+            Rubric::CharXiv => reply::graded(reply),
+            Rubric::RefocusChart | Rubric::RefocusTable | Rubric::VtoolV2Eval => reply::bit(reply),
+            Rubric::VtoolV1 => vtool_v1::verdict(prompt, without_thinking(reply)),
+            Rubric::VtoolV2 => {
+                let reply = without_thinking(reply).trim();
+                match reply.parse::<f64>() {
+                    Ok(_) => reply::bit(reply),
+                    Err(_) => vtool_v2::verdict(reply),
+                }
+            }
         }
     }
 }

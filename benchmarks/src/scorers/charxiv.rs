@@ -1,17 +1,13 @@
-//! CharXiv's reasoning questions: the prompt of the question, the prompt of the grader, and how
-//! the grader's reply is read.
+//! CharXiv's reasoning questions: the prompt of the question and the prompt of the grader, whose
+//! reply [`crate::judge`] reads.
 //!
 //! Source: princeton-nlp/CharXiv, `reasoning_utils.py` and `constants.py`. The categories, rules,
 //! inputs, examples' verdicts, settings and JSON keys are the source's; the wording is ours.
 //! Deviations: the grader is asked for the key that the parser needs (the source asks for
-//! `extract_answer` and reads `extracted_answer`); a Markdown fence around the JSON object is
-//! accepted, for servers that ignore `response_format`; a failed grading is not judged (the
-//! source writes −1).
-
-use serde_json::Value;
+//! `extract_answer` and reads `extracted_answer`); a failed grading is not judged (the source
+//! writes −1).
 
 use super::judged::{JudgeSettings, fill};
-use crate::Verdict;
 
 /// The source's settings; its limit on tokens doubles up to 1,024 when a reply is cut off.
 pub const SETTINGS: JudgeSettings = JudgeSettings {
@@ -154,30 +150,6 @@ pub fn grading_prompt(category: u8, question: &str, gold: &str, response: &str) 
     Some(fill(&template, &values))
 }
 
-/// The grader's verdict: a JSON object with `extracted_answer` and a `score` of 0 or 1. `None`
-/// for any other reply, on which the source asks again.
-pub fn verdict(reply: &str) -> Option<Verdict> {
-    let object: Value = serde_json::from_str(unfenced(reply)).ok()?;
-    object.get("extracted_answer")?;
-    match object.get("score")?.as_f64() {
-        Some(1.0) => Some(Verdict::Right),
-        Some(0.0) => Some(Verdict::Wrong),
-        _ => None,
-    }
-}
-
-/// The text inside a Markdown code fence, or the text itself.
-fn unfenced(reply: &str) -> &str {
-    let text = reply.trim();
-    let Some(inner) = text
-        .strip_prefix("```")
-        .and_then(|rest| rest.strip_suffix("```"))
-    else {
-        return text;
-    };
-    inner.strip_prefix("json").unwrap_or(inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,33 +179,5 @@ mod tests {
             grading_prompt(3, "q", "g", "r"),
             grading_prompt(4, "q", "g", "r")
         );
-    }
-
-    #[test]
-    fn only_a_whole_verdict_is_read() {
-        assert_eq!(
-            verdict(r#"{"extracted_answer": "b", "score": 1}"#),
-            Some(Verdict::Right)
-        );
-        assert_eq!(
-            verdict(r#" {"extracted_answer": "", "score": 0} "#),
-            Some(Verdict::Wrong)
-        );
-        assert_eq!(
-            verdict("```json\n{\"extracted_answer\": null, \"score\": 1.0}\n```"),
-            Some(Verdict::Right)
-        );
-        for unreadable in [
-            "",
-            "1",
-            r#"{"extract_answer": "b", "score": 1}"#,
-            r#"{"extracted_answer": "b"}"#,
-            r#"{"extracted_answer": "b", "score": -1}"#,
-            r#"{"extracted_answer": "b", "score": "1"}"#,
-            r#"{"extracted_answer": "b", "sco"#,
-            "```",
-        ] {
-            assert_eq!(verdict(unreadable), None, "{unreadable}");
-        }
     }
 }

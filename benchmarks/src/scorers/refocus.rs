@@ -7,8 +7,6 @@
 //! becomes the text `Failed`; here it is not judged.
 
 use super::judged::{JudgeSettings, fill};
-use super::python::{parse_int, strip};
-use crate::Verdict;
 
 /// The source's settings.
 pub const SETTINGS: JudgeSettings = JudgeSettings {
@@ -68,16 +66,6 @@ pub fn table_prompt(gold: &str, prediction: &str) -> String {
     fill(TABLE, &[("<prediction>", prediction), ("<gold>", gold)])
 }
 
-/// The reply read as Python's `int(text.strip())`: 1 or 0. `None` for anything else.
-pub fn verdict(reply: &str) -> Option<Verdict> {
-    let integer = parse_int(strip(reply))?;
-    match integer.to_string().as_str() {
-        "1" => Some(Verdict::Right),
-        "0" => Some(Verdict::Wrong),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,15 +81,5 @@ mod tests {
         assert_eq!(chart.matches("# Example").count(), 4);
         let table = table_prompt("G", "P");
         assert!(table.contains("Prediction: P\nAnswer: G\n"));
-    }
-
-    #[test]
-    fn replies_are_read_as_integers() {
-        assert_eq!(verdict(" 1\n"), Some(Verdict::Right));
-        assert_eq!(verdict("+0"), Some(Verdict::Wrong));
-        assert_eq!(verdict("1."), None);
-        assert_eq!(verdict("Failed"), None);
-        assert_eq!(verdict("2"), None);
-        assert_eq!(verdict(""), None);
     }
 }

@@ -2,13 +2,9 @@
 //!
 //! Source: VTool-R1/training-v2, `recipe/vtool/reward_utils.py` and `eval/scoring.py`. Training:
 //! prediction and gold without the question, the ReFocus examples, and a reply that starts with 1
-//! is right. Evaluation: question, prediction and gold, three examples, and the first 0 or 1 that
-//! stands alone. Wording ours, the rest the source's. Where the source turns a failure (a request,
+//! is right. Evaluation: question, prediction and gold, three examples, and a 0 or 1 that
+//! [`crate::judge`] reads (the source takes the first that stands alone). Wording ours, the rest the source's. Where the source turns a failure (a request,
 //! an empty reply) into 0, the case is not judged here.
-
-use std::sync::LazyLock;
-
-use regex::Regex;
 
 use super::judged::{JudgeSettings, fill};
 use super::python::strip;
@@ -39,9 +35,6 @@ const EVAL_HEAD: &str = "\
 Rate a prediction for a question against the correct answer.
 Ignore differences of format. Return 1 if the prediction is correct in meaning, otherwise 0. Return nothing but 0 or 1.
 ";
-
-static LONE_BIT: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"\b([01])\b").expect("the pattern is a literal of this file"));
 
 /// The prompt of training; `prediction` is what [`super::answer::vtool_v2`] extracts.
 pub fn prompt(gold: &str, prediction: &str) -> String {
@@ -81,16 +74,6 @@ pub fn eval_prompt(question: &str, gold: &str, prediction: &str) -> String {
     )
 }
 
-/// The verdict of evaluation: the first 0 or 1 that stands alone. `None` where there is none.
-pub fn eval_verdict(reply: &str) -> Option<Verdict> {
-    let found = LONE_BIT.captures(reply)?;
-    Some(if &found[1] == "1" {
-        Verdict::Right
-    } else {
-        Verdict::Wrong
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,15 +91,10 @@ mod tests {
     }
 
     #[test]
-    fn evaluation_reads_the_first_lone_bit() {
+    fn the_prompt_of_evaluation_carries_its_inputs() {
         assert!(
             eval_prompt("Q?", "G", "P")
                 .contains("# Question: Q?\n# Prediction: P\n# Correct Answer: G\n")
         );
-        assert_eq!(eval_verdict("1"), Some(Verdict::Right));
-        assert_eq!(eval_verdict("score: 0, not 1"), Some(Verdict::Wrong));
-        assert_eq!(eval_verdict("10 of 1"), Some(Verdict::Right));
-        assert_eq!(eval_verdict("10"), None);
-        assert_eq!(eval_verdict(""), None);
     }
 }

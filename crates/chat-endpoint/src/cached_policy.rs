@@ -150,6 +150,7 @@ mod tests {
             role: Role::User,
             parts: vec![MessagePart::text(Block::R, text)],
         }]
+        .into()
     }
 
     #[test]

@@ -302,6 +302,8 @@ impl Client {
             busy += u32::from(error.is_busy());
             of_answer += u32::from(error.is_of_answer());
             let asked = error.retry_after();
+            // "At once", from a server that refuses, is no wait to rely on.
+            let asked = asked.filter(|asked| *asked >= settings.first_wait);
             let next = asked.map_or(wait, |asked| asked.saturating_add(jitter));
             let never_there = matches!(error, Error::Unreachable { .. })
                 && !self.answered.load(Ordering::Relaxed)

@@ -242,6 +242,7 @@ mod tests {
                 ],
             },
         ]
+        .into()
     }
 
     #[test]
@@ -299,8 +300,9 @@ mod tests {
         changed.json_object = false;
         changed.seed = Some(0);
         others.push(cache_key("m", &conversation(1), &changed));
-        let mut longer = conversation(1);
-        longer[0].parts.push(MessagePart::text(Block::P, " "));
+        let mut messages = conversation(1).to_vec();
+        messages[0].parts.push(MessagePart::text(Block::P, " "));
+        let longer = Conversation::new(messages);
         others.push(cache_key("m", &longer, &greedy));
         for (index, other) in others.iter().enumerate() {
             assert_ne!(key, *other, "change {index} left the key as it was");

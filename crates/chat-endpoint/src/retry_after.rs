@@ -16,7 +16,7 @@ pub(crate) fn retry_after<'a>(
     }
     if let Some(text) = header("retry-after") {
         let text = text.trim();
-        if let Some(wait) = seconds(text) {
+        if let Some(wait) = seconds(text).or_else(|| compound(text)) {
             return Some(wait);
         }
         if let Some(date) = http_date(text) {
@@ -78,22 +78,31 @@ fn compound(text: &str) -> Option<Duration> {
         .flatten()
 }
 
-/// `Sun, 06 Nov 1994 08:49:37 GMT`, the only form that servers may send.
+/// The three forms of RFC 9110 section 5.6.7: `Sun, 06 Nov 1994 08:49:37 GMT`, which servers
+/// should send, and the older `Sunday, 06-Nov-94 08:49:37 GMT` and `Sun Nov  6 08:49:37 1994`.
 fn http_date(text: &str) -> Option<SystemTime> {
     const MONTHS: [&str; 12] = [
         "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
     ];
-    let (_, date) = text.split_once(", ")?;
-    let fields: Vec<&str> = date.split(' ').collect();
-    let [day, month, year, clock, "GMT"] = fields[..] else {
-        return None;
+    let fields: Vec<&str> = text
+        .split([' ', ',', '-'])
+        .filter(|field| !field.is_empty())
+        .collect();
+    let (day, month, year, clock) = match fields[..] {
+        [_, day, month, year, clock, "GMT" | "UTC"] => (day, month, year, clock),
+        [_, month, day, clock, year] => (day, month, year, clock),
+        _ => return None,
     };
     let day: u64 = day.parse().ok().filter(|day| (1..=31).contains(day))?;
     let month = MONTHS.iter().position(|name| *name == month)? as u64 + 1;
-    let year: u64 = year
-        .parse()
-        .ok()
-        .filter(|year| (1970..=9999).contains(year))?;
+    let year: u64 = match (year.len(), year.parse().ok()?) {
+        // Two digits are of this century, since nobody asks to wait for the last.
+        (2, year) => 2000 + year,
+        (_, year) => year,
+    };
+    if !(1970..=9999).contains(&year) {
+        return None;
+    }
     let clock: Vec<u64> = clock
         .split(':')
         .map(|part| part.parse().ok())
@@ -150,6 +159,13 @@ mod tests {
             seconds(0.0),
             "a date that has passed"
         );
+        assert_eq!(
+            wait(&[("retry-after", "Sun Nov  6 08:49:37 1994")]),
+            seconds(30.0)
+        );
+        let late = wait(&[("retry-after", "Monday, 06-Nov-34 08:49:37 GMT")]);
+        assert!(late > seconds(1e9), "{late:?}");
+        assert_eq!(wait(&[("retry-after", "1m1s")]), seconds(61.0));
         let limits = |remaining, reset| {
             wait(&[
                 ("x-ratelimit-remaining-tokens", remaining),

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::{Duration, SystemTime};
 
-use ureq::http::{HeaderMap, StatusCode};
+use ureq::http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::cache::Cached;
 use crate::error::Error;
@@ -39,6 +39,16 @@ impl Transport {
     /// For the server at `settings.url`.
     pub(crate) fn new(settings: &Settings, key: Option<ApiKey>) -> Result<Self, Error> {
         let (url, is_local) = settings.address()?;
+        if key
+            .as_ref()
+            .is_some_and(|key| HeaderValue::from_str(&key.bearer()).is_err())
+        {
+            return Err(Error::Setting {
+                setting: "key",
+                expected: "visible characters of ASCII",
+                found: "others".to_owned(),
+            });
+        }
         let mut config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             // A redirect would carry images, and perhaps the key, to another host.
@@ -201,6 +211,16 @@ mod tests {
             .collect();
         let status = StatusCode::from_u16(status).unwrap();
         transport.refusal(status, &headers, body, &[], false)
+    }
+
+    #[test]
+    fn a_key_that_no_header_holds_is_refused_before_anything_is_asked() {
+        let settings = Settings::new("http://localhost:1", "m");
+        let error = Transport::new(&settings, Some(ApiKey::for_test("sk-a\nb"))).unwrap_err();
+        assert!(
+            error.ends_run() && !error.to_string().contains("sk-a"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -37,6 +37,7 @@ fn ask(text: &str) -> Conversation {
             MessagePart::text(Block::R, text),
         ],
     }]
+    .into()
 }
 
 fn questions(n: usize) -> Vec<Conversation> {
@@ -269,75 +270,6 @@ fn one_question_refused_costs_that_question_alone() {
             .count(),
         1
     );
-}
-
-#[test]
-fn a_server_that_asks_for_peace_gets_it_from_all_threads() {
-    let first = Mutex::new(true);
-    let server = Server::start(move |received| {
-        if std::mem::take(&mut *first.lock().unwrap()) {
-            Behaviour::Status(429, vec![("retry-after", "1")], "")
-        } else {
-            echo(received)
-        }
-    });
-    let client = Client::new(
-        Settings {
-            concurrency: 2,
-            ..settings(&server)
-        },
-        None,
-        None,
-    )
-    .unwrap();
-    let conversations = questions(40);
-    let replies = client.chat_all(&requests(&conversations)).unwrap();
-    assert!(replies.iter().all(Result::is_ok));
-    let received = server.received();
-    let refused = received[0].at;
-    // The other thread may go on until the refusal has been read, which takes a busy machine a
-    // while; without the wait, all 40 would come at once.
-    let early = received
-        .iter()
-        .filter(|request| request.at - refused < Duration::from_millis(990))
-        .count();
-    assert!(early <= 10, "{early} requests within the second");
-}
-
-#[test]
-fn a_used_up_allowance_is_respected_before_the_server_has_to_say_no() {
-    let server = Server::start(|received| match number(received) {
-        0 => Behaviour::SayWith(
-            "last one".to_owned(),
-            vec![
-                ("x-ratelimit-remaining-requests", "0"),
-                ("x-ratelimit-reset-requests", "400ms"),
-            ],
-        ),
-        _ => echo(received),
-    });
-    let client = Client::new(
-        Settings {
-            concurrency: 1,
-            ..settings(&server)
-        },
-        None,
-        None,
-    )
-    .unwrap();
-    client.chat_all(&requests(&questions(2))).unwrap();
-    let received = server.received();
-    assert!(received[1].at - received[0].at >= Duration::from_millis(390));
-}
-
-#[test]
-fn a_wait_longer_than_allowed_gives_the_request_up() {
-    let (error, asked) = error_of(Behaviour::Status(429, vec![("retry-after", "3600")], ""));
-    assert_eq!(asked, 1, "longer than a quarter of an hour");
-    let Error::Exhausted { attempts: 1, last } = error else {
-        panic!("{error:?}");
-    };
-    assert_eq!(last.retry_after(), Some(Duration::from_secs(3600)));
 }
 
 #[test]

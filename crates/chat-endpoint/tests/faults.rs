@@ -1,52 +1,17 @@
 //! Faults of servers as people met them: which are told at the first request, which are mended,
-//! which are waited for, and that none becomes an answer.
+//! and that none becomes an answer.
 
+#[path = "support/questions.rs"]
+mod questions;
 mod support;
 
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use agent::{Block, Conversation, Message, MessagePart, Role};
-use chat_endpoint::{Cache, Client, Error, Reply, SamplingParameters, Settings};
+use chat_endpoint::{Cache, Client, Error, SamplingParameters, Settings};
+use questions::{all, ask, client, echo, header, questions, settings};
 use serde_json::{Value, json};
 use support::{Behaviour, Received, Server};
-
-fn settings(server: &Server) -> Settings {
-    Settings {
-        timeout: Duration::from_millis(1500),
-        first_wait: Duration::from_millis(2),
-        longest_wait: Duration::from_millis(100),
-        concurrency: 2,
-        ..Settings::new(server.url(), "m")
-    }
-}
-
-fn client(server: &Server) -> Client {
-    Client::new(settings(server), None, None).unwrap()
-}
-
-fn ask(text: &str) -> Conversation {
-    vec![Message {
-        role: Role::User,
-        parts: vec![MessagePart::text(Block::R, text)],
-    }]
-}
-
-fn questions(n: usize) -> Vec<Conversation> {
-    (0..n)
-        .map(|index| ask(&format!("question {index}")))
-        .collect()
-}
-
-type Replies = Result<Vec<Result<Reply, Error>>, Error>;
-
-fn all(client: &Client, conversations: &[Conversation]) -> Replies {
-    let requests: Vec<(&Conversation, SamplingParameters)> = conversations
-        .iter()
-        .map(|conversation| (conversation, SamplingParameters::greedy(16)))
-        .collect();
-    client.chat_all(&requests)
-}
 
 fn json_answer(status: u16, headers: &[(&str, &str)], body: &Value) -> Behaviour {
     let headers = headers
@@ -64,10 +29,6 @@ fn choice(message: Value, finish: Value) -> Behaviour {
         &[],
         &json!({ "model": "m", "choices": [choice], "usage": usage }),
     )
-}
-
-fn echo(received: &Received) -> Behaviour {
-    Behaviour::Say(format!("answer to {}", received.last_text()))
 }
 
 /// Refuses the requests that have the field, and answers the others.
@@ -377,144 +338,17 @@ fn an_answer_without_end_is_cut_off() {
     assert_eq!(server.received().len(), 1);
 }
 
-/// The first `n` requests are refused so.
-fn busy(
-    n: usize,
-    status: u16,
-    headers: Vec<(String, String)>,
-) -> impl Fn(&Received) -> Behaviour + Send + Sync + 'static {
-    let left = Mutex::new(n);
-    move |received| {
-        let mut left = left.lock().unwrap();
-        if *left == 0 {
-            return echo(received);
-        }
-        *left -= 1;
-        Behaviour::Answer(status, headers.clone(), b"{\"error\": \"busy\"}".to_vec())
-    }
-}
-
-fn header(name: &str, value: &str) -> Vec<(String, String)> {
-    vec![(name.to_owned(), value.to_owned())]
-}
-
 #[test]
-fn a_busy_server_is_waited_for_and_no_question_is_lost() {
-    for (status, headers) in [
-        (429, header("retry-after", "0.3")),
-        (503, header("retry-after", "0.3")),
-        (529, header("retry-after-ms", "300")),
-        (429, vec![]),
-    ] {
-        // More refusals than attempts are allowed.
-        let server = Server::start(busy(8, status, headers));
-        let settings = Settings {
-            attempts: 2,
-            give_up_after: Some(1),
-            ..settings(&server)
-        };
-        let client = Client::new(settings, None, None).unwrap();
-        let replies = all(&client, &questions(3)).unwrap();
-        assert!(replies.iter().all(Result::is_ok), "{status}: {replies:?}");
-        assert_eq!(client.given_up(), None);
-        assert_eq!(client.usage().retries, 8);
-        assert!(
-            client
-                .last_failure()
-                .is_some_and(|reason| reason.contains("busy"))
-        );
+fn no_redirect_is_followed() {
+    let other = Server::start(echo);
+    let to = format!("{}/chat/completions", other.url());
+    for status in [301, 302, 303, 307, 308] {
+        let headers = header("location", &to);
+        let (error, asked, _) = outcome_of(Behaviour::Answer(status, headers, vec![]));
+        assert_eq!(asked, 1);
+        assert!(error.to_string().contains(&to), "{error}");
     }
-}
-
-#[test]
-fn a_server_may_say_when_to_come_back_as_a_date() {
-    let seconds = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap()
-        .as_secs()
-        + 2;
-    let server = Server::start(busy(1, 429, header("retry-after", &http_date(seconds))));
-    let client = client(&server);
-    let replies = all(&client, &questions(3)).unwrap();
-    assert!(replies.iter().all(Result::is_ok), "{replies:?}");
-    let received = server.received();
-    let late = received.last().unwrap().at - received[0].at;
-    assert!(late >= Duration::from_millis(950), "{late:?}");
-}
-
-/// The date of a second of this century, as servers write it.
-fn http_date(seconds: u64) -> String {
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
-    let (mut days, clock) = (seconds / 86_400, seconds % 86_400);
-    let mut year = 1970;
-    let is_leap = |year: u64| year % 4 == 0 && year != 2100;
-    while days >= 365 + u64::from(is_leap(year)) {
-        days -= 365 + u64::from(is_leap(year));
-        year += 1;
-    }
-    let february = 28 + u64::from(is_leap(year));
-    let mut month = 0;
-    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if days < length {
-            break;
-        }
-        days -= length;
-        month += 1;
-    }
-    format!(
-        "Mon, {:02} {} {year} {:02}:{:02}:{:02} GMT",
-        days + 1,
-        MONTHS[month],
-        clock / 3600,
-        clock / 60 % 60,
-        clock % 60
-    )
-}
-
-#[test]
-fn a_server_that_stays_busy_or_broken_is_given_up_after_the_limit_for_all_questions() {
-    for behaviour in [
-        Behaviour::Status(429, vec![("retry-after", "0.2")], ""),
-        Behaviour::Status(429, vec![], ""),
-        Behaviour::Status(503, vec![("retry-after", "0.2")], ""),
-        Behaviour::Status(500, vec![], ""),
-        Behaviour::CutAtOnce,
-        Behaviour::Body("{"),
-    ] {
-        let server = Server::start({
-            let behaviour = behaviour.clone();
-            move |_| behaviour.clone()
-        });
-        let settings = Settings {
-            max_wait: Duration::from_secs(1),
-            ..settings(&server)
-        };
-        let client = Client::new(settings, None, None).unwrap();
-        let replies = all(&client, &questions(1200)).unwrap();
-        assert!(replies.iter().all(Result::is_err));
-        assert!(
-            matches!(replies.last(), Some(Err(Error::NotAsked))),
-            "{behaviour:?}"
-        );
-        let reason = client.given_up().unwrap();
-        assert!(reason.contains("--max-wait"), "{reason}");
-    }
-}
-
-#[test]
-fn a_wait_beyond_the_limit_is_not_begun() {
-    let server = Server::start(|_| Behaviour::Status(429, vec![("retry-after", "86400")], "quota"));
-    let client = client(&server);
-    let replies = all(&client, &questions(50)).unwrap();
-    assert!(replies.iter().all(Result::is_err));
-    assert!(server.received().len() <= 2);
-    let reason = client.given_up().unwrap();
-    assert!(
-        reason.contains("86400 s more to wait") && reason.contains("quota"),
-        "{reason}"
-    );
+    assert!(other.received().is_empty());
 }
 
 #[test]

@@ -92,6 +92,10 @@ pub struct Args {
     /// Seconds until one attempt at an endpoint counts as failed.
     #[arg(long, default_value_t = 120)]
     timeout: u64,
+    /// Seconds without any completion, waits that a server asks for included, after which it is
+    /// given up; what was answered is kept.
+    #[arg(long, default_value_t = 900, value_name = "SECONDS")]
+    max_wait: u64,
     /// What a million prompt tokens cost, for the record.
     #[arg(long, requires = "completion_price")]
     prompt_price: Option<f64>,
@@ -251,6 +255,7 @@ fn settings(args: &Args, url: &str, model: &str) -> Settings {
     Settings {
         concurrency: args.concurrency,
         timeout: Duration::from_secs(args.timeout),
+        max_wait: Duration::from_secs(args.max_wait),
         prices: args
             .prompt_price
             .zip(args.completion_price)

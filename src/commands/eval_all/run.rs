@@ -382,7 +382,7 @@ impl<'a> Evaluation<'a> {
         for watched in &self.watched {
             if let Some(reason) = watched.given_up() {
                 bail!(
-                    "the server of the {} does not answer: {reason}; what was answered is kept in {}: \
+                    "the server of the {} was given up: {reason}; what was answered is kept in {}: \
                      the same command asks only for the rest",
                     watched.role,
                     self.folder.display()
@@ -402,6 +402,9 @@ impl<'a> Evaluation<'a> {
         };
         for watched in &self.watched {
             eprintln!("{}: {}", watched.role, watched.usage());
+            for sentence in watched.adaptations().sentences() {
+                eprintln!("{}: {sentence}", watched.role);
+            }
         }
         result?;
         written?;

@@ -3,7 +3,7 @@
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use chat_endpoint::{Client, Usage};
+use chat_endpoint::{Adaptations, Client, Usage};
 
 /// How often progress is shown while a batch is being answered.
 const SHOWN_EVERY: Duration = Duration::from_secs(1);
@@ -31,6 +31,11 @@ impl<'a> Watched<'a> {
         self.client.usage().since(&self.before)
     }
 
+    /// What the client changed about its requests because the server refused them.
+    pub fn adaptations(&self) -> Adaptations {
+        self.client.adaptations()
+    }
+
     /// Why its server was given up, if it was.
     pub fn given_up(&self) -> Option<String> {
         self.client.given_up()
@@ -44,6 +49,9 @@ pub(super) fn figures(right: usize, open: usize, watched: &[Watched<'_>]) -> Str
         let retries = watched.usage().retries;
         if retries > 0 {
             text += &format!(", {retries} retries at the server of the {}", watched.role);
+            if let Some(reason) = watched.client.last_failure() {
+                text += &format!(" (last: {reason})");
+            }
         }
     }
     text

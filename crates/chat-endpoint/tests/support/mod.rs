@@ -30,6 +30,8 @@ pub enum Behaviour {
     Answer(u16, Vec<(String, String)>, Vec<u8>),
     /// Status 200 and a body that never ends.
     Endless,
+    /// The same, a byte now and then.
+    Drip,
     /// The connection closed before the status line.
     CutAtOnce,
     /// The connection closed in the middle of the body.
@@ -199,6 +201,13 @@ impl Shared {
             Behaviour::Status(status, headers, body) => (status, headers, body.to_owned()),
             Behaviour::Body(body) => (200, Vec::new(), body.to_owned()),
             Behaviour::Answer(..) => unreachable!("answered above"),
+            Behaviour::Drip => {
+                write!(connection, "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n")?;
+                loop {
+                    connection.write_all(b" ")?;
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
             Behaviour::Endless => {
                 write!(connection, "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n")?;
                 loop {
