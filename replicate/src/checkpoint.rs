@@ -60,7 +60,5 @@ pub fn is_finished(folder: &Path) -> Result<bool> {
 
 /// BLAKE3 of a checkpoint's weights, whether in one file or in shards.
 pub fn weights_hash(folder: &Path) -> Result<String> {
-    let path = folder.join("model.safetensors");
-    let bytes = std::fs::read(&path).map_err(error::at(&path))?;
-    Ok(blake3::hash(&bytes).to_hex().to_string())
+    Ok(qwen2_5_vl::weights_hash(folder)?)
 }

@@ -80,8 +80,10 @@ pub struct Comparison {
 /// The claim, tested.
 #[derive(Clone, Debug)]
 pub struct Claim {
-    /// The claimed arm.
+    /// The claimed arm: the paper's form, or a variant of it.
     pub arm: ArmName,
+    /// Its name for people.
+    arm_label: String,
     /// What the runs are.
     pub run_kind: RunKind,
     /// The claim itself: against VTool-R1.
@@ -95,12 +97,12 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Tests the claim on `runs`.
-    pub fn test(runs: &Runs, paper: &Paper, options: &TableOptions) -> Self {
+    /// Tests the claim on `runs`, with `arm` in the place of the paper's IAPO.
+    pub fn test(runs: &Runs, arm: &ArmName, paper: &Paper, options: &TableOptions) -> Self {
         let claim = &paper.claim;
         let run_kind = runs.run_kind();
         let at_scale = run_kind == RunKind::PaperScale;
-        let first = ArmScores::collect(&claim.arm, runs.records());
+        let first = ArmScores::collect(arm, runs.records());
         let against = |arm: &ArmName| {
             let second = ArmScores::collect(arm, runs.records());
             let difference = compare(
@@ -124,7 +126,7 @@ impl Claim {
         let others: Vec<Comparison> = runs
             .arms()
             .iter()
-            .filter(|arm| **arm != claim.arm)
+            .filter(|other| *other != arm)
             .map(against)
             .collect();
         let baselines: Vec<Decision> = ArmName::BASELINES
@@ -147,7 +149,8 @@ impl Claim {
             Decision::Held
         };
         Claim {
-            arm: claim.arm.clone(),
+            arm: arm.clone(),
+            arm_label: runs.label(arm),
             run_kind,
             main,
             best_baseline,
@@ -168,7 +171,7 @@ impl Claim {
             "{}: {}: {} - {}",
             self.label(),
             self.main.decision,
-            self.arm,
+            self.arm_label,
             self.main.against
         );
         match &self.main.difference {
@@ -198,7 +201,7 @@ impl Claim {
             ),
         ];
         lines.extend(self.others.iter().map(|comparison| {
-            let head = format!("{} - {}", self.arm, comparison.against);
+            let head = format!("{} - {}", self.arm_label, comparison.against);
             match &comparison.difference {
                 Err(reason) => format!("{head}: not compared: {reason}"),
                 Ok(difference) => {
@@ -347,6 +350,7 @@ mod tests {
     fn test(runs: Vec<crate::Run>) -> Claim {
         Claim::test(
             &Runs::new(runs).unwrap(),
+            &ArmName::IAPO.parse().unwrap(),
             &Paper::committed().unwrap(),
             &options(),
         )

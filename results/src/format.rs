@@ -111,7 +111,7 @@ fn paper_rows(table: &Table) -> Vec<Vec<String>> {
 
 fn rows(table: &Table, show: impl Fn(&Shown) -> String) -> Vec<Vec<String>> {
     let row = |row: &TableRow| {
-        let mut cells = vec![row.arm.to_string()];
+        let mut cells = vec![row.label.clone()];
         cells.extend(row.shown().iter().map(&show));
         cells.extend(row.rates());
         cells

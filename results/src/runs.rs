@@ -102,6 +102,32 @@ impl Runs {
         arms
     }
 
+    /// An arm's name for people. Runs that were recorded before an arm's form stood in its name
+    /// called every form `iapo`; where their settings name another than the paper's, it is told.
+    pub fn label(&self, arm: &ArmName) -> String {
+        let form = self
+            .runs
+            .iter()
+            .filter_map(|run| run.manifest.as_ref())
+            .find(|manifest| manifest.arm == *arm && arm.name() == ArmName::IAPO)
+            .and_then(|manifest| manifest.profile.resolved.pointer("/attribution/method"))
+            .and_then(|method| method.as_str())
+            .filter(|method| *method != "integrated-gradients");
+        match form {
+            Some(form) => format!("{arm} ({form})"),
+            None => arm.to_string(),
+        }
+    }
+
+    /// The arm that stands for IAPO: the paper's form where it was trained, else the first of its
+    /// variants, which carry their form in their name.
+    pub fn claimed_arm(&self, claimed: &ArmName) -> Option<ArmName> {
+        let arms = self.arms();
+        let variant = |arm: &&ArmName| arm.name().starts_with(&format!("{claimed}-"));
+        let found = arms.iter().find(|arm| *arm == claimed);
+        found.or_else(|| arms.iter().find(variant)).cloned()
+    }
+
     /// What the runs are, where a manifest tells it.
     pub fn run_kind(&self) -> RunKind {
         let manifest = self.runs.iter().find_map(|run| run.manifest.as_ref());

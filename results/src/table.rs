@@ -29,6 +29,8 @@ pub struct Table {
 pub struct TableRow {
     /// The arm.
     pub arm: ArmName,
+    /// Its name for people.
+    pub label: String,
     /// Its accuracies.
     pub estimates: ArmEstimates,
     /// Seeds.
@@ -69,6 +71,7 @@ impl Table {
                         .sum(),
                     tool_call_rate: scores.tool_call_rate,
                     tool_success_rate: scores.tool_success_rate,
+                    label: runs.label(&arm),
                     arm,
                 }
             })
@@ -86,8 +89,8 @@ impl Table {
             })
             .collect();
         // Models that were only evaluated claim nothing.
-        let claimed = rows.iter().any(|row| row.arm == paper.claim.arm);
-        let claim = claimed.then(|| Claim::test(runs, paper, options));
+        let claimed = runs.claimed_arm(&paper.claim.arm);
+        let claim = claimed.map(|arm| Claim::test(runs, &arm, paper, options));
         Table {
             title: runs.run_kind().title(),
             notes: notes(runs, &rows, paper, options),
@@ -98,8 +101,8 @@ impl Table {
     }
 }
 
-/// In which form the claimed arm was trained, where its manifest tells: not every form is the
-/// paper's.
+/// In which form the claimed arm was trained in runs that were recorded before an arm's form stood
+/// in its name.
 fn form(runs: &Runs, arm: &ArmName) -> Option<String> {
     let manifest = runs
         .runs
@@ -107,10 +110,7 @@ fn form(runs: &Runs, arm: &ArmName) -> Option<String> {
         .filter_map(|run| run.manifest.as_ref())
         .find(|manifest| manifest.arm == *arm)?;
     let resolved = &manifest.profile.resolved;
-    let settings = resolved
-        .pointer(&format!("/arms/{arm}"))
-        .or_else(|| resolved.get("attribution"))?
-        .as_object()?;
+    let settings = resolved.get("attribution")?.as_object()?;
     let told: Vec<String> = [
         "method",
         "baseline",

@@ -99,6 +99,9 @@ impl Replication<'_> {
             .seconds
             .insert("evaluation".into(), started.elapsed().as_secs_f64());
         provenance::describe(&mut manifest);
+        manifest
+            .notes
+            .extend_from_slice(policy.processor.ignored_generation_settings());
         manifest.peak_memory_bytes = results::peak_memory_bytes();
         results::write_manifest(&folder, &mut manifest)?;
         let hashes = run_hashes(&folder)?;

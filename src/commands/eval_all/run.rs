@@ -94,6 +94,7 @@ impl<'a> Evaluation<'a> {
             manifest.seconds = before.seconds;
             manifest.counts = before.counts;
             manifest.costs = before.costs;
+            manifest.notes = before.notes;
         }
         match manifest.checkpoints.get("final") {
             Some(before) if *before != checkpoint => bail!(
@@ -348,6 +349,15 @@ impl<'a> Evaluation<'a> {
         for (set, count) in &self.undecodable {
             let name = format!("{set}_undecodable_images");
             manifest.counts.insert(name, *count);
+        }
+        // What a server refused, and what was asked instead, shapes every answer.
+        for watched in &self.watched {
+            for sentence in watched.adaptations().sentences() {
+                let note = format!("{}: {sentence}", watched.role);
+                if !manifest.notes.contains(&note) {
+                    manifest.notes.push(note);
+                }
+            }
         }
         let mut add = |name: String, count: u64| *manifest.counts.entry(name).or_default() += count;
         for (reason, count) in &self.refused.0 {
