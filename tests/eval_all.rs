@@ -9,8 +9,9 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use benchmarks::Verdict;
 use image::{Rgb, RgbImage};
-use results::{MANIFEST, Manifest, RECORDS, Record, Runs, Verdict, read_json, read_lines};
+use results::{MANIFEST, Manifest, RECORDS, Record, Runs, read_json, read_lines};
 use serde_json::{Value, json};
 use support::{Behaviour, Received, Server};
 use tempfile::TempDir;

@@ -85,19 +85,19 @@ pub struct Arm {
 
 /// An arm's table before its keys are told apart: serde's flattening knows no unknown keys.
 #[derive(Deserialize)]
-struct Table(serde_json::Map<String, serde_json::Value>);
+struct Table(toml::Table);
 
 impl TryFrom<Table> for Arm {
     type Error = String;
 
     fn try_from(Table(mut table): Table) -> Result<Self, String> {
+        let said = |error: toml::de::Error| error.message().to_owned();
         let updates = table
             .remove("updates")
-            .map(serde_json::from_value)
+            .map(toml::Value::try_into)
             .transpose()
-            .map_err(|error| format!("updates: {error}"))?;
-        let reward = serde_json::from_value(serde_json::Value::Object(table))
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| format!("updates: {}", said(error)))?;
+        let reward = toml::Value::Table(table).try_into().map_err(said)?;
         Ok(Arm { updates, reward })
     }
 }

@@ -41,7 +41,7 @@ impl TestSet {
     ];
 
     /// The name on the command line and in records.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             TestSet::CharXiv => "charxiv",
             TestSet::ChartQaHorizontal => "chartqa-h-bar",

@@ -5,7 +5,7 @@ use benchmarks::data::Truth;
 use benchmarks::evaluation::Answered;
 use benchmarks::sources::Listing;
 use benchmarks::{Question, TestSet, Verdict};
-use results::{ArmName, Record, SampledAnswer};
+use results::{ArmName, Record, Sampled};
 
 /// What the records of one run share.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ impl Recorder {
             tool_called: answered.tool_called,
             tool_succeeded: answered.tool_succeeded,
             kind: truth.map(|truth| truth.kind.to_owned()),
-            named: truth.map(|truth| truth.named as u64),
+            named: truth.map(|truth| truth.named as u32),
             call: called
                 .and_then(|episode| episode.turns.first())
                 .map(|turn| turn.completion.text.clone()),
@@ -88,8 +88,8 @@ impl Recorder {
 }
 
 /// An answer sampled beside the greedy one.
-pub fn sampled(answered: &Answered) -> SampledAnswer {
-    SampledAnswer {
+pub fn sampled(answered: &Answered) -> Sampled {
+    Sampled {
         prediction: answered.prediction.clone().unwrap_or_default(),
         verdict: answered.verdict,
     }

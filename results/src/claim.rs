@@ -19,14 +19,15 @@
 
 use std::fmt;
 
-use crate::origin::Origin;
+use crate::numbers::{interval, p_value, points};
+use crate::options::TableOptions;
 use crate::paper::Paper;
 use crate::record::ArmName;
+use crate::run_kind::RunKind;
 use crate::runs::Runs;
 use crate::statistics::{
-    ArmOutcomes, Estimate, Incomparable, PairedDifference, compare, minimum_detectable_effect,
+    ArmScores, Estimate, Incomparable, PairedDifference, compare, minimum_detectable_effect,
 };
-use crate::table::TableOptions;
 
 /// The rule's outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +84,7 @@ pub struct Claim {
     /// The claimed arm.
     pub arm: ArmName,
     /// What the runs are.
-    pub origin: Origin,
+    pub kind: RunKind,
     /// The claim itself: against VTool-R1.
     pub main: Comparison,
     /// The same against every baseline together.
@@ -98,11 +99,11 @@ impl Claim {
     /// Tests the claim on `runs`.
     pub fn test(runs: &Runs, paper: &Paper, options: &TableOptions) -> Self {
         let claim = &paper.claim;
-        let origin = runs.origin();
-        let at_scale = origin == Origin::Paper;
-        let first = ArmOutcomes::collect(&claim.arm, runs.records());
+        let kind = runs.kind();
+        let at_scale = kind == RunKind::PaperScale;
+        let first = ArmScores::collect(&claim.arm, runs.records());
         let against = |arm: &ArmName| {
-            let second = ArmOutcomes::collect(arm, runs.records());
+            let second = ArmScores::collect(arm, runs.records());
             let difference = compare(
                 &first,
                 &second,
@@ -148,7 +149,7 @@ impl Claim {
         };
         Claim {
             arm: claim.arm.clone(),
-            origin,
+            kind,
             main,
             best_baseline,
             others,
@@ -159,7 +160,7 @@ impl Claim {
 
     /// What is being tested: never the paper's table unless the profile is `paper`.
     pub fn label(&self) -> String {
-        self.origin.claim()
+        self.kind.claim()
     }
 
     /// The verdict in one line.
@@ -232,7 +233,7 @@ impl Claim {
 
     /// The rule in words.
     pub fn rule(&self) -> String {
-        let size = if self.origin == Origin::Paper {
+        let size = if self.kind == RunKind::PaperScale {
             format!(" or, with 0 in it, below the paper's {:+.1}", self.claimed)
         } else {
             String::new()
@@ -257,35 +258,13 @@ fn size(difference: &PairedDifference) -> String {
     )
 }
 
-/// A difference of shares in points, with its sign; a rounded zero has none.
-pub(crate) fn points(difference: f64) -> String {
-    let text = format!("{:+.1}", 100.0 * difference);
-    if text == "-0.0" || text == "+0.0" {
-        "0.0".to_string()
-    } else {
-        text
-    }
-}
-
-fn interval(estimate: &Estimate) -> String {
-    format!("[{}, {}]", points(estimate.low), points(estimate.high))
-}
-
-fn p_value(p: f64) -> String {
-    if p < 0.001 {
-        "<0.001".to_string()
-    } else {
-        format!("{p:.3}")
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use benchmarks::Verdict;
+
     use super::*;
     use crate::fixture;
     use crate::statistics::Bootstrap;
-    use benchmarks::Verdict;
-
     fn estimate(low: f64, high: f64) -> Estimate {
         Estimate {
             value: (low + high) / 2.0,

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use benchmarks::Verdict;
 use seeded_random::{Draw, Stream};
 
 use crate::manifest::{Manifest, ProfileStamp};
 use crate::metrics::{UpdateMetrics, Validation};
-use benchmarks::Verdict;
-
 use crate::record::{ArmName, Record, SETS};
 use crate::runs::{Run, Runs};
 
@@ -71,8 +70,14 @@ fn run(name: &str, level: f64, seed: u64, questions: usize, trained: bool) -> Ru
                     Verdict::Wrong
                 },
                 reason: None,
+                kind: None,
+                named: None,
+                sampled: None,
                 tool_called: called,
                 tool_succeeded: succeeded,
+                tool_reason: None,
+                call: None,
+                right_focus: None,
                 attribution: called.then(|| [0.25; 4].into()),
                 checkpoint: "00".to_string(),
                 scorer: "exact".to_string(),
@@ -115,6 +120,7 @@ fn run(name: &str, level: f64, seed: u64, questions: usize, trained: bool) -> Ru
     let mut manifest = Manifest::new(arm, seed, profile);
     // What depends on the circumstances is fixed, for the snapshots.
     manifest.command = vec!["iapo".to_string(), "replicate".to_string()];
+    manifest.binary = None;
     manifest.machine = crate::Machine {
         system: "linux x86_64".to_string(),
         threads: 2,

@@ -402,15 +402,15 @@ fn parse(text: &str) -> (Vec<(String, String)>, Vec<&str>) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::fixture;
-    use crate::paper::Paper;
     use benchmarks::Verdict;
 
+    use super::*;
+    use crate::fixture;
+    use crate::options::TableOptions;
+    use crate::paper::Paper;
     use crate::record::ArmName;
     use crate::runs::Runs;
     use crate::statistics::Bootstrap;
-    use crate::table::TableOptions;
 
     fn table(runs: &Runs) -> Table {
         let options = TableOptions {

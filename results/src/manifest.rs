@@ -1,7 +1,7 @@
 //! What a run was: `manifest.json`.
 //!
-//! `command`, `commit`, `machine`, `versions`, `started`, `seconds` and `peak_memory_bytes` tell
-//! of the circumstances and differ between two runs of one profile and seed; the rest does not.
+//! `command`, `commit`, `binary`, `machine`, `versions`, `started`, `seconds`, `peak_memory_bytes`
+//! and the checksum of the metrics (which hold seconds) tell of the circumstances and differ between two runs of one profile and seed; the rest does not.
 
 use std::collections::BTreeMap;
 
@@ -43,12 +43,23 @@ pub struct Manifest {
     /// The command line.
     #[serde(default)]
     pub command: Vec<String>,
-    /// The commit that the command was built from, `-dirty` appended if the tree differed.
+    /// The commit that the executable was built from, `-dirty` appended if the tree differed then.
     #[serde(default)]
     pub commit: Option<String>,
-    /// BLAKE3 of the command's executable.
+    /// BLAKE3 of the executable that ran, hex; absent where it could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binary: Option<String>,
+    /// The commit that froze the settings of the study which this run is counted in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preregistration: Option<String>,
+    /// Lines and checksums of the files beside this one, by name; empty while the run is not
+    /// finished and in manifests of earlier versions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, FileStamp>,
+    /// What a reader of the numbers has to know, a sentence each: for example what a checkpoint's
+    /// generation config asked for and was ignored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// The machine.
     #[serde(default)]
     pub machine: Machine,
@@ -72,10 +83,56 @@ pub struct Manifest {
 pub struct ProfileStamp {
     /// Its name: `micro`, `smoke`, `paper`, or a file's stem.
     pub name: String,
-    /// BLAKE3 of the resolved settings, hex: runs of one table share it.
+    /// BLAKE3 of the resolved settings that this run reads, hex. Settings that only other arms
+    /// read are not in it, so arms of one profile may differ here.
     pub hash: String,
     /// The settings themselves, after `--set`.
     pub resolved: serde_json::Value,
+}
+
+impl ProfileStamp {
+    /// Settings of which arms have their own, or which say what was to be run.
+    const OWN: [&str; 4] = ["arms", "seeds", "first_seed", "name"];
+
+    /// The first setting that both profiles have with different values, in words; `None` where
+    /// runs of the two may stand in one table. A setting that only one has is no conflict: a newer
+    /// version wrote it.
+    pub fn conflict(&self, other: &ProfileStamp) -> Option<String> {
+        fn differing(path: &str, a: &serde_json::Value, b: &serde_json::Value) -> Option<String> {
+            match (a.as_object(), b.as_object()) {
+                (Some(first), Some(second)) => first.iter().find_map(|(key, value)| {
+                    let found = second.get(key)?;
+                    if path.is_empty() && ProfileStamp::OWN.contains(&key.as_str()) {
+                        return None;
+                    }
+                    let dot = if path.is_empty() { "" } else { "." };
+                    differing(&format!("{path}{dot}{key}"), value, found)
+                }),
+                _ => (a != b).then(|| format!("{path} is {a} and {b}")),
+            }
+        }
+        differing("", &self.resolved, &other.resolved)
+    }
+}
+
+/// What a file of a finished run must hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileStamp {
+    /// Lines, each ended by a newline.
+    pub lines: u64,
+    /// BLAKE3 of the bytes, hex; of a compressed file those that it was made from.
+    pub blake3: String,
+}
+
+impl FileStamp {
+    /// The stamp of a file's (decompressed) bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        FileStamp {
+            lines: bytes.iter().filter(|byte| **byte == b'\n').count() as u64,
+            blake3: blake3::hash(bytes).to_hex().to_string(),
+        }
+    }
 }
 
 impl Manifest {
@@ -96,7 +153,10 @@ impl Manifest {
             costs: BTreeMap::new(),
             command: std::env::args().collect(),
             commit: None,
-            binary: None,
+            binary: executable_hash(),
+            preregistration: None,
+            files: BTreeMap::new(),
+            notes: Vec::new(),
             machine: Machine::detect(),
             versions: BTreeMap::new(),
             started,
@@ -109,4 +169,20 @@ impl Manifest {
     pub fn total_seconds(&self) -> f64 {
         self.seconds.values().sum()
     }
+}
+
+/// BLAKE3 of the executable that is running, hex; read once a process.
+fn executable_hash() -> Option<String> {
+    static HASH: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    HASH.get_or_init(|| {
+        // This link leads to the file that was started, also where another has taken its place.
+        let running = std::path::Path::new("/proc/self/exe");
+        let file = std::fs::File::open(running)
+            .or_else(|_| std::fs::File::open(std::env::current_exe()?))
+            .ok()?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(file).ok()?;
+        Some(hasher.finalize().to_hex().to_string())
+    })
+    .clone()
 }

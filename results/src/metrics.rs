@@ -1,11 +1,11 @@
 //! One update of the policy: a line of `metrics.jsonl`.
 //!
-//! Everything outside `seconds` is the same for the same profile and seed; `seconds` is the
-//! clock's and is left out of [`crate::run_hashes`].
+//! Everything outside `seconds` and `attribution.seconds` is the same for the same profile and
+//! seed; those are the clock's and are left out of [`crate::run_hashes`].
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::files::Checked;
 
@@ -47,19 +47,19 @@ pub struct UpdateMetrics {
     /// The attribution's quality and cost, where the arm measures it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attribution: Option<AttributionMetrics>,
+    /// How far the policy's attribution is from the teacher's on the fixed probe: whether
+    /// alignment happens, measured alike for every arm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alignment: Option<Alignment>,
     /// Share of groups whose outcomes were all equal and whose rewards were not: there the auxiliary
     /// term acts alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub penalty_alone: Option<f64>,
-    /// Mean, over the prompts where both vary, of the correlation of the penalty with a call's being
-    /// wrong.
+    /// Mean, over the prompts where both vary, of the correlation (Pearson) of the penalty, which is
+    /// minus the auxiliary term of the reward, with the call being wrong; absent without such a prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub penalty_correlation: Option<f64>,
-    /// How far the policy's attributions are from the teacher's on a fixed probe, on the updates
-    /// where it was measured.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub alignment: Option<Alignment>,
-    /// The thresholds that this update crossed, by the names of the profile's alarms.
+    /// The thresholds that this update passed, by the names of the profile's `[alarms]`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alarms: Vec<String>,
     /// Greedy validation, on the updates where it was run.
@@ -77,25 +77,39 @@ pub struct UpdateMetrics {
 pub struct AttributionMetrics {
     /// Distinct tool calls that were attributed.
     pub calls: u64,
-    /// Forward-backward passes that it took, student and teacher together, one a node and call.
+    /// Points at which it evaluated a call's log-probability, student and teacher together, summed
+    /// over calls.
     pub passes: u64,
-    /// Median over the calls of the completeness error, |sum − (F(1) − F(0))| / |F(1) − F(0)|; absent
-    /// where the method has none. Runs recorded before 2026-11-27 hold 0 there for occlusion.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Median over the calls of the completeness error, |sum − (F(1) − F(0))| / |F(1) − F(0)|;
+    /// absent where the method has none. Earlier versions wrote 0.0 for such methods (occlusion):
+    /// an exact 0 is read as absent, since no sum over nodes is exact to the last bit.
+    #[serde(
+        default,
+        deserialize_with = "measured_gap",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub gap: Option<f64>,
     /// Mean divergence of the student's blocks from the teacher's.
     pub divergence: f64,
+    /// Seconds that the attribution took, the clock's; absent in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
 }
 
-/// Mean divergence of the policy's block attributions from the teacher's on forced calls.
+fn measured_gap<'de, D: Deserializer<'de>>(input: D) -> Result<Option<f64>, D::Error> {
+    Ok(Option::<f64>::deserialize(input)?.filter(|gap| *gap != 0.0))
+}
+
+/// The manipulation check: the divergence of the policy's block shares from the teacher's on a
+/// fixed probe of teacher-forced calls, the same for all arms and updates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Alignment {
-    /// On right calls.
+    /// Mean divergence over the probe's right calls, in the profile's divergence.
     pub right: f64,
-    /// On wrong calls.
+    /// Mean divergence over its wrong calls.
     pub wrong: f64,
-    /// Prompts, each with a right and a wrong call.
+    /// Calls of each sort.
     pub n: u64,
 }
 
@@ -132,8 +146,16 @@ impl Checked for UpdateMetrics {
         ];
         let attribution = self.attribution.unwrap_or_default();
         let validation = self.validation.unwrap_or_default();
+        let alignment = self.alignment.unwrap_or_default();
         let nested = [
+            ("alignment.right", alignment.right),
+            ("alignment.wrong", alignment.wrong),
+            (
+                "penalty_correlation",
+                self.penalty_correlation.unwrap_or(0.0),
+            ),
             ("attribution.gap", attribution.gap.unwrap_or(0.0)),
+            ("attribution.seconds", attribution.seconds.unwrap_or(0.0)),
             ("attribution.divergence", attribution.divergence),
             ("validation.accuracy", validation.accuracy),
             ("validation.reward", validation.reward),
@@ -178,7 +200,15 @@ mod tests {
                 passes: 48,
                 gap: Some(0.02),
                 divergence: 0.25,
+                seconds: Some(1.5),
             }),
+            alignment: Some(Alignment {
+                right: 0.12,
+                wrong: 0.31,
+                n: 64,
+            }),
+            penalty_correlation: Some(0.4),
+            alarms: vec!["kl 12.0 is above 1.0".to_string()],
             seconds: BTreeMap::from([("rollout".to_string(), 0.7)]),
             ..UpdateMetrics::default()
         };
@@ -189,6 +219,19 @@ mod tests {
             metrics
         );
         assert_eq!(metrics.problem(), None);
+    }
+
+    #[test]
+    fn a_gap_of_zero_was_not_measured() {
+        let read = |gap: &str| {
+            let line = format!(r#"{{"calls":1,"passes":2,{gap}"divergence":0.1}}"#);
+            serde_json::from_str::<AttributionMetrics>(&line)
+                .unwrap()
+                .gap
+        };
+        assert_eq!(read(r#""gap":0.0,"#), None);
+        assert_eq!(read(""), None);
+        assert_eq!(read(r#""gap":1e-9,"#), Some(1e-9));
     }
 
     #[test]

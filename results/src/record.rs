@@ -6,21 +6,23 @@
 use std::fmt;
 use std::str::FromStr;
 
-use benchmarks::Verdict;
+use benchmarks::{TestSet, Verdict};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::files::Checked;
 
-/// The six test sets, in the order of the paper's table.
-pub const SETS: [&str; 6] = [
-    "charxiv",
-    "chartqa-h-bar",
-    "chartqa-v-bar",
-    "vwtq",
-    "vwtq-syn",
-    "vtabfact",
-];
+/// The names of the six test sets, in the order of the paper's table: those of [`TestSet::ALL`].
+/// A record may name another set; it is kept and left out of the table.
+pub const SETS: [&str; TestSet::ALL.len()] = {
+    let mut names = [""; TestSet::ALL.len()];
+    let mut index = 0;
+    while index < names.len() {
+        names[index] = TestSet::ALL[index].name();
+        index += 1;
+    }
+    names
+};
 
 /// The name of a row of the table: a way of training, or a model that was not trained here.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -102,6 +104,16 @@ impl fmt::Display for ArmName {
     }
 }
 
+/// The answer that was sampled at temperature 1 beside the greedy one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sampled {
+    /// The answer taken from the completion, as it was scored.
+    pub prediction: String,
+    /// The scorer's verdict.
+    pub verdict: Verdict,
+}
+
 /// How a tool call's attribution is spread over the prompt's blocks; sums to 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -139,16 +151,6 @@ impl From<[f64; 4]> for BlockShares {
     }
 }
 
-/// An answer sampled at the policy's training temperature.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SampledAnswer {
-    /// The answer taken from the completion.
-    pub prediction: String,
-    /// Its score.
-    pub verdict: Verdict,
-}
-
 /// One evaluated question. Fields are written in this order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -160,6 +162,13 @@ pub struct Record {
     /// The figure: questions that share it are resampled together. Empty: a figure of its own.
     #[serde(default)]
     pub image_id: String,
+    /// What kind of question it is, for example `count` or `largest`; absent where the set has no
+    /// kinds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// How many entries (rows, columns, bars) the question names; absent where nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named: Option<u32>,
     /// The row of the table.
     pub arm: ArmName,
     /// The seed that the arm was trained with.
@@ -174,32 +183,28 @@ pub struct Record {
     /// verdict; absent where nobody said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The answer at temperature 1, where one was sampled. The fields above and below are the
+    /// greedy episode's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampled: Option<Sampled>,
     /// Whether the first turn called a tool, well-formed or not.
     pub tool_called: bool,
     /// Whether a called tool ran and gave an image.
     pub tool_succeeded: bool,
+    /// Why a call was refused or failed, in the words of the parser or the tool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_reason: Option<String>,
+    /// The text of the call, as the model wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<String>,
+    /// Whether the call focuses on exactly what the question names; absent where no call was made
+    /// or the right focus is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub right_focus: Option<bool>,
     /// The call's attribution over the blocks, where a tool was called and attribution was
     /// measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attribution: Option<BlockShares>,
-    /// What kind of question it is, where its generator says so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kind: Option<String>,
-    /// How many entries the question names.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub named: Option<u64>,
-    /// The text of the first turn, where it called a tool.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub call: Option<String>,
-    /// Whether the call focuses on exactly what the question names.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub right_focus: Option<bool>,
-    /// Why the call was refused or failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tool_reason: Option<String>,
-    /// An answer sampled beside the greedy one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sampled: Option<SampledAnswer>,
     /// BLAKE3 of the checkpoint's weights, hex; for an endpoint the model's name.
     pub checkpoint: String,
     /// The scorer's name; a judge names its model.
@@ -233,10 +238,21 @@ impl Checked for Record {
         if self.tool_succeeded && !self.tool_called {
             return Some("'tool_succeeded' is true where 'tool_called' is false".to_string());
         }
-        let shares = self.attribution.as_ref()?;
         if !self.tool_called {
-            return Some("'attribution' stands where 'tool_called' is false".to_string());
+            let stands = [
+                ("attribution", self.attribution.is_some()),
+                ("call", self.call.is_some()),
+                ("right_focus", self.right_focus.is_some()),
+                ("tool_reason", self.tool_reason.is_some()),
+            ];
+            if let Some((name, _)) = stands.iter().find(|(_, stands)| *stands) {
+                return Some(format!("'{name}' stands where 'tool_called' is false"));
+            }
         }
+        if self.tool_succeeded && self.tool_reason.is_some() {
+            return Some("'tool_reason' stands where 'tool_succeeded' is true".to_string());
+        }
+        let shares = self.attribution.as_ref()?;
         let sum: f64 = shares.values().iter().sum();
         let possible = shares
             .values()
@@ -268,15 +284,15 @@ pub(crate) mod tests {
             gt: "42".to_string(),
             verdict: Verdict::Right,
             reason: None,
-            tool_called: true,
-            tool_succeeded: true,
-            attribution: Some([0.1, 0.2, 0.3, 0.4].into()),
             kind: None,
             named: None,
+            sampled: None,
+            tool_called: true,
+            tool_succeeded: true,
+            tool_reason: None,
             call: None,
             right_focus: None,
-            tool_reason: None,
-            sampled: None,
+            attribution: Some([0.1, 0.2, 0.3, 0.4].into()),
             checkpoint: "ab12".to_string(),
             scorer: "denotation".to_string(),
             scorer_version: "1".to_string(),
@@ -303,6 +319,21 @@ pub(crate) mod tests {
             with_reason.contains("\"not_judged\",\"reason\":\"needs_judge\",\"tool_called\""),
             "{with_reason}"
         );
+        // What a study asks of a record is written where it is known.
+        let mut full = example();
+        full.kind = Some("count".to_string());
+        full.named = Some(3);
+        full.sampled = Some(Sampled {
+            prediction: "41".to_string(),
+            verdict: Verdict::Wrong,
+        });
+        full.tool_succeeded = false;
+        full.tool_reason = Some("unknown name 'b'".to_string());
+        full.call = Some("focus_on_columns(a, b)".to_string());
+        full.right_focus = Some(false);
+        let line_of_all = serde_json::to_string(&full).unwrap();
+        insta::assert_snapshot!("every_field", line_of_all);
+        assert_eq!(serde_json::from_str::<Record>(&line_of_all).unwrap(), full);
         // Records made by hand may leave out what the contract does not list.
         let by_hand = line.replace("\"image_id\":\"table-9\",", "");
         assert_eq!(
@@ -325,6 +356,13 @@ pub(crate) mod tests {
             record.tool_called = false;
             record.tool_succeeded = false;
         });
+        check(&|record| {
+            record.tool_called = false;
+            record.tool_succeeded = false;
+            record.attribution = None;
+            record.call = Some("focus".to_string());
+        });
+        check(&|record| record.tool_reason = Some("unknown name".to_string()));
         check(&|record| record.attribution = Some([0.1, 0.2, 0.3, 0.3].into()));
         check(&|record| record.attribution = Some([f64::NAN, 0.2, 0.3, 0.4].into()));
         check(&|record| record.attribution = Some([-0.5, 0.5, 0.5, 0.5].into()));

@@ -9,6 +9,7 @@ use baselines::Deviation;
 use crate::error::Result;
 use crate::files::write_atomically;
 use crate::format::Format;
+use crate::manifest::Manifest;
 use crate::plot;
 use crate::record::ArmName;
 use crate::runs::Runs;
@@ -111,7 +112,7 @@ fn report(
 
 /// Seconds by arm and part, the mean of its seeds.
 fn times(runs: &Runs) -> String {
-    let mut arms: BTreeMap<(usize, &ArmName), Vec<&crate::Manifest>> = BTreeMap::new();
+    let mut arms: BTreeMap<(usize, &ArmName), Vec<&Manifest>> = BTreeMap::new();
     for manifest in runs.runs.iter().filter_map(|run| run.manifest.as_ref()) {
         arms.entry((manifest.arm.rank().0, &manifest.arm))
             .or_default()
@@ -182,9 +183,9 @@ fn escape(cell: &str) -> String {
 mod tests {
     use super::*;
     use crate::fixture;
+    use crate::options::TableOptions;
     use crate::paper::Paper;
     use crate::statistics::Bootstrap;
-    use crate::table::TableOptions;
 
     #[test]
     fn a_report_with_its_pictures() {
@@ -204,7 +205,8 @@ mod tests {
             here: "5e-4".to_string(),
             why: "a | b: VTool-R1's 1e-6 is for 3B".to_string(),
         }];
-        let text = write_report(folder.path(), &runs, &table, &deviations).unwrap();
+        let gates = ["gate 1, tools matter (passed): +34.0 [+30.0, +38.0]".to_string()];
+        let text = write_report(folder.path(), &runs, &table, &gates, &deviations).unwrap();
         insta::assert_snapshot!(text);
         let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
         let (curves, results) = (read(CURVES), read(RESULTS));
@@ -217,7 +219,7 @@ mod tests {
             );
         }
         // The same runs give the same bytes.
-        write_report(folder.path(), &runs, &table, &deviations).unwrap();
+        write_report(folder.path(), &runs, &table, &gates, &deviations).unwrap();
         assert_eq!((read(CURVES), read(RESULTS)), (curves, results));
     }
 

@@ -3,16 +3,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use benchmarks::Verdict;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::files::{read_json, read_lines};
-use crate::manifest::{FORMAT, Manifest};
+use crate::manifest::{FORMAT, Manifest, ProfileStamp};
 use crate::metrics::UpdateMetrics;
-use crate::origin::Origin;
-use benchmarks::Verdict;
-
 use crate::record::{ArmName, Record};
+use crate::run_kind::RunKind;
 
 /// The manifest's file name.
 pub const MANIFEST: &str = "manifest.json";
@@ -94,30 +93,49 @@ impl Runs {
     }
 
     /// What the runs are, where a manifest tells it.
-    pub fn origin(&self) -> Origin {
+    pub fn kind(&self) -> RunKind {
         let manifest = self.runs.iter().find_map(|run| run.manifest.as_ref());
-        Origin::of(manifest.map(|manifest| &manifest.profile))
+        RunKind::of(manifest.map(|manifest| &manifest.profile))
     }
 
     fn check(&self) -> Result<()> {
         let mut profile: Option<(&Run, &Manifest)> = None;
+        let mut of_arm: HashMap<&ArmName, (&Run, &Manifest)> = HashMap::new();
         for run in &self.runs {
             let Some(manifest) = &run.manifest else {
                 continue;
             };
             let (first, known) = *profile.get_or_insert((run, manifest));
-            if known.profile.hash != manifest.profile.hash {
-                return Err(mixed(
-                    first,
+            let refused = |other: &Run, other_manifest: &Manifest, what: String| {
+                let named = |stamp: &ProfileStamp| {
+                    format!("profile '{}' ({})", stamp.name, short(&stamp.hash))
+                };
+                mixed(
+                    other,
                     run,
                     format!(
-                        "profile '{}' ({}) against '{}' ({}); give the folders of one profile",
-                        known.profile.name,
-                        short(&known.profile.hash),
-                        manifest.profile.name,
-                        short(&manifest.profile.hash)
+                        "{} against {}: {what}; give the folders of one profile",
+                        named(&other_manifest.profile),
+                        named(&manifest.profile)
                     ),
+                )
+            };
+            // A hash covers what its arm reads, so arms are compared by the settings they share.
+            let (same, same_manifest) = *of_arm.entry(&manifest.arm).or_insert((run, manifest));
+            if same_manifest.profile.hash != manifest.profile.hash {
+                return Err(refused(
+                    same,
+                    same_manifest,
+                    "one arm, two hashes".to_string(),
                 ));
+            }
+            if known.profile.name != manifest.profile.name {
+                return Err(refused(first, known, "two names".to_string()));
+            }
+            if known.profile.hash != manifest.profile.hash
+                && let Some(what) = known.profile.conflict(&manifest.profile)
+            {
+                return Err(refused(first, known, what));
             }
             if let Some(record) = run
                 .records
@@ -289,6 +307,9 @@ pub fn run_hashes(folder: &Path) -> Result<RunHashes> {
     if metrics.is_file() {
         for mut row in read_lines::<UpdateMetrics>(&metrics)? {
             row.seconds = BTreeMap::new();
+            if let Some(attribution) = &mut row.attribution {
+                attribution.seconds = None;
+            }
             let line = serde_json::to_vec(&row).map_err(|source| Error::Json {
                 path: metrics.clone(),
                 source,
@@ -332,7 +353,7 @@ mod tests {
                 (&made.records, &made.metrics, &made.manifest)
             );
         }
-        assert_eq!(read.origin(), Origin::ProfileStamp("micro".to_string()));
+        assert_eq!(read.kind(), RunKind::Replication("micro".to_string()));
         // One run's own folder is a table of one row.
         assert_eq!(
             Runs::load(&[out.path().join("iapo/seed-1")])
@@ -374,6 +395,12 @@ mod tests {
             errors.push(Runs::new(runs).unwrap_err().to_string());
         };
         refuse(&|runs| runs[5].manifest.as_mut().unwrap().profile.hash = "beef".repeat(16));
+        refuse(&|runs| {
+            for run in &mut runs[5..8] {
+                run.manifest.as_mut().unwrap().profile.hash = "beef".repeat(16);
+                run.manifest.as_mut().unwrap().profile.resolved["updates"] = 61.into();
+            }
+        });
         refuse(&|runs| runs[5].manifest.as_mut().unwrap().seed = 77);
         refuse(&|runs| runs[5].records[1].scorer_version = "2".to_string());
         refuse(&|runs| runs[5].records[1].gt = "9".to_string());

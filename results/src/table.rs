@@ -2,29 +2,12 @@
 //! known of the paper's.
 
 use crate::claim::Claim;
+use crate::numbers::{NOT_MEASURED, percent, thousands};
+use crate::options::TableOptions;
 use crate::paper::Paper;
 use crate::record::{ArmName, SETS};
 use crate::runs::Runs;
-use crate::statistics::{ArmEstimates, ArmOutcomes, Bootstrap, Cell, Estimate, estimate};
-
-/// How a table is computed.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct TableOptions {
-    /// The resampling.
-    pub bootstrap: Bootstrap,
-    /// The share of answers without a verdict above which a cell is invalid.
-    pub not_judged_limit: f64,
-}
-
-impl Default for TableOptions {
-    /// Cells are invalid above 5 % not judged: those could then move it by more than an interval.
-    fn default() -> Self {
-        TableOptions {
-            bootstrap: Bootstrap::default(),
-            not_judged_limit: 0.05,
-        }
-    }
-}
+use crate::statistics::{ArmEstimates, ArmScores, Cell, Estimate, estimate};
 
 /// The table of some runs and the claim's verdict.
 #[derive(Clone, Debug)]
@@ -74,18 +57,18 @@ impl Table {
             .arms()
             .into_iter()
             .map(|arm| {
-                let outcomes = ArmOutcomes::collect(&arm, runs.records());
+                let scores = ArmScores::collect(&arm, runs.records());
                 TableRow {
-                    estimates: estimate(&outcomes, options.not_judged_limit, &options.bootstrap),
-                    seeds: outcomes.seeds.len(),
-                    questions: outcomes
+                    estimates: estimate(&scores, options.not_judged_limit, &options.bootstrap),
+                    seeds: scores.seeds.len(),
+                    questions: scores
                         .sets
                         .iter()
                         .flatten()
                         .map(|set| set.questions.len())
                         .sum(),
-                    tool_call_rate: outcomes.tool_call_rate,
-                    tool_success_rate: outcomes.tool_success_rate,
+                    tool_call_rate: scores.tool_call_rate,
+                    tool_success_rate: scores.tool_success_rate,
                     arm,
                 }
             })
@@ -106,7 +89,7 @@ impl Table {
         let claimed = rows.iter().any(|row| row.arm == paper.claim.arm);
         let claim = claimed.then(|| Claim::test(runs, paper, options));
         Table {
-            title: runs.origin().title(),
+            title: runs.kind().title(),
             notes: notes(runs, &rows, paper, options),
             rows,
             paper: paper_rows,
@@ -159,17 +142,9 @@ fn notes(runs: &Runs, rows: &[TableRow], paper: &Paper, options: &TableOptions) 
         "(paper): arXiv {}, {}, as far as known; the rest is unreported.{}",
         paper.arxiv,
         paper.student,
-        runs.origin().comparison()
+        runs.kind().comparison()
     ));
     notes
-}
-
-fn thousands(number: usize) -> String {
-    if number < 1000 {
-        number.to_string()
-    } else {
-        format!("{},{:03}", number / 1000, number % 1000)
-    }
 }
 
 /// The lines of a cell: accuracy, interval, n × seeds; or what stands for them.
@@ -203,7 +178,7 @@ impl TableRow {
             .cells
             .iter()
             .map(|cell| match cell {
-                Cell::Missing => word("–", String::new()),
+                Cell::Missing => word(NOT_MEASURED, String::new()),
                 Cell::Invalid { not_judged, .. } => {
                     word("invalid", format!("{:.0} % not judged", 100.0 * not_judged))
                 }
@@ -214,7 +189,7 @@ impl TableRow {
             .collect();
         shown.push(match &self.estimates.average {
             Some(estimate) => number(estimate, self.questions, self.seeds),
-            None => word("–", String::new()),
+            None => word(NOT_MEASURED, String::new()),
         });
         shown
     }
@@ -223,12 +198,8 @@ impl TableRow {
     pub(crate) fn rates(&self) -> [String; 2] {
         [
             percent(self.tool_call_rate),
-            self.tool_success_rate.map_or("–".to_string(), percent),
+            self.tool_success_rate
+                .map_or(NOT_MEASURED.to_string(), percent),
         ]
     }
-}
-
-/// A share as percent with one decimal.
-pub(crate) fn percent(share: f64) -> String {
-    format!("{:.1}", 100.0 * share)
 }

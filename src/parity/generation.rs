@@ -11,7 +11,7 @@ use qwen2_5_vl::{GenerationOptions, Model, Positions, Prompt};
 
 use super::checks::{Checks, to_f64, to_i64};
 use super::folder::{Folder, Loaded};
-use super::model::{Case, Row, cases};
+use super::model::{ModelCase, Row, cases};
 
 pub fn run(folder: &Folder, loaded: &mut Loaded, checks: &mut Checks<'_>) -> Result<()> {
     for (file, images) in cases(folder, loaded)? {
@@ -21,14 +21,14 @@ pub fn run(folder: &Folder, loaded: &mut Loaded, checks: &mut Checks<'_>) -> Res
             if !checks.wants_any(&file, keys) {
                 return Ok(());
             }
-            let case = Case::new(folder, loaded, tensors, &images?)?;
+            let case = ModelCase::new(folder, loaded, tensors, &images?)?;
             generations(loaded.model()?, &case, checks)
         })?;
     }
     Ok(())
 }
 
-fn generations(model: &Model, case: &Case, checks: &mut Checks<'_>) -> Result<()> {
+fn generations(model: &Model, case: &ModelCase, checks: &mut Checks<'_>) -> Result<()> {
     let file = &case.tensors.file;
     for (output, reference) in case.tensors.under("out.gen_") {
         let key = format!("out.gen_{output}");
@@ -68,7 +68,12 @@ fn penalty_of(output: &str) -> Option<f32> {
 }
 
 /// The ids of our own generation, row by row.
-fn generated(model: &Model, case: &Case, steps: usize, penalty: Option<f32>) -> Result<Vec<i64>> {
+fn generated(
+    model: &Model,
+    case: &ModelCase,
+    steps: usize,
+    penalty: Option<f32>,
+) -> Result<Vec<i64>> {
     let prompts: Vec<Prompt> = case
         .rows
         .iter()
@@ -95,7 +100,7 @@ fn generated(model: &Model, case: &Case, steps: usize, penalty: Option<f32>) -> 
 }
 
 /// For each row the logits `(steps, vocab)` before each reference id, from one pass.
-fn forced(model: &Model, case: &Case, ids: &[i64]) -> Result<Vec<Tensor>> {
+fn forced(model: &Model, case: &ModelCase, ids: &[i64]) -> Result<Vec<Tensor>> {
     let steps = ids.len() / case.rows.len().max(1);
     case.rows
         .iter()
@@ -127,7 +132,12 @@ fn forced_row(model: &Model, row: &Row, ids: &[i64]) -> Result<Tensor> {
 
 /// The most likely id at each step of the reference's own sequence, after the penalty on ids that
 /// were seen before.
-fn most_likely(model: &Model, case: &Case, ids: &[i64], penalty: Option<f32>) -> Result<Vec<i64>> {
+fn most_likely(
+    model: &Model,
+    case: &ModelCase,
+    ids: &[i64],
+    penalty: Option<f32>,
+) -> Result<Vec<i64>> {
     let steps = ids.len() / case.rows.len().max(1);
     let mut ours = Vec::new();
     for ((row, ids), logits) in case

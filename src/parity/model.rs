@@ -28,7 +28,7 @@ pub fn run(folder: &Folder, loaded: &mut Loaded, checks: &mut Checks<'_>) -> Res
         checks.case(&file, |checks| {
             let tensors = folder.tensors(&file)?;
             if checks.wants_any(&file, tensors.keys().filter(|key| is_forward(key))) {
-                let case = Case::new(folder, loaded, tensors, &images?)?;
+                let case = ModelCase::new(folder, loaded, tensors, &images?)?;
                 forward(loaded.model()?, &case, checks)?;
             }
             Ok(())
@@ -76,7 +76,7 @@ fn prompt(
 }
 
 /// One file of inputs and outputs, its rows without padding.
-pub struct Case {
+pub struct ModelCase {
     pub tensors: Tensors,
     pub rows: Vec<Row>,
     /// Image features of all rows `(merged, hidden)`.
@@ -93,7 +93,7 @@ pub struct Row {
     left: usize,
 }
 
-impl Case {
+impl ModelCase {
     pub fn new(
         folder: &Folder,
         loaded: &mut Loaded,
@@ -182,7 +182,7 @@ impl Row {
     }
 }
 
-fn forward(model: &Model, case: &Case, checks: &mut Checks<'_>) -> Result<()> {
+fn forward(model: &Model, case: &ModelCase, checks: &mut Checks<'_>) -> Result<()> {
     let file = &case.tensors.file;
     let mut residuals: Vec<Vec<Tensor>> = Vec::new();
     let (mut hidden, mut logits, mut positions) = (Vec::new(), Vec::new(), Vec::new());
@@ -245,7 +245,7 @@ fn forward(model: &Model, case: &Case, checks: &mut Checks<'_>) -> Result<()> {
 }
 
 /// `(3, rows, width)`, 0 at padding.
-fn padded_positions(case: &Case, positions: &[Positions]) -> Result<Vec<i64>> {
+fn padded_positions(case: &ModelCase, positions: &[Positions]) -> Result<Vec<i64>> {
     let rows: Vec<Tensor> = positions
         .iter()
         .map(|at| {

@@ -13,4 +13,4 @@ pub use settings::{
     AlarmAction, Alarms, Checkpoints, ComputeSettings, DataSettings, EvaluationSettings,
     GateSettings, Grpo, Profile, Schedule,
 };
-pub use stamp::{RunKind, differing_keys};
+pub use stamp::{RunRole, differing_keys};

@@ -12,7 +12,7 @@ use super::Profile;
 
 /// The kinds of runs of an experiment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RunKind<'a> {
+pub enum RunRole<'a> {
     /// The student's base checkpoint, as it is.
     Untrained,
     /// The teacher after its GRPO.
@@ -38,22 +38,22 @@ const TRAINING: &[&str] = &["grpo", "schedule.validate_every"];
 
 impl Profile {
     /// The settings that a run reads, as they were resolved, with their hash.
-    pub fn stamp(&self, kind: RunKind<'_>) -> ProfileStamp {
+    pub fn stamp(&self, kind: RunRole<'_>) -> ProfileStamp {
         let whole =
             serde_json::to_value(self).expect("a profile holds only tables, numbers and strings");
         let mut paths = EVERY_RUN.to_vec();
         let own_arm;
         match kind {
-            RunKind::Untrained => paths.push("checkpoints.student"),
-            RunKind::Teacher => {
+            RunRole::Untrained => paths.push("checkpoints.student"),
+            RunRole::Teacher => {
                 paths.extend(TRAINING);
                 paths.extend(["checkpoints.teacher", "schedule.teacher"]);
             }
-            RunKind::ColdStart => {
+            RunRole::ColdStart => {
                 paths.extend(TRAINING);
                 paths.extend(["checkpoints.student", "schedule.cold_start"]);
             }
-            RunKind::Arm(name) => {
+            RunRole::Arm(name) => {
                 own_arm = format!("arms.{name}");
                 paths.extend(TRAINING);
                 paths.extend([
@@ -75,9 +75,9 @@ impl Profile {
             }
         };
         match kind {
-            RunKind::Teacher => alone(&mut resolved, "learning_rate"),
-            RunKind::ColdStart => alone(&mut resolved, "teacher_learning_rate"),
-            RunKind::Untrained | RunKind::Arm(_) => {}
+            RunRole::Teacher => alone(&mut resolved, "learning_rate"),
+            RunRole::ColdStart => alone(&mut resolved, "teacher_learning_rate"),
+            RunRole::Untrained | RunRole::Arm(_) => {}
         }
         ProfileStamp {
             name: self.name.clone(),
@@ -148,7 +148,7 @@ fn collect(path: &str, known: &Value, given: &Value, found: &mut Vec<String>) {
 mod tests {
     use super::*;
 
-    fn hash(changes: &[&str], kind: RunKind<'_>) -> String {
+    fn hash(changes: &[&str], kind: RunRole<'_>) -> String {
         let changes: Vec<String> = changes.iter().map(|change| (*change).to_owned()).collect();
         Profile::load("micro", &changes).unwrap().stamp(kind).hash
     }
@@ -156,11 +156,11 @@ mod tests {
     #[test]
     fn a_hash_covers_what_its_run_reads() {
         let all = [
-            RunKind::Untrained,
-            RunKind::Teacher,
-            RunKind::ColdStart,
-            RunKind::Arm("torl"),
-            RunKind::Arm("vtool-r1"),
+            RunRole::Untrained,
+            RunRole::Teacher,
+            RunRole::ColdStart,
+            RunRole::Arm("torl"),
+            RunRole::Arm("vtool-r1"),
         ];
         let changed = |change: &str| all.map(|kind| hash(&[], kind) != hash(&[change], kind));
         assert_eq!(changed("seeds=9"), [false; 5]);
@@ -192,7 +192,7 @@ mod tests {
         let lines: Vec<String> = profile
             .arms
             .keys()
-            .map(|arm| format!("{arm} {}", profile.stamp(RunKind::Arm(arm)).hash))
+            .map(|arm| format!("{arm} {}", profile.stamp(RunRole::Arm(arm)).hash))
             .collect();
         insta::assert_snapshot!(lines.join("\n"));
     }

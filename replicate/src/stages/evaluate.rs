@@ -18,7 +18,7 @@ use crate::alignment::{CalledPrompt, attribute};
 use crate::checkpoint::weights_hash;
 use crate::evaluation::{answers, greedy_answers};
 use crate::policy::LocalPolicy;
-use crate::profile::RunKind;
+use crate::profile::RunRole;
 use crate::progress::Report;
 use crate::records::{Recorder, sampled};
 use crate::{Result, provenance};
@@ -28,7 +28,7 @@ const CHUNK: usize = 128;
 
 /// What is evaluated.
 pub(super) struct Subject<'s> {
-    pub kind: RunKind<'s>,
+    pub kind: RunRole<'s>,
     pub arm: &'s str,
     pub seed: u64,
     pub checkpoint: &'s Path,

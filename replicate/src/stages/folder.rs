@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use results::{ArmName, ProfileStamp, run_folder};
 
-use crate::profile::{Profile, RunKind, differing_keys};
+use crate::profile::{Profile, RunRole, differing_keys};
 use crate::{Error, Result, error};
 
 /// What a run's folder says of the settings that it is made with, from its first moment.
@@ -59,12 +59,12 @@ impl ExperimentFolder {
     }
 
     /// The folder of a run.
-    pub fn run(&self, kind: RunKind<'_>, seed: u64) -> Result<PathBuf> {
+    pub fn run(&self, kind: RunRole<'_>, seed: u64) -> Result<PathBuf> {
         Ok(match kind {
-            RunKind::ColdStart => self.root.join("cold-start").join(format!("seed-{seed}")),
-            RunKind::Untrained => run_folder(&self.root, &arm_name(ArmName::UNTRAINED)?, seed),
-            RunKind::Teacher => run_folder(&self.root, &arm_name(ArmName::TEACHER)?, seed),
-            RunKind::Arm(name) => run_folder(&self.root, &arm_name(name)?, seed),
+            RunRole::ColdStart => self.root.join("cold-start").join(format!("seed-{seed}")),
+            RunRole::Untrained => run_folder(&self.root, &arm_name(ArmName::UNTRAINED)?, seed),
+            RunRole::Teacher => run_folder(&self.root, &arm_name(ArmName::TEACHER)?, seed),
+            RunRole::Arm(name) => run_folder(&self.root, &arm_name(name)?, seed),
         })
     }
 
@@ -72,7 +72,7 @@ impl ExperimentFolder {
     ///
     /// # Errors
     /// Names every key that differs, with both values.
-    pub fn check(&self, kind: RunKind<'_>, seed: u64, stamp: &ProfileStamp) -> Result<bool> {
+    pub fn check(&self, kind: RunRole<'_>, seed: u64, stamp: &ProfileStamp) -> Result<bool> {
         let folder = self.run(kind, seed)?;
         let file = folder.join(SETTINGS);
         if !file.exists() {
@@ -96,7 +96,7 @@ impl ExperimentFolder {
     }
 
     /// Writes what a run is made with, before anything else of it.
-    pub fn begin(&self, kind: RunKind<'_>, seed: u64, stamp: &ProfileStamp) -> Result<PathBuf> {
+    pub fn begin(&self, kind: RunRole<'_>, seed: u64, stamp: &ProfileStamp) -> Result<PathBuf> {
         let folder = self.run(kind, seed)?;
         if !self.check(kind, seed, stamp)? {
             std::fs::create_dir_all(&folder).map_err(error::at(&folder))?;

@@ -21,7 +21,7 @@ use crate::deviations::ModelFacts;
 use crate::evaluation::base_card;
 use crate::gates::{Gates, detections};
 use crate::policy::{Budgets, LocalPolicy};
-use crate::profile::{Profile, RunKind};
+use crate::profile::{Profile, RunRole};
 use crate::progress::Report;
 use crate::{Error, Result};
 
@@ -97,13 +97,13 @@ impl<'a> Replication<'a> {
     /// Refuses runs that were begun with other settings, before any work.
     fn check_runs(&self) -> Result<()> {
         let check =
-            |kind: RunKind<'_>, seed| self.folder.check(kind, seed, &self.profile.stamp(kind));
-        check(RunKind::Untrained, 0)?;
-        check(RunKind::Teacher, 0)?;
+            |kind: RunRole<'_>, seed| self.folder.check(kind, seed, &self.profile.stamp(kind));
+        check(RunRole::Untrained, 0)?;
+        check(RunRole::Teacher, 0)?;
         for seed in self.seeds() {
-            check(RunKind::ColdStart, seed)?;
+            check(RunRole::ColdStart, seed)?;
             for arm in &self.arms {
-                check(RunKind::Arm(arm), seed)?;
+                check(RunRole::Arm(arm), seed)?;
             }
         }
         Ok(())
@@ -115,7 +115,7 @@ impl<'a> Replication<'a> {
         let grpo = &self.profile.grpo;
         let mut hashes = vec![self.evaluate(
             &Subject {
-                kind: RunKind::Untrained,
+                kind: RunRole::Untrained,
                 arm: ArmName::UNTRAINED,
                 seed: 0,
                 checkpoint: &self.student,
@@ -126,7 +126,7 @@ impl<'a> Replication<'a> {
         )?];
         let teacher = self.train(
             StagePlan {
-                kind: RunKind::Teacher,
+                kind: RunRole::Teacher,
                 stage: "teacher",
                 reward: &PLAIN,
                 from: &self.teacher,
@@ -140,7 +140,7 @@ impl<'a> Replication<'a> {
         )?;
         hashes.push(self.evaluate(
             &Subject {
-                kind: RunKind::Teacher,
+                kind: RunRole::Teacher,
                 arm: ArmName::TEACHER,
                 seed: 0,
                 checkpoint: &teacher,
@@ -167,7 +167,7 @@ impl<'a> Replication<'a> {
         let learning_rate = self.profile.grpo.learning_rate;
         let cold = self.train(
             StagePlan {
-                kind: RunKind::ColdStart,
+                kind: RunRole::ColdStart,
                 stage: "cold-start",
                 reward: &PLAIN,
                 from: &self.student,
@@ -179,11 +179,11 @@ impl<'a> Replication<'a> {
             },
             report,
         )?;
-        let cold_folder = self.folder.run(RunKind::ColdStart, seed)?;
+        let cold_folder = self.folder.run(RunRole::ColdStart, seed)?;
         for name in &self.arms {
             let arm = &self.profile.arms[name];
             let updates = arm.updates.unwrap_or(schedule.arm);
-            let kind = RunKind::Arm(name);
+            let kind = RunRole::Arm(name);
             let checkpoint = self.train(
                 StagePlan {
                     kind,
@@ -242,7 +242,7 @@ impl<'a> Replication<'a> {
             for seed in self.seeds() {
                 let metrics = self
                     .folder
-                    .run(RunKind::Arm(plain), seed)?
+                    .run(RunRole::Arm(plain), seed)?
                     .join(results::METRICS);
                 let lines: Vec<UpdateMetrics> = results::read_lines(&metrics)?;
                 trained.extend(lines.iter().rev().find_map(|line| line.validation));
@@ -251,9 +251,9 @@ impl<'a> Replication<'a> {
         let seed = self.profile.first_seed;
         let cold = self
             .folder
-            .run(RunKind::ColdStart, seed)?
+            .run(RunRole::ColdStart, seed)?
             .join("checkpoint");
-        let teacher = self.folder.run(RunKind::Teacher, 0)?.join("checkpoint");
+        let teacher = self.folder.run(RunRole::Teacher, 0)?.join("checkpoint");
         let detection = detections(
             &mut self.policy(&cold)?,
             &self.policy(&teacher)?.model.detached()?,

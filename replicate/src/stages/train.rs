@@ -12,14 +12,14 @@ use super::Replication;
 use crate::alarms::Watch;
 use crate::evaluation::validate;
 use crate::probe::Probe;
-use crate::profile::RunKind;
+use crate::profile::RunRole;
 use crate::progress::Report;
 use crate::training::{Teachers, Training};
 use crate::{Result, checkpoint, error};
 
 /// One stage of training.
 pub(super) struct StagePlan<'s> {
-    pub kind: RunKind<'s>,
+    pub kind: RunRole<'s>,
     pub stage: &'s str,
     pub reward: &'s Reward,
     /// The checkpoint to start from.

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use baselines::attribution_settings::AttributionSettings;
 use baselines::{CallEvidence, Evidence};
@@ -182,6 +183,7 @@ fn diverge(
     settings: &AttributionSettings,
     groups: &mut [GroupCalls],
 ) -> Result<AttributionMetrics> {
+    let started = Instant::now();
     let tokenizer = policy.processor.tokenizer();
     let prompts = calls
         .iter()
@@ -210,5 +212,6 @@ fn diverge(
         passes: passes as u64,
         gap: gaps.get(gaps.len() / 2).copied(),
         divergence: divergences.iter().sum::<f64>() / count.max(1) as f64,
+        seconds: Some(started.elapsed().as_secs_f64()),
     })
 }

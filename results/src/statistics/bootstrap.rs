@@ -17,7 +17,9 @@
 
 use seeded_random::{Draw, Generator, Stream};
 
-use super::outcomes::SetOutcomes;
+use super::normal::LEVEL;
+use super::proportion::wilson;
+use super::scores::SetScores;
 
 /// How to resample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +72,7 @@ impl Estimate {
             .iter()
             .map(|one| (one - mean).powi(2))
             .sum::<f64>();
-        let tail = (1.0 - super::LEVEL) / 2.0;
+        let tail = (1.0 - LEVEL) / 2.0;
         Estimate {
             value,
             low: quantile(&replicates, tail),
@@ -106,14 +108,14 @@ pub(super) struct Counts {
 
 impl Counts {
     /// The counts of one set.
-    pub fn of(outcomes: &SetOutcomes) -> Self {
+    pub fn of(scores: &SetScores) -> Self {
         let mut counts = Counts {
-            figures: outcomes.figures,
-            right: vec![vec![0; outcomes.figures]; outcomes.scores.len()],
-            judged: vec![vec![0; outcomes.figures]; outcomes.scores.len()],
+            figures: scores.figures,
+            right: vec![vec![0; scores.figures]; scores.scores.len()],
+            judged: vec![vec![0; scores.figures]; scores.scores.len()],
         };
-        for (seed, scores) in outcomes.scores.iter().enumerate() {
-            for (score, &figure) in scores.iter().zip(&outcomes.figure) {
+        for (seed, answers) in scores.scores.iter().enumerate() {
+            for (score, &figure) in answers.iter().zip(&scores.figure) {
                 if let Some(right) = score {
                     counts.judged[seed][figure] += 1;
                     counts.right[seed][figure] += u32::from(*right);
@@ -231,7 +233,7 @@ impl Bootstrap {
             return estimate;
         }
         let n = figures as f64;
-        let (low, high) = super::wilson(value * n, n);
+        let (low, high) = wilson(value * n, n);
         Estimate {
             low,
             high,

@@ -1,7 +1,7 @@
 //! One arm's row: its accuracy on each set and the macro average, with intervals.
 
 use super::bootstrap::{Bootstrap, Counts, Estimate, Sample};
-use super::outcomes::{ArmOutcomes, CellOutcome};
+use super::scores::{ArmScores, CellAccuracy};
 
 /// One arm on one set, as the table shows it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,7 +18,7 @@ pub enum Cell {
     /// An accuracy.
     Measured {
         /// Counts and accuracy.
-        outcome: CellOutcome,
+        outcome: CellAccuracy,
         /// The accuracy with its interval.
         estimate: Estimate,
     },
@@ -35,13 +35,13 @@ pub struct ArmEstimates {
 
 /// The accuracies of one arm. A set in which more than `not_judged_limit` of the answers have no
 /// verdict is invalid.
-pub fn estimate(arm: &ArmOutcomes, not_judged_limit: f64, bootstrap: &Bootstrap) -> ArmEstimates {
-    let outcomes: Vec<Option<CellOutcome>> = arm
+pub fn estimate(arm: &ArmScores, not_judged_limit: f64, bootstrap: &Bootstrap) -> ArmEstimates {
+    let accuracies: Vec<Option<CellAccuracy>> = arm
         .sets
         .iter()
         .map(|set| set.as_ref().and_then(|set| set.cell()))
         .collect();
-    let valid = |index: usize| outcomes[index].filter(|cell| cell.not_judged <= not_judged_limit);
+    let valid = |index: usize| accuracies[index].filter(|cell| cell.not_judged <= not_judged_limit);
     let places: Vec<usize> = (0..arm.sets.len())
         .filter(|&index| valid(index).is_some())
         .collect();
@@ -61,7 +61,7 @@ pub fn estimate(arm: &ArmOutcomes, not_judged_limit: f64, bootstrap: &Bootstrap)
         .map(|index| match (&arm.sets[index], valid(index)) {
             (None, _) => Cell::Missing,
             (Some(set), None) => Cell::Invalid {
-                not_judged: outcomes[index].map_or(1.0, |cell| cell.not_judged),
+                not_judged: accuracies[index].map_or(1.0, |cell| cell.not_judged),
                 questions: set.questions.len(),
             },
             (Some(_), Some(outcome)) => {

@@ -1,8 +1,8 @@
 //! Two arms on the same questions.
 
 use super::bootstrap::{Bootstrap, Counts, Estimate, Sample};
-use super::outcomes::{ArmOutcomes, SetOutcomes};
 use super::proportion::{McNemar, mcnemar};
+use super::scores::{ArmScores, SetScores};
 use crate::record::{ArmName, SETS};
 
 /// `first − second`, by set and averaged over the six, on the questions that both answered and
@@ -58,8 +58,8 @@ pub enum Incomparable {
 /// Compares two arms on all six sets. A set in which more than `not_judged_limit` of either arm's
 /// answers have no verdict makes the comparison impossible.
 pub fn compare(
-    first: &ArmOutcomes,
-    second: &ArmOutcomes,
+    first: &ArmScores,
+    second: &ArmScores,
     not_judged_limit: f64,
     bootstrap: &Bootstrap,
 ) -> Result<PairedDifference, Incomparable> {
@@ -75,8 +75,8 @@ pub fn compare(
             missing.push(set);
             continue;
         };
-        let judged = |outcomes: &SetOutcomes| {
-            outcomes
+        let judged = |scores: &SetScores| {
+            scores
                 .cell()
                 .is_some_and(|cell| cell.not_judged <= not_judged_limit)
         };
@@ -99,7 +99,7 @@ pub fn compare(
         return Err(Incomparable::Disjoint(disjoint));
     }
 
-    let sample = |seeds: &[u64], of: fn(&Pair) -> &SetOutcomes| Sample {
+    let sample = |seeds: &[u64], of: fn(&Pair) -> &SetScores| Sample {
         seeds: seeds.to_vec(),
         sets: pairs.iter().map(|(_, pair)| Counts::of(of(pair))).collect(),
     };
@@ -158,14 +158,14 @@ pub fn compare(
 }
 
 struct Pair {
-    first: SetOutcomes,
-    second: SetOutcomes,
+    first: SetScores,
+    second: SetScores,
 }
 
 /// Both arms restricted to the questions that every seed of both answered with a verdict.
-fn common(first: &SetOutcomes, second: &SetOutcomes) -> Option<Pair> {
-    let judged = |outcomes: &SetOutcomes, question: usize| {
-        outcomes.scores.iter().all(|seed| seed[question].is_some())
+fn common(first: &SetScores, second: &SetScores) -> Option<Pair> {
+    let judged = |scores: &SetScores, question: usize| {
+        scores.scores.iter().all(|seed| seed[question].is_some())
     };
     let mut kept = Vec::new();
     for (a, id) in first.questions.iter().enumerate() {
@@ -184,14 +184,14 @@ fn common(first: &SetOutcomes, second: &SetOutcomes) -> Option<Pair> {
         .iter()
         .map(|&(a, _)| figures.partition_point(|&known| known < first.figure[a]))
         .collect();
-    let restrict = |outcomes: &SetOutcomes, places: Vec<usize>| SetOutcomes {
+    let restrict = |scores: &SetScores, places: Vec<usize>| SetScores {
         questions: places
             .iter()
-            .map(|&place| outcomes.questions[place].clone())
+            .map(|&place| scores.questions[place].clone())
             .collect(),
         figure: figure.clone(),
         figures: figures.len(),
-        scores: outcomes
+        scores: scores
             .scores
             .iter()
             .map(|seed| places.iter().map(|&place| seed[place]).collect())
@@ -204,8 +204,8 @@ fn common(first: &SetOutcomes, second: &SetOutcomes) -> Option<Pair> {
 }
 
 fn seed_tests(
-    first: &ArmOutcomes,
-    second: &ArmOutcomes,
+    first: &ArmScores,
+    second: &ArmScores,
     pairs: &[(&'static str, Pair)],
 ) -> Vec<(u64, McNemar)> {
     let mut tests = Vec::new();

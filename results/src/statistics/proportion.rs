@@ -6,7 +6,7 @@
 //!   `X ~ Binomial(b + c, 1/2)`, at most 1; mid-p takes away half of each tail's last term
 //!   (Lancaster 1961), which undoes the exact test's excess of caution.
 
-use super::Z_LEVEL;
+use super::normal::Z_LEVEL;
 
 /// The 95 % Wilson interval of `right` out of `n`, within [0, 1]; (0, 1) for `n` = 0.
 pub fn wilson(right: f64, n: f64) -> (f64, f64) {

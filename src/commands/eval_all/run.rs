@@ -15,7 +15,7 @@ use replicate::progress::Progress;
 use replicate::provenance;
 use replicate::records::Recorder;
 use results::{
-    Appender, ArmName, MANIFEST, Manifest, Origin, RECORDS, Record, peak_memory_bytes, read_json,
+    Appender, ArmName, MANIFEST, Manifest, RECORDS, Record, RunKind, peak_memory_bytes, read_json,
     read_lines, write_json, write_lines,
 };
 use visual_tools::{Parsed, RefusalCounts, parse};
@@ -70,7 +70,7 @@ impl<'a> Evaluation<'a> {
             "max_new_tokens": args.max_new_tokens,
         });
         let profile = results::ProfileStamp {
-            name: Origin::EVALUATION.to_owned(),
+            name: RunKind::EVALUATION.to_owned(),
             hash: blake3::hash(resolved.to_string().as_bytes())
                 .to_hex()
                 .to_string(),

@@ -7,11 +7,11 @@ const PAPER: &str = "paper";
 
 /// Where the runs of one table come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum RunKind {
     /// A replication at the paper's scale.
-    Paper,
+    PaperScale,
     /// A replication of another profile, by its name.
-    ProfileStamp(String),
+    Replication(String),
     /// Given models, asked the micro world's test questions.
     MicroEvaluation,
     /// Given models, asked the questions of the paper's own test sets.
@@ -20,52 +20,52 @@ pub enum Origin {
     Unknown,
 }
 
-impl Origin {
+impl RunKind {
     /// The profile's name of evaluations that train nothing. Its settings name the data: `micro`,
     /// or where the test sets were read.
     pub const EVALUATION: &'static str = "eval-all";
 
     pub(crate) fn of(profile: Option<&ProfileStamp>) -> Self {
         match profile {
-            None => Origin::Unknown,
-            Some(profile) if profile.name == PAPER => Origin::Paper,
+            None => RunKind::Unknown,
+            Some(profile) if profile.name == PAPER => RunKind::PaperScale,
             Some(profile) if profile.name == Self::EVALUATION => {
                 match profile.resolved.get("data").and_then(|data| data.as_str()) {
-                    Some("micro") => Origin::MicroEvaluation,
-                    _ => Origin::Evaluation,
+                    Some("micro") => RunKind::MicroEvaluation,
+                    _ => RunKind::Evaluation,
                 }
             }
-            Some(profile) => Origin::ProfileStamp(profile.name.clone()),
+            Some(profile) => RunKind::Replication(profile.name.clone()),
         }
     }
 
     /// The title of a table; says that it is not the paper's where it is not.
     pub(crate) fn title(&self) -> String {
         match self {
-            Origin::Paper => "Accuracy on the six test sets, beside the paper's".to_string(),
-            Origin::ProfileStamp(profile) => format!(
+            RunKind::PaperScale => "Accuracy on the six test sets, beside the paper's".to_string(),
+            RunKind::Replication(profile) => format!(
                 "A test of the claim at micro scale (profile '{profile}'), not the paper's table"
             ),
-            Origin::MicroEvaluation => {
+            RunKind::MicroEvaluation => {
                 "Given models on the micro world's questions, not the paper's table".to_string()
             }
-            Origin::Evaluation => "Given models on the test sets, beside the paper's".to_string(),
-            Origin::Unknown => "Records of an unknown profile, not the paper's table".to_string(),
+            RunKind::Evaluation => "Given models on the test sets, beside the paper's".to_string(),
+            RunKind::Unknown => "Records of an unknown profile, not the paper's table".to_string(),
         }
     }
 
     /// What a verdict on the claim is a verdict on.
     pub(crate) fn claim(&self) -> String {
         match self {
-            Origin::Paper => "The paper's claim".to_string(),
-            Origin::ProfileStamp(profile) => {
+            RunKind::PaperScale => "The paper's claim".to_string(),
+            RunKind::Replication(profile) => {
                 format!("The paper's claim, tested at micro scale (profile '{profile}')")
             }
-            Origin::MicroEvaluation => {
+            RunKind::MicroEvaluation => {
                 "The paper's claim, tested on given models at micro scale".to_string()
             }
-            Origin::Evaluation => "The paper's claim, tested on given models".to_string(),
-            Origin::Unknown => {
+            RunKind::Evaluation => "The paper's claim, tested on given models".to_string(),
+            RunKind::Unknown => {
                 "The paper's claim, tested on records of an unknown profile".to_string()
             }
         }
@@ -74,11 +74,11 @@ impl Origin {
     /// How the measured rows compare with the paper's, where that needs saying.
     pub(crate) fn comparison(&self) -> &'static str {
         match self {
-            Origin::Paper => "",
-            Origin::Evaluation => {
+            RunKind::PaperScale => "",
+            RunKind::Evaluation => {
                 " The same test sets; n tells where a part of one was asked, and the models are others."
             }
-            Origin::ProfileStamp(_) | Origin::MicroEvaluation | Origin::Unknown => {
+            RunKind::Replication(_) | RunKind::MicroEvaluation | RunKind::Unknown => {
                 " Other models on other questions: compare the order and the signs, not the sizes."
             }
         }
@@ -94,24 +94,24 @@ mod tests {
     #[test]
     fn the_manifest_tells_what_was_evaluated() {
         let of = |name: &str, resolved| {
-            Origin::of(Some(&ProfileStamp {
+            RunKind::of(Some(&ProfileStamp {
                 name: name.to_string(),
                 hash: "00".to_string(),
                 resolved,
             }))
         };
-        assert_eq!(of("paper", json!({})), Origin::Paper);
+        assert_eq!(of("paper", json!({})), RunKind::PaperScale);
         assert_eq!(
             of("smoke", json!({"data": "micro"})),
-            Origin::ProfileStamp("smoke".to_string())
+            RunKind::Replication("smoke".to_string())
         );
         assert_eq!(
             of("eval-all", json!({"data": "micro"})),
-            Origin::MicroEvaluation
+            RunKind::MicroEvaluation
         );
         for data in [json!({"data": "hub"}), json!({"data": "/data"}), json!({})] {
-            assert_eq!(of("eval-all", data), Origin::Evaluation);
+            assert_eq!(of("eval-all", data), RunKind::Evaluation);
         }
-        assert_eq!(Origin::of(None), Origin::Unknown);
+        assert_eq!(RunKind::of(None), RunKind::Unknown);
     }
 }

@@ -6,15 +6,15 @@ use benchmarks::Verdict;
 
 use crate::record::{ArmName, Record, SETS};
 
-/// One arm's outcomes on the six sets.
+/// One arm's scores on the six sets.
 #[derive(Clone, Debug)]
-pub struct ArmOutcomes {
+pub struct ArmScores {
     /// The arm.
     pub arm: ArmName,
     /// Its seeds, ascending.
     pub seeds: Vec<u64>,
-    /// Its outcomes by set, in the order of [`SETS`]; `None` where it has no record.
-    pub sets: Vec<Option<SetOutcomes>>,
+    /// Its scores by set, in the order of [`SETS`]; `None` where it has no record.
+    pub sets: Vec<Option<SetScores>>,
     /// Share of all answers whose first turn called a tool.
     pub tool_call_rate: f64,
     /// Share of the calls that ran; `None` when there were none.
@@ -23,7 +23,7 @@ pub struct ArmOutcomes {
 
 /// One arm on one set.
 #[derive(Clone, Debug)]
-pub struct SetOutcomes {
+pub struct SetScores {
     /// The questions, sorted by identifier.
     pub questions: Vec<String>,
     /// The figure of each question, as an index below `figures`.
@@ -36,7 +36,7 @@ pub struct SetOutcomes {
 
 /// One arm's accuracy on one set, without its interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct CellOutcome {
+pub struct CellAccuracy {
     /// Mean over the seeds of the share of judged questions that were right.
     pub accuracy: f64,
     /// Questions.
@@ -51,8 +51,8 @@ pub struct CellOutcome {
     pub clustered_standard_error: f64,
 }
 
-impl ArmOutcomes {
-    /// The outcomes of `arm` among `records`. Sets other than the six are left out.
+impl ArmScores {
+    /// The scores of `arm` among `records`. Sets other than the six are left out.
     pub fn collect<'a>(arm: &ArmName, records: impl IntoIterator<Item = &'a Record>) -> Self {
         let records: Vec<&Record> = records
             .into_iter()
@@ -72,7 +72,7 @@ impl ArmOutcomes {
                     .copied()
                     .filter(|record| record.set == *set)
                     .collect();
-                (!of_set.is_empty()).then(|| SetOutcomes::collect(&of_set, &seeds))
+                (!of_set.is_empty()).then(|| SetScores::collect(&of_set, &seeds))
             })
             .collect();
         let called = records.iter().filter(|record| record.tool_called).count();
@@ -80,7 +80,7 @@ impl ArmOutcomes {
             .iter()
             .filter(|record| record.tool_succeeded)
             .count();
-        ArmOutcomes {
+        ArmScores {
             arm: arm.clone(),
             seeds,
             sets,
@@ -90,7 +90,7 @@ impl ArmOutcomes {
     }
 }
 
-impl SetOutcomes {
+impl SetScores {
     fn collect(records: &[&Record], seeds: &[u64]) -> Self {
         let questions: BTreeMap<&str, &str> = records
             .iter()
@@ -117,7 +117,7 @@ impl SetOutcomes {
                 };
             }
         }
-        SetOutcomes {
+        SetScores {
             figure: questions.values().map(|name| figures[name]).collect(),
             questions: questions.into_keys().map(str::to_string).collect(),
             figures: figures.len(),
@@ -126,7 +126,7 @@ impl SetOutcomes {
     }
 
     /// The accuracy; `None` when nothing was judged.
-    pub fn cell(&self) -> Option<CellOutcome> {
+    pub fn cell(&self) -> Option<CellAccuracy> {
         let shares: Vec<f64> = self
             .scores
             .iter()
@@ -150,7 +150,7 @@ impl SetOutcomes {
                 figures.push(self.figure[question]);
             }
         }
-        Some(CellOutcome {
+        Some(CellAccuracy {
             accuracy: shares.iter().sum::<f64>() / shares.len() as f64,
             questions: self.questions.len(),
             figures: self.figures,
