@@ -151,5 +151,8 @@ fn forms() -> Vec<AttributionSettings> {
 }
 
 fn cell(found: &Detection) -> String {
-    format!("{:.2} ± {:.2}", found.auc, found.standard_error)
+    match found.auc {
+        Some([auc, standard_error]) => format!("{auc:.2} ± {standard_error:.2}"),
+        None => "no pair".to_owned(),
+    }
 }
