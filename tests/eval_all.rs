@@ -1,7 +1,7 @@
 //! Evaluation of given models: shares, servers that are not there, images that are broken, and
 //! what a second command finds of the first.
 
-#[path = "../benchmarks/tests/support/mod.rs"]
+#[path = "../crates/chat-endpoint/tests/support/mod.rs"]
 mod support;
 
 use std::collections::BTreeMap;

@@ -5,7 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::method::{Deviation, RewardMethod, weight_problem};
+use crate::deviation::Deviation;
+use crate::method::{RewardMethod, weight_problem};
 use crate::{Evidence, GroupEvidence, WithoutCall};
 
 /// The method with its settings: `method = "distill"`.

@@ -16,7 +16,8 @@ use attribution::{Baseline, BlockMass, Divergence, Method};
 use serde::{Deserialize, Serialize};
 
 use crate::attribution_settings::{AttributedTokens, AttributionSettings};
-use crate::method::{Deviation, NOT_TOLD, RewardMethod, weight_problem};
+use crate::deviation::{Deviation, NOT_TOLD};
+use crate::method::{RewardMethod, weight_problem};
 use crate::{Evidence, GroupEvidence, TeacherRole, WithoutCall};
 
 /// The method with its settings: `method = "iapo"`.

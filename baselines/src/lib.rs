@@ -9,6 +9,7 @@
 //! table `[arms.NAME]` in a profile.
 
 pub mod attribution_settings;
+mod deviation;
 pub mod distill;
 mod evidence;
 mod group;
@@ -21,8 +22,11 @@ pub mod shuffled;
 pub mod torl;
 pub mod trm;
 pub mod vtool_r1;
+mod without_call;
 
+pub use deviation::{Deviation, NOT_TOLD};
 pub use evidence::{CallEvidence, Evidence, GroupEvidence, TeacherRole};
-pub use group::{WithoutCall, group_rewards};
-pub use method::{Deviation, NOT_TOLD, RewardMethod};
+pub use group::group_rewards;
+pub use method::RewardMethod;
 pub use reward::{Arm, Reward};
+pub use without_call::WithoutCall;

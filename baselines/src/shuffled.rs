@@ -7,8 +7,9 @@
 use seeded_random::Draw;
 use serde::{Deserialize, Serialize};
 
+use crate::deviation::Deviation;
 use crate::iapo::{Iapo, penalty};
-use crate::method::{Deviation, RewardMethod};
+use crate::method::RewardMethod;
 use crate::{Evidence, GroupEvidence, WithoutCall};
 
 /// The method with its settings, which are IAPO's: `method = "shuffled"`.

@@ -8,7 +8,8 @@
 use agent::ToolOutcome;
 use serde::{Deserialize, Serialize};
 
-use crate::method::{Deviation, RewardMethod, weight_problem};
+use crate::deviation::Deviation;
+use crate::method::{RewardMethod, weight_problem};
 use crate::{Evidence, GroupEvidence, WithoutCall};
 
 /// The method with its settings: `method = "torl"`.

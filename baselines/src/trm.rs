@@ -10,7 +10,8 @@
 use seeded_random::Draw;
 use serde::{Deserialize, Serialize};
 
-use crate::method::{Deviation, NOT_TOLD, RewardMethod, weight_problem};
+use crate::deviation::{Deviation, NOT_TOLD};
+use crate::method::{RewardMethod, weight_problem};
 use crate::{Evidence, GroupEvidence, WithoutCall};
 
 /// The method with its settings: `method = "trm"`.

@@ -7,7 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::method::{Deviation, RewardMethod};
+use crate::deviation::Deviation;
+use crate::method::RewardMethod;
 use crate::{Evidence, GroupEvidence, WithoutCall};
 
 /// The method, which has no settings: `method = "vtool-r1"`.

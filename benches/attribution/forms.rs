@@ -152,7 +152,7 @@ fn forms() -> Vec<AttributionSettings> {
 
 fn cell(found: &Detection) -> String {
     match found.auc {
-        Some([auc, standard_error]) => format!("{auc:.2} ± {standard_error:.2}"),
-        None => "no pair".to_owned(),
+        Some([auc, error]) => format!("{auc:.2} ± {error:.2}"),
+        None => "–".to_owned(),
     }
 }

@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use agent::{Block, Conversation, Message, MessagePart, Role};
-use benchmarks::endpoint::{ApiKey, Cache, Client, SamplingParameters, Settings};
 use benchmarks::judge::{Case, EndpointJudge, Judge, Rubric};
 use benchmarks::{TestSet, Verdict};
+use chat_endpoint::{ApiKey, Cache, Client, SamplingParameters, Settings};
 
 fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -38,10 +38,10 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         .map(|number| {
             let text =
                 format!("Write the number that comes after {number}. Reply with the number only.");
-            vec![Message {
+            Conversation::new(vec![Message {
                 role: Role::User,
                 parts: vec![MessagePart::text(Block::R, text)],
-            }]
+            }])
         })
         .collect();
     let requests: Vec<(&Conversation, SamplingParameters)> = conversations

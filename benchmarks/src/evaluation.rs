@@ -9,7 +9,7 @@ use agent::{Episode, EpisodeOptions, Policy, run_episodes};
 
 use crate::data::AnswerRule;
 use crate::judge::{Case, Judge, JudgeError};
-use crate::scorers::{Answer, Scored, ScoredSet, score};
+use crate::scorers::{Answer, Crashes, ScoredSet, score};
 use crate::sources::bare_question;
 use crate::{Question, Verdict};
 
@@ -149,8 +149,11 @@ pub fn verdict_without_judge(
         Scoring::Official { .. } | Scoring::Judged(_) => {
             let given = prediction.map_or(Answer::Null, Answer::from);
             let gold = Answer::from(question.gold.as_str());
-            let Scored { verdict, reason } = score(ScoredSet::Set(question.set), &gold, &given);
-            (verdict, reason.to_string())
+            let set = ScoredSet::Set(question.set);
+            match score(set, &gold, &given, Crashes::NotJudged) {
+                Ok(scored) => (scored.verdict, scored.reason.to_string()),
+                Err(error) => (Verdict::NotJudged, error.to_string()),
+            }
         }
     }
 }

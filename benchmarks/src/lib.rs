@@ -2,10 +2,11 @@
 
 pub mod curriculum;
 pub mod data;
-pub mod endpoint;
 pub mod evaluation;
+mod foreign_json;
 pub mod judge;
 pub mod micro;
+pub mod predictions;
 mod question;
 pub mod scorers;
 pub mod sources;

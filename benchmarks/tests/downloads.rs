@@ -8,7 +8,7 @@ use std::process::Command;
 use benchmarks::TestSet;
 use benchmarks::sources::{self, TrainingSplit, checkpoint};
 
-#[path = "support/hub.rs"]
+#[path = "../../crates/hub-files/tests/support/hub.rs"]
 mod hub;
 #[path = "support/shard.rs"]
 mod shard;

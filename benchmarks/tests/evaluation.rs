@@ -1,6 +1,7 @@
 //! Whole questions through an endpoint: both turns, the tool's pixels, the scorer, the judge, and
 //! a network that fails some of them.
 
+#[path = "../../crates/chat-endpoint/tests/support/mod.rs"]
 mod support;
 
 use std::collections::HashMap;
@@ -9,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent::{EpisodeOptions, ObservationMode, PromptStyle, Task};
-use benchmarks::endpoint::{Client, EndpointPolicy, SamplingParameters, Settings};
 use benchmarks::evaluation::{Scoring, answer};
 use benchmarks::judge::EndpointJudge;
 use benchmarks::{Question, TestSet, Verdict, sources};
+use chat_endpoint::{Client, EndpointPolicy, SamplingParameters, Settings};
 use image::RgbImage;
 use support::{Behaviour, Received, Server};
 use visual_tools::{FigureBoxes, Style};

@@ -1,14 +1,15 @@
 //! Judges over an endpoint: a network's failure or an unreadable reply is never a wrong answer.
 
+#[path = "../../crates/chat-endpoint/tests/support/mod.rs"]
 mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use benchmarks::endpoint::{Cache, Client, Settings};
 use benchmarks::judge::{Case, EndpointJudge, Judge, Rubric, not_judged_share};
 use benchmarks::{TestSet, Verdict};
+use chat_endpoint::{Cache, Client, Settings};
 use support::{Behaviour, Received, Server};
 
 fn client(server: &Server, cache: Option<Cache>) -> Client {

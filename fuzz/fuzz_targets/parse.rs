@@ -5,11 +5,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use visual_tools::{FigureBoxes, NamedBoxes, Parsed, PixelBox, Style, apply, parse};
+use visual_tools::{FigureBoxes, NamedBoxes, Parsed, PixelBox, Style, apply, near_miss, parse};
 
 fuzz_target!(|data: &[u8]| {
     let text = String::from_utf8_lossy(data);
     for completion in [text.to_string(), format!("```python\nimage_1\n{text}\n```")] {
+        near_miss(&completion);
         let Parsed::Call(call) = parse(&completion) else {
             continue;
         };

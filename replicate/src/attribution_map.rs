@@ -18,12 +18,12 @@ pub struct TokenScore {
     pub score: f32,
     /// Where an image token lies in the image's grid; absent for other tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cell: Option<GridCell>,
+    pub cell: Option<PatchCell>,
 }
 
 /// A merged token's place in the grid of its image, from 0 at the top left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct GridCell {
+pub struct PatchCell {
     /// From the top.
     pub row: usize,
     /// From the left.
@@ -41,8 +41,8 @@ pub struct PatchGrid {
 
 impl PatchGrid {
     /// The place of the `index`-th token of the image, which run by rows; `None` beyond the last.
-    pub fn cell(self, index: usize) -> Option<GridCell> {
-        (index < self.rows * self.columns).then(|| GridCell {
+    pub fn cell(self, index: usize) -> Option<PatchCell> {
+        (index < self.rows * self.columns).then(|| PatchCell {
             row: index / self.columns,
             column: index % self.columns,
         })
@@ -282,7 +282,7 @@ mod tests {
                     .count(),
             5
         );
-        assert_eq!(grid.cell(1), Some(GridCell { row: 0, column: 1 }));
+        assert_eq!(grid.cell(1), Some(PatchCell { row: 0, column: 1 }));
         assert_eq!(grid.cell(2), None);
     }
 }

@@ -342,7 +342,7 @@ impl Gates {
             let calls = self.trained.iter().map(|v| v.tool_call_rate).sum::<f64>() / n;
             // Both are shares of the same questions; the base is one policy, the mean is of several.
             let half = |share: f64| 1.96 * (share * (1.0 - share) / base.n.max(1) as f64).sqrt();
-            let margin = half(mean).hypot(half(base.own_choice));
+            let margin = libm::hypot(half(mean), half(base.own_choice));
             let gain = mean - base.own_choice;
             lines.push(format!(
                 "gate 2, GRPO learns ({}): greedy validation {:.1} % before, {:.1} % after on average \

@@ -5,7 +5,7 @@ use benchmarks::data::Truth;
 use benchmarks::evaluation::Answered;
 use benchmarks::sources::Listing;
 use benchmarks::{Question, TestSet, Verdict};
-use results::{ArmName, Record, Sampled};
+use results::{ArmName, Record, SampledAnswer};
 
 /// What the records of one run share.
 #[derive(Clone, Debug)]
@@ -88,8 +88,8 @@ impl Recorder {
 }
 
 /// An answer sampled beside the greedy one.
-pub fn sampled(answered: &Answered) -> Sampled {
-    Sampled {
+pub fn sampled(answered: &Answered) -> SampledAnswer {
+    SampledAnswer {
         prediction: answered.prediction.clone().unwrap_or_default(),
         verdict: answered.verdict,
     }

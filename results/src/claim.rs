@@ -1,8 +1,9 @@
 //! Whether the paper's claim held.
 //!
 //! The claim: averaged over the six sets, IAPO is better than VTool-R1 (+3.0 points in the paper,
-//! +2.1 against the best baseline). The rule looks at d, the paired difference of the macro
-//! averages, and its 95 % interval (statistics/paired.rs):
+//! +2.1 against the best baseline). The rule looks at the paired difference of the macro averages
+//! and its 95 % interval with seeds and questions at random (statistics/crossed.rs); the bootstrap
+//! over figures and seeds stands beside it and decides nothing:
 //!
 //! - HELD: the whole interval is above 0.
 //! - NOT HELD: the whole interval is below 0; or, under the `paper` profile only, it has 0 in it
@@ -19,15 +20,13 @@
 
 use std::fmt;
 
-use crate::numbers::{interval, p_value, points};
+use crate::numbers::{interval, number, p_value, points};
 use crate::options::TableOptions;
 use crate::paper::Paper;
 use crate::record::ArmName;
 use crate::run_kind::RunKind;
 use crate::runs::Runs;
-use crate::statistics::{
-    ArmScores, Estimate, Incomparable, PairedDifference, compare, minimum_detectable_effect,
-};
+use crate::statistics::{ArmScores, CrossedEstimate, Incomparable, PairedDifference, compare};
 
 /// The rule's outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,11 +54,11 @@ impl fmt::Display for Decision {
 
 impl Decision {
     /// The rule. Differences are shares of 1; `claimed` is set at the paper's scale only.
-    pub fn of(difference: &Estimate, claimed: Option<f64>) -> Self {
-        if difference.low > 0.0 {
+    pub fn of(difference: &CrossedEstimate, claimed: Option<f64>) -> Self {
+        let (low, high) = (difference.low(), difference.high());
+        if low > 0.0 {
             Decision::Held
-        } else if difference.high < 0.0 || claimed.is_some_and(|claimed| difference.high < claimed)
-        {
+        } else if high < 0.0 || claimed.is_some_and(|claimed| high < claimed) {
             Decision::NotHeld
         } else {
             Decision::Undecided
@@ -84,7 +83,7 @@ pub struct Claim {
     /// The claimed arm.
     pub arm: ArmName,
     /// What the runs are.
-    pub kind: RunKind,
+    pub run_kind: RunKind,
     /// The claim itself: against VTool-R1.
     pub main: Comparison,
     /// The same against every baseline together.
@@ -99,8 +98,8 @@ impl Claim {
     /// Tests the claim on `runs`.
     pub fn test(runs: &Runs, paper: &Paper, options: &TableOptions) -> Self {
         let claim = &paper.claim;
-        let kind = runs.kind();
-        let at_scale = kind == RunKind::PaperScale;
+        let run_kind = runs.run_kind();
+        let at_scale = run_kind == RunKind::PaperScale;
         let first = ArmScores::collect(&claim.arm, runs.records());
         let against = |arm: &ArmName| {
             let second = ArmScores::collect(arm, runs.records());
@@ -112,7 +111,7 @@ impl Claim {
             );
             let claimed = (at_scale && *arm == claim.against).then_some(claim.difference / 100.0);
             let decision = match &difference {
-                Ok(difference) => Decision::of(&difference.average, claimed),
+                Ok(difference) => Decision::of(&difference.crossed, claimed),
                 Err(_) => Decision::NotTested,
             };
             Comparison {
@@ -149,7 +148,7 @@ impl Claim {
         };
         Claim {
             arm: claim.arm.clone(),
-            kind,
+            run_kind,
             main,
             best_baseline,
             others,
@@ -160,7 +159,7 @@ impl Claim {
 
     /// What is being tested: never the paper's table unless the profile is `paper`.
     pub fn label(&self) -> String {
-        self.kind.claim()
+        self.run_kind.claim()
     }
 
     /// The verdict in one line.
@@ -175,11 +174,13 @@ impl Claim {
         match &self.main.difference {
             Err(reason) => format!("{head}: {reason}."),
             Ok(difference) => format!(
-                "{head} = {} points (95 % interval {}; P(improvement) {:.2}; {}). The paper: {:+.1}.",
-                points(difference.average.value),
-                interval(&difference.average),
-                difference.probability_of_improvement,
+                "{head} = {} points (95 % interval {}, p {}, seeds and questions at random; {}; {}; {}). The paper: {:+.1}.",
+                points(difference.crossed.value),
+                rule_interval(&difference.crossed),
+                p_value(difference.crossed.p_value()),
+                beside(difference),
                 size(difference),
+                detectable(difference),
                 self.claimed
             ),
         }
@@ -207,16 +208,17 @@ impl Claim {
                         .map(|(seed, test)| format!("{seed}: {}", p_value(test.mid)))
                         .collect();
                     format!(
-                        "{head}: {} points {}, P(improvement) {:.2}, {}, {}{}",
-                        points(difference.average.value),
-                        interval(&difference.average),
-                        difference.probability_of_improvement,
+                        "{head}: {} points {}, p {}, {}; {}; {}{}",
+                        points(difference.crossed.value),
+                        rule_interval(&difference.crossed),
+                        p_value(difference.crossed.p_value()),
                         match comparison.decision {
                             Decision::Held => "better",
-                            Decision::NotHeld if difference.average.high < 0.0 => "worse",
+                            Decision::NotHeld if difference.crossed.high() < 0.0 => "worse",
                             Decision::NotHeld => "without the claimed gain",
                             _ => "undecided",
                         },
+                        beside(difference),
                         size(difference),
                         if tests.is_empty() {
                             String::new()
@@ -233,13 +235,16 @@ impl Claim {
 
     /// The rule in words.
     pub fn rule(&self) -> String {
-        let size = if self.kind == RunKind::PaperScale {
+        let size = if self.run_kind == RunKind::PaperScale {
             format!(" or, with 0 in it, below the paper's {:+.1}", self.claimed)
         } else {
             String::new()
         };
         format!(
-            "Rule: HELD if the 95 % interval of the difference is above 0, NOT HELD if it is below 0{size}, UNDECIDED otherwise."
+            "Rule: HELD if the 95 % interval of the difference is above 0, NOT HELD if it is below 0{size}, UNDECIDED otherwise. \
+             The interval is that of crossed random effects of seed and question (Satterthwaite); p is uncorrected. \
+             Bootstrap: over figures and seeds, with the share of its replicates above 0. \
+             P(X > Y): a seed of the first arm against one of the second on one set, ties half, averaged over sets (rliable's probability of improvement)."
         )
     }
 }
@@ -251,10 +256,34 @@ fn size(difference: &PairedDifference) -> String {
         (a, b) if a == b => format!("{a} seeds each"),
         (a, b) => format!("{a} and {b} seeds"),
     };
+    format!("{} questions, {seeds}", difference.questions)
+}
+
+/// What a repetition of this experiment would find four times in five.
+fn detectable(difference: &PairedDifference) -> String {
+    let crossed = &difference.crossed;
     format!(
-        "{} questions, {seeds}; detectable with 80 % power: {:.1}",
-        difference.questions,
-        100.0 * minimum_detectable_effect(difference.average.standard_error)
+        "detectable with 80 % power: {}",
+        number(Some(100.0 * crossed.detectable_effect(0.05, 0.8)), 1)
+    )
+}
+
+/// The interval that the rule looks at, with the digits that a decision near 0 needs.
+fn rule_interval(crossed: &CrossedEstimate) -> String {
+    format!(
+        "[{:+.2}, {:+.2}]",
+        100.0 * crossed.low(),
+        100.0 * crossed.high()
+    )
+}
+
+/// What stands beside the rule.
+fn beside(difference: &PairedDifference) -> String {
+    format!(
+        "bootstrap {}, {:.2} of it above 0; P(X > Y) {:.2}",
+        interval(&difference.average),
+        difference.share_above_zero,
+        difference.probability_of_improvement
     )
 }
 
@@ -264,13 +293,18 @@ mod tests {
 
     use super::*;
     use crate::fixture;
-    use crate::statistics::Bootstrap;
-    fn estimate(low: f64, high: f64) -> Estimate {
-        Estimate {
+    use crate::statistics::{Bootstrap, VarianceComponents, Z_LEVEL};
+
+    fn estimate(low: f64, high: f64) -> CrossedEstimate {
+        CrossedEstimate {
             value: (low + high) / 2.0,
-            low,
-            high,
-            standard_error: (high - low) / 4.0,
+            standard_error: (high - low) / (2.0 * Z_LEVEL),
+            degrees_of_freedom: f64::INFINITY,
+            components: VarianceComponents {
+                seed: None,
+                question: 0.0,
+                residual: 0.0,
+            },
         }
     }
 
@@ -284,7 +318,7 @@ mod tests {
             (-0.01, 0.02, Decision::Undecided, Decision::NotHeld),
             // A small gain is still a gain.
             (0.001, 0.02, Decision::Held, Decision::Held),
-            (0.0, 0.05, Decision::Undecided, Decision::Undecided),
+            (-1e-5, 0.05, Decision::Undecided, Decision::Undecided),
         ];
         for (low, high, micro, paper) in cases {
             assert_eq!(
@@ -402,6 +436,11 @@ mod tests {
             (difference.average.low, difference.average.high),
             (0.0, 0.0)
         );
+        assert_eq!(
+            (difference.crossed.low(), difference.crossed.high()),
+            (0.0, 0.0)
+        );
+        assert_eq!(difference.share_above_zero, 0.5);
         assert_eq!(difference.probability_of_improvement, 0.5);
         assert_eq!(claim.main.decision, Decision::Undecided);
     }

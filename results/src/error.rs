@@ -57,6 +57,18 @@ pub enum Error {
         /// Lines found.
         found: usize,
     },
+    /// A file that is not what was written.
+    #[error("{}: damaged: expected {expected}, found {found}; {advice}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What it must hold.
+        expected: String,
+        /// What it holds.
+        found: String,
+        /// What to do.
+        advice: String,
+    },
     /// An arm's name that cannot be a folder's.
     #[error("arm '{0}': expected a name of a-z, 0-9 and '-', as in 'vtool-r1'")]
     ArmName(String),

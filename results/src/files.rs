@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::stored::read_stored;
 
 /// A row that can say whether its values are possible.
 pub trait Checked {
@@ -93,13 +94,16 @@ where
     write_atomically(path, &bytes)
 }
 
-/// Reads a row a line. The error names the file and the line; blank lines are skipped.
+/// Reads a row a line, also from `<path>.gz` where the file is kept compressed. The error names the file and the line; blank lines are skipped.
 pub fn read_lines<T: DeserializeOwned + Checked>(path: &Path) -> Result<Vec<T>> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    parse_lines(path, &bytes)
+    parse_lines(path, &read_stored(path)?)
 }
 
-fn parse_lines<T: DeserializeOwned + Checked>(path: &Path, bytes: &[u8]) -> Result<Vec<T>> {
+/// The rows in the bytes of the file `path`.
+pub(crate) fn parse_lines<T: DeserializeOwned + Checked>(
+    path: &Path,
+    bytes: &[u8],
+) -> Result<Vec<T>> {
     let mut rows = Vec::new();
     for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
         if line.iter().all(u8::is_ascii_whitespace) {

@@ -1,4 +1,4 @@
-//! A table as text: terminal, markdown, CSV, LaTeX; and what differs between two of them.
+//! A table as text: terminal, markdown, CSV, LaTeX, JSON; and what differs between two of them.
 
 use std::fmt::Write;
 
@@ -9,6 +9,7 @@ use tabled::settings::style::HorizontalLine;
 use tabled::settings::{Alignment, Padding, Style};
 
 use crate::claim::Claim;
+use crate::json::json;
 use crate::paper::UNREPORTED;
 use crate::record::SETS;
 use crate::statistics::{Cell, Estimate};
@@ -25,15 +26,18 @@ pub enum Format {
     Csv,
     /// A booktabs tabular.
     Latex,
+    /// Everything that the table holds, numbers in full.
+    Json,
 }
 
 impl Format {
     /// All of them.
-    pub const ALL: [Format; 4] = [
+    pub const ALL: [Format; 5] = [
         Format::Terminal,
         Format::Markdown,
         Format::Csv,
         Format::Latex,
+        Format::Json,
     ];
 
     /// The name on the command line.
@@ -43,6 +47,7 @@ impl Format {
             Format::Markdown => "markdown",
             Format::Csv => "csv",
             Format::Latex => "latex",
+            Format::Json => "json",
         }
     }
 }
@@ -72,6 +77,7 @@ impl Table {
             Format::Markdown => markdown(self),
             Format::Csv => csv(self),
             Format::Latex => latex(self),
+            Format::Json => json(self),
         }
     }
 }
@@ -462,13 +468,14 @@ mod tests {
             ("micro", "Given models on the micro world's questions, not"),
             ("shared/data", "Given models on the test sets, beside"),
         ] {
-            let [terminal, markdown, csv, latex] = rendered(data, ArmName::TEACHER);
+            let [terminal, markdown, csv, latex, json] = rendered(data, ArmName::TEACHER);
             for text in [&terminal, &markdown, &latex] {
                 assert!(text.contains(title), "{text}");
                 assert!(!text.contains("claim") && !text.contains("Rule"), "{text}");
             }
             assert!(terminal.ends_with("·: unreported.\n"), "{terminal}");
             assert!(csv.starts_with("arm,set,"), "{csv}");
+            assert!(json.contains("\"claim\": null"), "{json}");
         }
         // Where the claimed arm is among them, the claim is tested and says on what.
         let [terminal, ..] = rendered("micro", ArmName::IAPO);

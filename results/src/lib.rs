@@ -3,12 +3,19 @@
 //! A run is a folder `<out>/<arm>/seed-<n>/` with a manifest, a line of metrics an update and a
 //! record a question. Everything else here is a function of those files alone.
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+mod check;
 mod claim;
 mod error;
 mod files;
 #[cfg(test)]
 mod fixture;
 mod format;
+mod integrity;
+mod json;
 mod machine;
 mod manifest;
 mod metrics;
@@ -21,14 +28,17 @@ mod report;
 mod run_kind;
 mod runs;
 pub mod statistics;
+mod stored;
 mod table;
 
+pub use check::{Finding, Level, check};
 pub use claim::{Claim, Comparison, Decision};
 pub use error::{Error, Result};
 pub use files::{
     Appender, Checked, read_json, read_lines, write_atomically, write_json, write_lines,
 };
 pub use format::{Format, differences};
+pub use integrity::{MANIFEST, METRICS, RECORDS, verify, write_manifest};
 pub use machine::{Cuda, Machine, peak_memory_bytes};
 pub use manifest::{FORMAT, FileStamp, Manifest, ProfileStamp};
 pub use metrics::{Alignment, AttributionMetrics, UpdateMetrics, Validation};
@@ -36,8 +46,9 @@ pub use numbers::{NOT_MEASURED, number, p_value, percent, points};
 pub use options::TableOptions;
 pub use paper::{Paper, PaperClaim};
 pub use plot::{learning_curves, results};
-pub use record::{ArmName, BlockShares, Record, SETS, Sampled};
+pub use record::{ArmName, BlockShares, Record, SETS, SampledAnswer};
 pub use report::{CURVES, REPORT, RESULTS, write_report};
 pub use run_kind::RunKind;
-pub use runs::{MANIFEST, METRICS, RECORDS, Run, RunHashes, Runs, run_folder, run_hashes};
+pub use runs::{Run, RunHashes, Runs, run_folder, run_hashes};
+pub use stored::{compressed, is_stored, read_stored};
 pub use table::{PaperRow, Table, TableRow};

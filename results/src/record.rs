@@ -107,7 +107,7 @@ impl fmt::Display for ArmName {
 /// The answer that was sampled at temperature 1 beside the greedy one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Sampled {
+pub struct SampledAnswer {
     /// The answer taken from the completion, as it was scored.
     pub prediction: String,
     /// The scorer's verdict.
@@ -186,7 +186,7 @@ pub struct Record {
     /// The answer at temperature 1, where one was sampled. The fields above and below are the
     /// greedy episode's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sampled: Option<Sampled>,
+    pub sampled: Option<SampledAnswer>,
     /// Whether the first turn called a tool, well-formed or not.
     pub tool_called: bool,
     /// Whether a called tool ran and gave an image.
@@ -323,7 +323,7 @@ pub(crate) mod tests {
         let mut full = example();
         full.kind = Some("count".to_string());
         full.named = Some(3);
-        full.sampled = Some(Sampled {
+        full.sampled = Some(SampledAnswer {
             prediction: "41".to_string(),
             verdict: Verdict::Wrong,
         });

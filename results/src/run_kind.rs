@@ -43,9 +43,9 @@ impl RunKind {
     pub(crate) fn title(&self) -> String {
         match self {
             RunKind::PaperScale => "Accuracy on the six test sets, beside the paper's".to_string(),
-            RunKind::Replication(profile) => format!(
-                "A test of the claim at micro scale (profile '{profile}'), not the paper's table"
-            ),
+            RunKind::Replication(profile) => {
+                format!("Arms trained at micro scale (profile '{profile}'), not the paper's table")
+            }
             RunKind::MicroEvaluation => {
                 "Given models on the micro world's questions, not the paper's table".to_string()
             }
@@ -59,7 +59,7 @@ impl RunKind {
         match self {
             RunKind::PaperScale => "The paper's claim".to_string(),
             RunKind::Replication(profile) => {
-                format!("The paper's claim, tested at micro scale (profile '{profile}')")
+                format!("IAPO against GRPO at equal updates, micro scale (profile '{profile}')")
             }
             RunKind::MicroEvaluation => {
                 "The paper's claim, tested on given models at micro scale".to_string()

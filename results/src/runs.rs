@@ -7,18 +7,13 @@ use benchmarks::Verdict;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::files::{read_json, read_lines};
+use crate::files::{parse_lines, read_json, read_lines};
+use crate::integrity::{MANIFEST, METRICS, RECORDS, check_bytes, check_counts, check_present};
 use crate::manifest::{FORMAT, Manifest, ProfileStamp};
 use crate::metrics::UpdateMetrics;
 use crate::record::{ArmName, Record};
 use crate::run_kind::RunKind;
-
-/// The manifest's file name.
-pub const MANIFEST: &str = "manifest.json";
-/// The metrics' file name.
-pub const METRICS: &str = "metrics.jsonl";
-/// The records' file name.
-pub const RECORDS: &str = "records.jsonl";
+use crate::stored::{is_stored, read_stored};
 
 /// The folder of one run.
 pub fn run_folder(out: &Path, arm: &ArmName, seed: u64) -> PathBuf {
@@ -43,6 +38,14 @@ pub struct Run {
 pub struct Runs {
     /// The runs, by arm in the order of the table, then by seed.
     pub runs: Vec<Run>,
+}
+
+impl Run {
+    /// Whether the manifest holds the records' checksum, which reading has then compared.
+    pub fn is_verified(&self) -> bool {
+        let files = self.manifest.as_ref().map(|manifest| &manifest.files);
+        files.is_some_and(|files| files.contains_key(RECORDS))
+    }
 }
 
 impl Runs {
@@ -84,6 +87,13 @@ impl Runs {
         self.runs.iter().flat_map(|run| &run.records)
     }
 
+    /// The folders of runs whose files hold no checksum: of an earlier version, made by hand, or
+    /// not finished.
+    pub fn unverified(&self) -> Vec<&Path> {
+        let unverified = self.runs.iter().filter(|run| !run.is_verified());
+        unverified.map(|run| run.folder.as_path()).collect()
+    }
+
     /// The arms in the order of the table.
     pub fn arms(&self) -> Vec<ArmName> {
         let mut arms: Vec<ArmName> = self.records().map(|record| record.arm.clone()).collect();
@@ -93,7 +103,7 @@ impl Runs {
     }
 
     /// What the runs are, where a manifest tells it.
-    pub fn kind(&self) -> RunKind {
+    pub fn run_kind(&self) -> RunKind {
         let manifest = self.runs.iter().find_map(|run| run.manifest.as_ref());
         RunKind::of(manifest.map(|manifest| &manifest.profile))
     }
@@ -233,9 +243,16 @@ fn run_key(run: &Run) -> ((usize, &str), u64) {
 }
 
 fn find(folder: &Path, depth: usize, runs: &mut Vec<Run>) -> Result<()> {
-    if folder.join(RECORDS).is_file() {
-        runs.push(read_run(folder)?);
-        return Ok(());
+    for folder in run_folders(folder, depth)? {
+        runs.push(read_run(&folder)?);
+    }
+    Ok(())
+}
+
+/// Folders with records, at most `depth` below `folder`, in order.
+pub(crate) fn run_folders(folder: &Path, depth: usize) -> Result<Vec<PathBuf>> {
+    if is_stored(&folder.join(RECORDS)) || is_stored(&folder.join(MANIFEST)) {
+        return Ok(vec![folder.to_path_buf()]);
     }
     let mut below = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(Error::io("list", folder))? {
@@ -250,15 +267,17 @@ fn find(folder: &Path, depth: usize, runs: &mut Vec<Run>) -> Result<()> {
         }
     }
     below.sort();
+    let mut found = Vec::new();
     if depth > 0 {
         for folder in below {
-            find(&folder, depth - 1, runs)?;
+            found.extend(run_folders(&folder, depth - 1)?);
         }
     }
-    Ok(())
+    Ok(found)
 }
 
-fn read_run(folder: &Path) -> Result<Run> {
+/// A run from its files, compared with its manifest.
+pub(crate) fn read_run(folder: &Path) -> Result<Run> {
     let manifest = folder.join(MANIFEST);
     let metrics = folder.join(METRICS);
     let manifest: Option<Manifest> = if manifest.is_file() {
@@ -277,15 +296,31 @@ fn read_run(folder: &Path) -> Result<Run> {
     } else {
         None
     };
+    if let Some(manifest) = &manifest {
+        check_present(folder, manifest)?;
+    }
+    let read = |path: &Path| -> Result<Vec<u8>> {
+        let bytes = read_stored(path)?;
+        if let Some(manifest) = &manifest {
+            check_bytes(path, &bytes, manifest)?;
+        }
+        Ok(bytes)
+    };
+    let path = folder.join(RECORDS);
+    let records: Vec<Record> = parse_lines(&path, &read(&path)?)?;
+    if let Some(manifest) = &manifest {
+        check_counts(&path, &records, manifest)?;
+    }
+    let metrics = if is_stored(&metrics) {
+        parse_lines(&metrics, &read(&metrics)?)?
+    } else {
+        Vec::new()
+    };
     Ok(Run {
         folder: folder.to_path_buf(),
         manifest,
-        metrics: if metrics.is_file() {
-            read_lines(&metrics)?
-        } else {
-            Vec::new()
-        },
-        records: read_lines(&folder.join(RECORDS))?,
+        metrics,
+        records,
     })
 }
 
@@ -301,10 +336,10 @@ pub struct RunHashes {
 /// The hashes of the deterministic part of a run's files.
 pub fn run_hashes(folder: &Path) -> Result<RunHashes> {
     let records = folder.join(RECORDS);
-    let bytes = std::fs::read(&records).map_err(Error::io("read", &records))?;
+    let bytes = read_stored(&records)?;
     let metrics = folder.join(METRICS);
     let mut hasher = blake3::Hasher::new();
-    if metrics.is_file() {
+    if is_stored(&metrics) {
         for mut row in read_lines::<UpdateMetrics>(&metrics)? {
             row.seconds = BTreeMap::new();
             if let Some(attribution) = &mut row.attribution {
@@ -353,7 +388,7 @@ mod tests {
                 (&made.records, &made.metrics, &made.manifest)
             );
         }
-        assert_eq!(read.kind(), RunKind::Replication("micro".to_string()));
+        assert_eq!(read.run_kind(), RunKind::Replication("micro".to_string()));
         // One run's own folder is a table of one row.
         assert_eq!(
             Runs::load(&[out.path().join("iapo/seed-1")])

@@ -1,18 +1,24 @@
-//! How sure a number is: intervals, paired differences, power.
+//! How sure a number is: intervals, paired differences, several tests at once, power.
 //!
-//! The unit of sampling is the figure (questions about one figure are not independent) and the
-//! training seed. Both are resampled, see [`bootstrap`](crate::statistics::bootstrap).
+//! Differences of arms are judged by crossed random effects of seed and question
+//! ([`crossed`](crate::statistics::crossed)); beside them stands the bootstrap over figures and
+//! seeds ([`Bootstrap`](crate::statistics::Bootstrap)), which also gives the cells' intervals.
 
 mod bootstrap;
 mod cells;
-mod normal;
+mod crossed;
+mod hypotheses;
+mod level;
 mod paired;
 mod proportion;
 mod scores;
+pub mod simulation;
 
 pub use bootstrap::{Bootstrap, Estimate};
 pub use cells::{ArmEstimates, Cell, estimate};
-pub use normal::{LEVEL, Z_LEVEL, minimum_detectable_effect};
+pub use crossed::{Block, CrossedEstimate, Design, VarianceComponents, crossed};
+pub use hypotheses::{Conclusion, Hypothesis, Outcome, decide, holm, intersection_union};
+pub use level::{LEVEL, Z_LEVEL};
 pub use paired::{Incomparable, PairedDifference, SetDifference, compare};
-pub use proportion::{McNemar, mcnemar, wilson};
+pub use proportion::{McNemar, mcnemar, probability_of_improvement, wilson};
 pub use scores::{ArmScores, CellAccuracy, SetScores, clustered_standard_error};

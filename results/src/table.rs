@@ -89,7 +89,7 @@ impl Table {
         let claimed = rows.iter().any(|row| row.arm == paper.claim.arm);
         let claim = claimed.then(|| Claim::test(runs, paper, options));
         Table {
-            title: runs.kind().title(),
+            title: runs.run_kind().title(),
             notes: notes(runs, &rows, paper, options),
             rows,
             paper: paper_rows,
@@ -98,12 +98,56 @@ impl Table {
     }
 }
 
+/// In which form the claimed arm was trained, where its manifest tells: not every form is the
+/// paper's.
+fn form(runs: &Runs, arm: &ArmName) -> Option<String> {
+    let manifest = runs
+        .runs
+        .iter()
+        .filter_map(|run| run.manifest.as_ref())
+        .find(|manifest| manifest.arm == *arm)?;
+    let resolved = &manifest.profile.resolved;
+    let settings = resolved
+        .pointer(&format!("/arms/{arm}"))
+        .or_else(|| resolved.get("attribution"))?
+        .as_object()?;
+    let told: Vec<String> = [
+        "method",
+        "baseline",
+        "nodes",
+        "masses",
+        "tokens",
+        "divergence",
+    ]
+    .into_iter()
+    // Occlusion integrates along no path.
+    .filter(|key| {
+        settings.get("method").and_then(|method| method.as_str()) != Some("occlusion")
+            || !["baseline", "nodes"].contains(key)
+    })
+    .filter_map(|key| {
+        let value = settings.get(key)?;
+        let word = value
+            .as_str()
+            .map_or_else(|| value.to_string(), |word| word.replace('_', " "));
+        Some(format!("{key} {word}"))
+    })
+    .collect();
+    (!told.is_empty()).then(|| {
+        format!(
+            "The form of '{arm}' in these runs: {}. The paper's: integrated gradients, zero baseline, absolute sums, all tokens of the call, KL.",
+            told.join(", ")
+        )
+    })
+}
+
 fn notes(runs: &Runs, rows: &[TableRow], paper: &Paper, options: &TableOptions) -> Vec<String> {
     let mut notes = vec![
         "Accuracy in percent, its 95 % interval (bootstrap over figures and seeds, 4,000 replicates), questions × seeds. \
          'average' is the unweighted mean of the six sets; 'calls' the share of answers that called a tool, 'run' the share of those calls that ran."
             .replace("4,000", &thousands(options.bootstrap.resamples)),
     ];
+    notes.extend(form(runs, &paper.claim.arm));
     let single: Vec<&str> = rows
         .iter()
         .filter(|row| row.seeds == 1)
@@ -142,7 +186,7 @@ fn notes(runs: &Runs, rows: &[TableRow], paper: &Paper, options: &TableOptions) 
         "(paper): arXiv {}, {}, as far as known; the rest is unreported.{}",
         paper.arxiv,
         paper.student,
-        runs.kind().comparison()
+        runs.run_kind().comparison()
     ));
     notes
 }

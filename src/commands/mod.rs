@@ -2,8 +2,10 @@
 
 mod ask;
 mod attribute;
+mod check;
 mod doctor;
 mod eval_all;
+mod output;
 mod parity;
 mod pretrain;
 mod replicate;
@@ -29,6 +31,7 @@ enum Command {
     Replicate(replicate::Args),
     EvalAll(eval_all::Args),
     Tables(tables::Args),
+    Check(check::Args),
     Score(score::Args),
     Tool(tool::Args),
     Ask(ask::Args),
@@ -45,6 +48,7 @@ impl Cli {
             Command::Replicate(args) => replicate::run(args),
             Command::EvalAll(args) => eval_all::run(args),
             Command::Tables(args) => tables::run(args),
+            Command::Check(args) => check::run(args),
             Command::Score(args) => score::run(args),
             Command::Tool(args) => tool::run(args),
             Command::Ask(args) => ask::run(args),

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use benchmarks::TestSet;
-use benchmarks::endpoint::{ApiKey, Cache, Client, Settings};
 use benchmarks::judge::{EndpointJudge, Rubric};
-use benchmarks::scorers::rows::{RowsError, Scorer, score_file, score_rows};
-use benchmarks::scorers::{ScoreSummary, ScoredSet};
+use benchmarks::predictions::{PredictionsError, ScoreSummary, Scorer, score_file, score_rows};
+use benchmarks::scorers::{Crashes, ScoredSet};
+use chat_endpoint::{ApiKey, Cache, Client, Settings};
 
 /// The environment variable with the judge's key.
 const KEY: &str = "OPENAI_API_KEY";
@@ -19,13 +19,17 @@ pub struct Args {
     /// charxiv, chartqa-h-bar, chartqa-v-bar, vwtq, vwtq-syn, vtabfact, or fintabnetqa.
     #[arg(long)]
     set: ScoredSet,
-    /// JSONL with `gt` and `pred` (null for no prediction), `question` and CharXiv's `category`
+    /// JSONL with `gt` and `pred` (null for no prediction: wrong), `question` and CharXiv's `category`
     /// for judges; or a prediction file of TableVQA-Bench, or a grading file of CharXiv.
     #[arg(long, value_name = "FILE.jsonl")]
     predictions: PathBuf,
     /// The rule: the set's own, ChartQA's relaxed match, or a judge.
     #[arg(long, value_enum, default_value_t = Rule::Official)]
     scorer: Rule,
+    /// Predictions that the official program cannot read (lists, objects, numbers, booleans) are
+    /// wrong, as if its crash were a verdict; without it they are not judged.
+    #[arg(long)]
+    crash_is_wrong: bool,
     /// Where the rows go, each with `score` (1, 0, or null for not judged) and `reason`; without it
     /// to the standard output, and the accuracy to standard error.
     #[arg(long, value_name = "FILE.jsonl")]
@@ -82,13 +86,22 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         ("--rubric", args.rubric.is_some()),
         ("--cache", args.cache.is_some()),
     ];
+    if args.crash_is_wrong && args.scorer != Rule::Official {
+        bail!("--crash-is-wrong is for --scorer official");
+    }
     if args.scorer != Rule::Judge
         && let Some((flag, _)) = judge_only.iter().find(|(_, given)| *given)
     {
         bail!("{flag} is for --scorer judge");
     }
     let summary = match args.scorer {
-        Rule::Official => scored(&args, &Scorer::Official)?,
+        Rule::Official => {
+            let crashes = match args.crash_is_wrong {
+                true => Crashes::Wrong,
+                false => Crashes::NotJudged,
+            };
+            scored(&args, &Scorer::Official(crashes))?
+        }
         Rule::Relaxed => scored(&args, &Scorer::Relaxed)?,
         Rule::Judge => judged(&args)?,
     };
@@ -96,6 +109,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match file(&args) {
         Some(_) => print!("{report}"),
         None => eprint!("{report}"),
+    }
+    if summary.nothing_judged() {
+        bail!(
+            "none of {} rows of {} has a verdict",
+            summary.rows,
+            args.predictions.display()
+        );
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -107,7 +127,7 @@ fn file(args: &Args) -> Option<&Path> {
         .filter(|out| *out != Path::new("/dev/stdout"))
 }
 
-fn scored(args: &Args, scorer: &Scorer<'_>) -> Result<ScoreSummary, RowsError> {
+fn scored(args: &Args, scorer: &Scorer<'_>) -> Result<ScoreSummary, PredictionsError> {
     match file(args) {
         Some(out) => score_file(args.set, scorer, &args.predictions, out),
         None => {
@@ -164,6 +184,12 @@ fn report(set: ScoredSet, summary: &ScoreSummary) -> String {
         text += " (a row that says both true and false counts in n, as in the official accuracy)";
     }
     text.push('\n');
+    if let (Some(right), 1..) = (summary.right_years_exact, summary.n) {
+        text += &format!(
+            "  with years exact: accuracy {:.2} %, {right} right\n",
+            100.0 * right as f64 / summary.n as f64
+        );
+    }
     for (reason, count) in &summary.reasons {
         text += &format!("  {reason}: {count}\n");
     }
@@ -205,8 +231,13 @@ mod tests {
             out.display()
         );
         run(parsed(&flags)).expect("scored");
-        let summary =
-            score_file(parsed(&flags).set, &Scorer::Official, &given, &out).expect("scored");
+        let summary = score_file(
+            parsed(&flags).set,
+            &Scorer::Official(Crashes::NotJudged),
+            &given,
+            &out,
+        )
+        .expect("scored");
         insta::assert_snapshot!(report(parsed(&flags).set, &summary), @r"
         vtabfact: accuracy 50.00 % (95 % interval 9.45 to 90.55, Wilson), 1 right of n = 2, not judged 1 (a row that says both true and false counts in n, as in the official accuracy)
           both_labels: 1

@@ -6,13 +6,15 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use results::{Format, Paper, Runs, Table, TableOptions, differences};
 
+use super::output::print;
+
 /// Every table again from the records of finished runs, beside the paper's known numbers.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Folders that `replicate --out` or `eval-all --out` wrote
     #[arg(required = true, value_name = "DIR")]
     dirs: Vec<PathBuf>,
-    /// terminal, markdown, csv or latex
+    /// terminal, markdown, csv, latex or json
     #[arg(long, default_value = "terminal")]
     format: Format,
     /// Compare with a kept markdown table and name the cells that differ; without FILE
@@ -24,9 +26,18 @@ pub struct Args {
 /// Runs the command. `--check` exits with 1 when a cell differs.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let runs = Runs::load(&args.dirs)?;
+    let unverified = runs.unverified();
+    if let Some(first) = unverified.first() {
+        eprintln!(
+            "warning: {} of {} runs hold no checksums and are not verified, {} for one; `iapo check` tells more",
+            unverified.len(),
+            runs.runs.len(),
+            first.display()
+        );
+    }
     let table = Table::new(&runs, &Paper::committed()?, &TableOptions::default());
     let Some(file) = args.check else {
-        print!("{}", table.render(args.format));
+        print(&table.render(args.format))?;
         return Ok(ExitCode::SUCCESS);
     };
     let golden = match file {
@@ -50,17 +61,21 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("cannot read {}", golden.display()))?;
     let found = differences(&expected, &table.render(Format::Markdown));
     if found.is_empty() {
-        println!("{}: the records give the same table", golden.display());
+        print(&format!(
+            "{}: the records give the same table\n",
+            golden.display()
+        ))?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!(
-        "{}: {} differences from what the records give",
+    let mut text = format!(
+        "{}: {} differences from what the records give\n",
         golden.display(),
         found.len()
     );
     for difference in &found {
-        println!("  {difference}");
+        text.push_str(&format!("  {difference}\n"));
     }
+    print(&text)?;
     Ok(ExitCode::FAILURE)
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use image::{ImageFormat, ImageReader, RgbImage};
+use image::{ImageFormat, RgbImage};
 use visual_tools::{
     FigureBoxes, NamedBoxes, StepOutcome, Style, Tool, ToolCall, Unchanged, apply_reporting,
 };
@@ -112,26 +112,17 @@ fn read_boxes(path: &Path) -> anyhow::Result<NamedBoxes> {
 }
 
 fn read_image(path: &Path) -> anyhow::Result<RgbImage> {
-    let image = ImageReader::open(path)
-        .and_then(ImageReader::with_guessed_format)
-        .with_context(|| format!("cannot read the image {}", path.display()))?
-        .decode()
-        .with_context(|| {
-            format!(
-                "{}: not a PNG or JPEG image that can be read",
-                path.display()
-            )
-        })?;
-    Ok(image.to_rgb8())
+    Ok(image_files::read(path)?)
 }
 
+/// Writes the picture whole or not at all.
 fn write_png(path: &Path, image: &RgbImage) -> anyhow::Result<()> {
     let mut bytes = Cursor::new(Vec::new());
     image
         .write_to(&mut bytes, ImageFormat::Png)
         .with_context(|| format!("cannot encode {}", path.display()))?;
-    std::fs::write(path, bytes.into_inner())
-        .with_context(|| format!("cannot write {}", path.display()))
+    results::write_atomically(path, &bytes.into_inner())
+        .with_context(|| format!("give another --out than {}", path.display()))
 }
 
 #[cfg(test)]
@@ -235,7 +226,15 @@ mod tests {
         args.image = place.path("boxes.json");
         let error = place.error(&args);
         assert!(
-            error.starts_with("DIR/boxes.json: not a PNG or JPEG image"),
+            error.starts_with("DIR/boxes.json: expected a PNG, JPEG, WebP, GIF or BMP image"),
+            "{error}"
+        );
+        let whole = std::fs::read(place.path("in.png")).unwrap();
+        std::fs::write(place.path("cut.png"), &whole[..whole.len() / 2]).unwrap();
+        args.image = place.path("cut.png");
+        let error = place.error(&args);
+        assert!(
+            error.starts_with("DIR/cut.png: the image is not whole"),
             "{error}"
         );
         args = good();
@@ -249,5 +248,47 @@ mod tests {
         let error = place.error(&good());
         assert!(error.starts_with("DIR/boxes.json: expected"), "{error}");
         assert!(!place.path("out.png").exists() && !place.path("out.txt").exists());
+    }
+
+    #[test]
+    fn a_full_disk_is_told_by_its_file_and_leaves_nothing() {
+        let place = Place::new();
+        let full = place.path("full.png");
+        if !Path::new("/dev/full").exists() {
+            println!("skipped: this system has no /dev/full");
+            return;
+        }
+        std::os::unix::fs::symlink("/dev/full", &full).unwrap();
+        let mut args = place.args("focus_on_columns_with_draw", "c");
+        args.out = full;
+        let error = place.error(&args);
+        assert!(
+            error.contains("full.png") && error.contains("No space left on device"),
+            "{error}"
+        );
+        // A folder that cannot be written to, or is not there: the old picture stays as it was.
+        args = place.args("focus_on_columns_with_draw", "c");
+        std::fs::write(place.path("out.png"), "old").unwrap();
+        args.out = place.path("out.png/inside.png");
+        let error = place.error(&args);
+        assert!(error.contains("out.png"), "{error}");
+        assert_eq!(std::fs::read(place.path("out.png")).unwrap(), b"old");
+        let names: Vec<_> = std::fs::read_dir(place.0.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(names.len(), 4, "no half of a picture is left: {names:?}");
+    }
+
+    #[test]
+    fn a_misspelt_name_is_told_the_nearest_region() {
+        let place = Place::new();
+        let error = place.error(&place.args("focus_on_columns_with_draw", "C "));
+        assert!(error.contains(r#"(the nearest is "c")"#), "{error}");
+        let error = place.error(&place.args("focus_on_columns_with_draw", r#"["A, B"]"#));
+        assert!(
+            error.contains(r#"no region is called "A, B" (the nearest is "a, b")"#),
+            "{error}"
+        );
     }
 }

@@ -11,7 +11,7 @@ use qwen2_5_vl::{GenerationOptions, Model, Positions, Prompt};
 
 use super::checks::{Checks, to_f64, to_i64};
 use super::folder::{Folder, Loaded};
-use super::model::{ModelCase, Row, cases};
+use super::model::{ModelCase, ModelRow, cases};
 
 pub fn run(folder: &Folder, loaded: &mut Loaded, checks: &mut Checks<'_>) -> Result<()> {
     for (file, images) in cases(folder, loaded)? {
@@ -109,7 +109,7 @@ fn forced(model: &Model, case: &ModelCase, ids: &[i64]) -> Result<Vec<Tensor>> {
         .collect()
 }
 
-fn forced_row(model: &Model, row: &Row, ids: &[i64]) -> Result<Tensor> {
+fn forced_row(model: &Model, row: &ModelRow, ids: &[i64]) -> Result<Tensor> {
     let table = model
         .parameters()
         .get("model.embed_tokens.weight")

@@ -78,14 +78,14 @@ fn prompt(
 /// One file of inputs and outputs, its rows without padding.
 pub struct ModelCase {
     pub tensors: Tensors,
-    pub rows: Vec<Row>,
+    pub rows: Vec<ModelRow>,
     /// Image features of all rows `(merged, hidden)`.
     features: Option<Tensor>,
     width: usize,
 }
 
 /// One sequence of a batch.
-pub struct Row {
+pub struct ModelRow {
     pub ids: Vec<u32>,
     pub grids: Vec<Grid>,
     pub features: Option<Tensor>,
@@ -144,7 +144,7 @@ impl ModelCase {
                 own.push(grid);
             }
             let features = features.as_ref().filter(|_| slots > 0);
-            rows.push(Row {
+            rows.push(ModelRow {
                 features: features.map(|f| f.narrow(0, first, slots)).transpose()?,
                 ids,
                 grids: own,
@@ -172,7 +172,7 @@ impl ModelCase {
     }
 }
 
-impl Row {
+impl ModelRow {
     pub fn positions(&self, model: &Model) -> Result<Positions> {
         Ok(model.positions(&self.ids, &self.grids)?)
     }

@@ -8,8 +8,8 @@
 use agent::{Block, Conversation, Message, MessagePart, Role};
 
 use super::{Case, Judge, Judgement, Rubric};
-use crate::endpoint::{Client, Error, SamplingParameters};
 use crate::{TestSet, Verdict};
+use chat_endpoint::{Client, Error, SamplingParameters};
 
 /// Longest reply where the source sets no limit.
 const DEFAULT_TOKENS: u32 = 1024;

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 
 use super::normalize::normalize;
 use super::python::{Integer, lower, parse_float, parse_int};
-use super::{Answer, Exception, Reason, Scored};
+use super::scored::{Answer, Exception, Reason, Scored};
 
 /// The official verdict on one prediction.
 pub fn score(gold: &Answer<'_>, prediction: &Answer<'_>) -> Scored {
@@ -23,6 +23,14 @@ pub fn score(gold: &Answer<'_>, prediction: &Answer<'_>) -> Scored {
         Ok(reason) => reason.into(),
         Err(exception) => Scored::crash(exception),
     }
+}
+
+/// Whether the official program can read a gold at all.
+///
+/// # Errors
+/// The exception that escapes it, whatever the prediction.
+pub(super) fn check_gold(gold: &str) -> Result<(), Exception> {
+    distinct(gold).map(|_| ())
 }
 
 fn decide(gold: &str, prediction: &str) -> Result<Reason, Exception> {

@@ -8,7 +8,7 @@
 
 use super::normalize::normalize;
 use super::python::{is_word, parse_float};
-use super::{Answer, Exception, Reason, Scored};
+use super::scored::{Answer, Exception, Reason, Scored};
 
 /// In the order of the source, which tries them so.
 const UNITS: [&str; 14] = [

@@ -12,7 +12,7 @@
 use std::borrow::Cow;
 
 use super::python::{lower, parse_float, strip};
-use super::{Answer, Exception, Reason, Scored};
+use super::scored::{Answer, Exception, Reason, Scored};
 
 /// The largest change relative to the gold value.
 const TOLERANCE: f64 = 0.05;
@@ -57,6 +57,24 @@ pub fn score(gold: &Answer<'_>, prediction: &Answer<'_>) -> Scored {
     } else {
         Reason::WithinTolerance.into()
     }
+}
+
+/// Whether the rule reads a prediction: a text, a number, a boolean, or a list of those.
+pub(super) fn reads(prediction: &Answer<'_>) -> bool {
+    items(prediction, |text| vec![Cow::Borrowed(text)]).is_some()
+}
+
+/// Whether the gold names years, each of which a prediction must then meet exactly: ChartQA's rule
+/// takes 2008 for 2010, which is within 5 %. A year is four digits from 1700 to 2100.
+pub fn is_about_years(gold: &Answer<'_>) -> bool {
+    let year = |text: &str| {
+        text.len() == 4
+            && text
+                .parse::<u16>()
+                .is_ok_and(|n| (1700..=2100).contains(&n))
+    };
+    items(gold, |text| text.split("|||").map(Cow::Borrowed).collect())
+        .is_some_and(|golds| golds.iter().any(|gold| year(strip(gold))))
 }
 
 /// One item against one item: equal, within the tolerance, or different.

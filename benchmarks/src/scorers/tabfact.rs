@@ -5,7 +5,7 @@
 //! the number 1 or 0 (or a boolean); no other gold is ever right. Deviation: the texts `true` and
 //! `false`, this crate's own notation of the label, are taken for 1 and 0.
 
-use super::{Answer, Exception, Reason, Scored};
+use super::scored::{Answer, Exception, Reason, Scored};
 
 /// The official verdict on one prediction.
 pub fn score(gold: &Answer<'_>, prediction: &Answer<'_>) -> Scored {

@@ -10,9 +10,6 @@ use zip::ZipArchive;
 
 use super::error::SourceError;
 
-/// No chart or table is larger; a guard against archives that unpack without end.
-const LARGEST_IMAGE: u64 = 256 << 20;
-
 /// An open archive. Members are read one at a time.
 #[derive(Debug)]
 pub(super) struct Archive {
@@ -76,7 +73,8 @@ impl Archive {
         let mut zip = self.zip.lock().unwrap_or_else(PoisonError::into_inner);
         let file = zip.by_name(member).map_err(|error| error.to_string())?;
         let mut bytes = Vec::new();
-        file.take(LARGEST_IMAGE)
+        // One more than a picture may have, so that a longer one is told as such.
+        file.take(image_files::MAX_FILE_BYTES + 1)
             .read_to_end(&mut bytes)
             .map_err(|error| error.to_string())?;
         Ok(bytes)

@@ -74,34 +74,28 @@ impl<'a> Chart<'a> {
         let question = ["query", "question"];
         let request = holder(&question).text(&question)?.to_owned();
         let gold = ["ground_truth", "answer"];
-        let answer = holder(&gold).answer(&gold)?;
+        // Both kinds of bars have one notation.
+        let gold = holder(&gold).gold(TestSet::ChartQaVertical, &gold)?;
 
         let figure = figure(&id, row);
         let image = images.find(row, &[]);
-        let entry = Entry::new(
-            row,
-            id,
-            request,
-            answer,
-            image,
-            |width, height, oddities| {
-                let fractions = Unit::Fractions { width, height };
-                let mut axis = |labels: &str, of_fractions: &str, of_pixels: &str| {
-                    let read = if described.fields.contains_key(of_fractions) {
-                        boxes::read(described, labels, of_fractions, fractions)?
-                    } else {
-                        boxes::read(described, labels, of_pixels, Unit::Pixels)?
-                    };
-                    oddities.count(&read);
-                    Ok(read.boxes)
+        let entry = Entry::new(row, id, request, gold, image, |width, height, oddities| {
+            let fractions = Unit::Fractions { width, height };
+            let mut axis = |labels: &str, of_fractions: &str, of_pixels: &str| {
+                let read = if described.fields.contains_key(of_fractions) {
+                    boxes::read(described, labels, of_fractions, fractions)?
+                } else {
+                    boxes::read(described, labels, of_pixels, Unit::Pixels)?
                 };
-                Ok(FigureBoxes {
-                    x_values: axis("x_values", "x_bboxes", "x_values_bbox")?,
-                    y_values: axis("y_values", "y_bboxes", "y_values_bbox")?,
-                    ..FigureBoxes::default()
-                })
-            },
-        )?;
+                oddities.count(&read);
+                Ok(read.boxes)
+            };
+            Ok(FigureBoxes {
+                x_values: axis("x_values", "x_bboxes", "x_values_bbox")?,
+                y_values: axis("y_values", "y_bboxes", "y_values_bbox")?,
+                ..FigureBoxes::default()
+            })
+        })?;
         Ok(entry.of_figure(figure))
     }
 }

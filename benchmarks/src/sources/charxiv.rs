@@ -8,8 +8,9 @@ use serde_json::Value;
 
 use super::error::SourceError;
 use super::images::Finder;
-use super::row::{Answer, Row};
+use super::row::Row;
 use super::set::Entry;
+use crate::TestSet;
 use visual_tools::FigureBoxes;
 
 const BULLET: &str = "\n    * ";
@@ -80,9 +81,7 @@ pub fn bare_question(prompt: &str) -> &str {
 /// prompt ready and no category.
 pub(super) fn entry(row: &Row, images: &Finder) -> Result<Entry, SourceError> {
     let id = row.id(&["figure_id"])?;
-    let Answer::One(gold) = row.answer(&["answer"])? else {
-        return Err(row.error("answer", "one string", row.first(&["answer"])));
-    };
+    let gold = row.gold(TestSet::CharXiv, &["answer"])?;
     let category = row.first(&["inst_category"]);
     let (request, category) = match category {
         None => (row.text(&["prompt"])?.to_owned(), None),
@@ -92,7 +91,10 @@ pub(super) fn entry(row: &Row, images: &Finder) -> Result<Entry, SourceError> {
                 .as_u64()
                 .and_then(|category| u8::try_from(category).ok())
                 .and_then(|category| {
-                    Some((response_prompt(query, category, &gold)?, Some(category)))
+                    Some((
+                        response_prompt(query, category, &gold.text)?,
+                        Some(category),
+                    ))
                 })
                 .ok_or_else(|| row.error("inst_category", "1, 2, 3 or 4", Some(value)))?
         }
@@ -104,7 +106,7 @@ pub(super) fn entry(row: &Row, images: &Finder) -> Result<Entry, SourceError> {
         row,
         &[format!("images/{figure}.jpg"), format!("{figure}.jpg")],
     );
-    Entry::new(row, id, request, Answer::One(gold), image, |_, _, _| {
+    Entry::new(row, id, request, gold, image, |_, _, _| {
         Ok(FigureBoxes::default())
     })
     .map(|entry| entry.in_category(category).of_figure(figure))

@@ -122,14 +122,6 @@ pub enum SourceError {
         use_of: &'static str,
     },
     /// Files that cannot be downloaded, or are not what they should be.
-    #[error("download: {0}")]
-    Download(String),
-    /// A checkpoint that is not on this machine and cannot be had.
-    #[error("no checkpoint '{name}': {problem}")]
-    NoCheckpoint {
-        /// Its name as given.
-        name: String,
-        /// What is wrong and what to type.
-        problem: String,
-    },
+    #[error(transparent)]
+    Download(hub_files::DownloadError),
 }

@@ -1,11 +1,11 @@
 //! Where a question's image is: a file, bytes in a parquet row, or a member of an archive.
 
-use std::borrow::Cow;
 use std::io::Cursor;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use image::{ImageError, ImageReader, RgbImage};
+use image::RgbImage;
+use image_files::ImageFileError;
 use serde_json::Value;
 
 use super::error::{Place, SourceError};
@@ -24,17 +24,6 @@ pub(super) enum ImageRef {
 }
 
 impl ImageRef {
-    fn bytes(&self) -> Result<Cow<'_, [u8]>, String> {
-        match self {
-            ImageRef::File(file) => std::fs::read(file)
-                .map(Cow::Owned)
-                .map_err(|error| error.to_string()),
-            ImageRef::Bytes(bytes) => Ok(Cow::Borrowed(bytes)),
-            #[cfg(feature = "hub")]
-            ImageRef::Archived { archive, member } => archive.read(member).map(Cow::Owned),
-        }
-    }
-
     fn name(&self) -> String {
         match self {
             ImageRef::File(file) => file.display().to_string(),
@@ -44,44 +33,51 @@ impl ImageRef {
         }
     }
 
-    fn error(&self, place: &Place, reason: impl ToString) -> SourceError {
+    fn error(&self, place: &Place, error: &ImageFileError) -> SourceError {
+        // The picture's name stands in the error already.
+        let reason = match error {
+            ImageFileError::File { problem, .. } => problem.to_string(),
+            ImageFileError::Read { source, .. } => source.to_string(),
+            other => other.to_string(),
+        };
         SourceError::Image {
             place: place.clone(),
             image: self.name(),
-            reason: reason.to_string(),
+            reason,
         }
     }
 
-    /// Width and height in pixels, read from the header.
+    /// Width and height in pixels of the upright picture, read from the header.
     pub fn size(&self, place: &Place) -> Result<(u32, u32), SourceError> {
-        let size = match self {
-            ImageRef::File(file) => ImageReader::open(file)
-                .and_then(ImageReader::with_guessed_format)
-                .map_err(ImageError::IoError)
-                .and_then(ImageReader::into_dimensions),
-            _ => {
-                let bytes = self.bytes().map_err(|reason| self.error(place, reason))?;
-                ImageReader::new(Cursor::new(bytes))
-                    .with_guessed_format()
-                    .map_err(ImageError::IoError)
-                    .and_then(ImageReader::into_dimensions)
-            }
-        };
-        match size {
-            Ok((0, _) | (_, 0)) => Err(self.error(place, "it has no pixels")),
-            Ok(size) => Ok(size),
-            Err(error) => Err(self.error(place, error)),
+        match self {
+            ImageRef::File(file) => image_files::dimensions(file),
+            ImageRef::Bytes(bytes) => image_files::dimensions_of(Cursor::new(bytes)),
+            #[cfg(feature = "hub")]
+            ImageRef::Archived { archive, member } => archive
+                .read(member)
+                .map_err(ImageFileError::Broken)
+                .and_then(|bytes| image_files::dimensions_of(Cursor::new(bytes))),
         }
+        .map_err(|error| self.error(place, &error))
     }
 
-    /// The pixels. Transparency is dropped, not blended, as `Image.convert("RGB")` of Pillow does.
+    /// The pixels, as the reference loader gives them.
     pub fn decode(&self, place: &Place) -> Result<RgbImage, SourceError> {
-        let bytes = self.bytes().map_err(|reason| self.error(place, reason))?;
-        image::load_from_memory(&bytes)
-            .map(|image| image.to_rgb8())
-            .map_err(|error| self.error(place, error))
+        match self {
+            ImageRef::File(file) => image_files::read(file),
+            ImageRef::Bytes(bytes) => image_files::decode(bytes),
+            #[cfg(feature = "hub")]
+            ImageRef::Archived { archive, member } => archive
+                .read(member)
+                .map_err(ImageFileError::Broken)
+                .and_then(|bytes| image_files::decode(&bytes)),
+        }
+        .map_err(|error| self.error(place, &error))
     }
 }
+
+/// Most folders of a path that are looked at, from its end.
+const DEEPEST: usize = 16;
 
 /// Looks for the images that a file's rows name.
 #[derive(Debug)]
@@ -152,6 +148,8 @@ impl Finder {
                 _ => None,
             })
             .collect();
+        // Every tail is looked for, so a path of thousands of folders would take its time.
+        let parts = &parts[parts.len().saturating_sub(DEEPEST)..];
         // The folders above it differ from one copy of the data to the next: the longest tail
         // that exists is the image.
         for first in 0..parts.len() {

@@ -11,7 +11,9 @@ mod charts;
 mod charxiv;
 pub mod checkpoint;
 mod error;
+mod files;
 mod images;
+mod records;
 mod row;
 mod set;
 mod tables;
@@ -20,13 +22,13 @@ mod training;
 #[cfg(feature = "hub")]
 mod archive;
 #[cfg(feature = "hub")]
-mod fetch;
-#[cfg(feature = "hub")]
 mod parquet;
 #[cfg(feature = "hub")]
 mod published;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+#[cfg(not(feature = "hub"))]
+use std::path::PathBuf;
 
 pub use charxiv::{bare_question, response_prompt};
 pub use error::{Place, RecordName, SourceError};
@@ -35,6 +37,7 @@ pub use training::{TrainingSplit, load_training};
 
 use crate::TestSet;
 use charts::Chart;
+use files::{below, first_present};
 use images::Finder;
 
 /// The files that a set may be read from, best first, relative to the data folder. The last part
@@ -106,7 +109,7 @@ pub fn load(data: &Path, set: TestSet) -> Result<LoadedSet, SourceError> {
     let mut entries = Vec::new();
     for file in &files {
         let images = Finder::new(data, file)?;
-        for row in row::read(file)? {
+        for row in records::read(file)? {
             match set {
                 TestSet::CharXiv => entries.push(charxiv::entry(&row, &images)?),
                 TestSet::ChartQaHorizontal | TestSet::ChartQaVertical => {
@@ -131,11 +134,11 @@ pub fn load(data: &Path, set: TestSet) -> Result<LoadedSet, SourceError> {
 ///
 /// # Errors
 /// [`SourceError::NeedsHub`] without the feature `hub`. [`SourceError::Download`]: a host cannot be
-/// reached or lacks a file, or a file is not what the host or the lock file says it is.
-/// [`SourceError::Io`] for the disk.
+/// reached or lacks a file, a file is not what the host or the lock file says it is, or the disk
+/// fails.
 pub fn download(set: TestSet, folder: &Path) -> Result<(), SourceError> {
     #[cfg(feature = "hub")]
-    return published::download(set, folder, &published::HOSTS);
+    return published::download(set, folder, &published::HOSTS).map_err(SourceError::Download);
     #[cfg(not(feature = "hub"))]
     Err(needs_hub(folder.join(set.name())))
 }
@@ -146,7 +149,7 @@ pub fn download(set: TestSet, folder: &Path) -> Result<(), SourceError> {
 /// As [`download`].
 pub fn download_training(folder: &Path) -> Result<(), SourceError> {
     #[cfg(feature = "hub")]
-    return published::download_training(folder, &published::HOSTS);
+    return published::download_training(folder, &published::HOSTS).map_err(SourceError::Download);
     #[cfg(not(feature = "hub"))]
     Err(needs_hub(folder.to_owned()))
 }
@@ -157,58 +160,4 @@ fn needs_hub(file: PathBuf) -> SourceError {
         file,
         use_of: "downloads",
     }
-}
-
-/// The files of the first of `patterns` that is there.
-fn first_present(data: &Path, what: &str, patterns: &[&str]) -> Result<Vec<PathBuf>, SourceError> {
-    patterns
-        .iter()
-        .map(|pattern| present(data, pattern))
-        .find(|files| !files.is_empty())
-        .ok_or_else(|| SourceError::NoData {
-            what: what.to_owned(),
-            folder: data.to_owned(),
-            looked_for: patterns.iter().map(|&name| name.to_owned()).collect(),
-        })
-}
-
-/// The names of files relative to the data folder.
-fn below(data: &Path, files: &[PathBuf]) -> Vec<String> {
-    files
-        .iter()
-        .map(|file| {
-            file.strip_prefix(data)
-                .unwrap_or(file)
-                .display()
-                .to_string()
-        })
-        .collect()
-}
-
-/// The files under `data` that `pattern` stands for, in order of their names.
-fn present(data: &Path, pattern: &str) -> Vec<PathBuf> {
-    let whole = data.join(pattern);
-    let Some((folder, prefix)) = pattern
-        .strip_suffix("*.parquet")
-        .and_then(|stem| stem.rsplit_once('/'))
-    else {
-        return if whole.is_file() {
-            vec![whole]
-        } else {
-            Vec::new()
-        };
-    };
-    let Ok(listing) = std::fs::read_dir(data.join(folder)) else {
-        return Vec::new();
-    };
-    let mut files: Vec<PathBuf> = listing
-        .filter_map(|file| Some(file.ok()?.path()))
-        .filter(|file| {
-            file.file_name()
-                .and_then(|name| name.to_str())
-                .is_some_and(|name| name.starts_with(prefix) && name.ends_with(".parquet"))
-        })
-        .collect();
-    files.sort();
-    files
 }

@@ -5,9 +5,8 @@
 
 use std::path::Path;
 
-use super::SourceError;
-use super::fetch::github::{self, Code};
-use super::fetch::{Origin, bring};
+use hub_files::{DownloadError, GITHUB, GitHubFiles, Repository};
+
 use crate::TestSet;
 
 /// A data set on the hub.
@@ -71,7 +70,7 @@ const CHARXIV_IMAGES: Dataset = Dataset {
 
 /// CharXiv's questions are in the repository of its code. Size and SHA-256: of the file at this
 /// commit.
-const CHARXIV_QUESTIONS: Code = Code {
+const CHARXIV_QUESTIONS: GitHubFiles<'static> = GitHubFiles {
     repository: "princeton-nlp/CharXiv",
     commit: "7ebe88f78dee387691551f071abcb2b9e1a8025b",
     files: &[(
@@ -103,7 +102,7 @@ pub(super) struct Addresses<'a> {
 /// The hosts themselves.
 pub(super) const HOSTS: Addresses<'static> = Addresses {
     hub: None,
-    github: github::ADDRESS,
+    github: GITHUB,
 };
 
 /// Brings what `set` is read from into `folder`, or checks what is there.
@@ -111,7 +110,7 @@ pub(super) fn download(
     set: TestSet,
     folder: &Path,
     addresses: &Addresses<'_>,
-) -> Result<(), SourceError> {
+) -> Result<(), DownloadError> {
     let (datasets, code): (&[Dataset], _) = match set {
         TestSet::CharXiv => (&[CHARXIV_IMAGES], Some(CHARXIV_QUESTIONS)),
         TestSet::ChartQaHorizontal | TestSet::ChartQaVertical => (&[REFOCUS_CHARTS], None),
@@ -130,7 +129,7 @@ pub(super) fn download(
 pub(super) fn download_training(
     folder: &Path,
     addresses: &Addresses<'_>,
-) -> Result<(), SourceError> {
+) -> Result<(), DownloadError> {
     bring_dataset(&REFOCUS_TRAINING, folder, addresses)
 }
 
@@ -138,16 +137,57 @@ fn bring_dataset(
     dataset: &Dataset,
     folder: &Path,
     addresses: &Addresses<'_>,
-) -> Result<(), SourceError> {
-    let origin = Origin::dataset(dataset.owner, dataset.name, addresses.hub)?;
-    bring(&origin, dataset.revision, dataset.files, folder)
+) -> Result<(), DownloadError> {
+    let repository = Repository::dataset(dataset.owner, dataset.name, addresses.hub)?;
+    hub_files::download(&repository, dataset.revision, dataset.files, folder)
 }
 
-fn bring_code(code: Code, folder: &Path, addresses: &Addresses<'_>) -> Result<(), SourceError> {
+fn bring_code(
+    code: GitHubFiles<'_>,
+    folder: &Path,
+    addresses: &Addresses<'_>,
+) -> Result<(), DownloadError> {
     let files: Vec<&str> = code.files.iter().map(|&(path, ..)| path).collect();
-    let origin = Origin::GitHub(github::Repository {
-        code,
-        address: addresses.github.to_owned(),
-    });
-    bring(&origin, Some(code.commit), &files, folder)
+    let repository = Repository::github(code, addresses.github);
+    hub_files::download(&repository, Some(code.commit), &files, folder)
+}
+
+#[cfg(test)]
+#[path = "../../../crates/hub-files/tests/support/hub.rs"]
+mod server;
+
+#[cfg(test)]
+mod tests {
+    use super::server::Hub;
+    use super::*;
+
+    /// CharXiv's images are on the hub, its questions on GitHub. The real questions are not here, so
+    /// all that can be had is that others are refused.
+    #[test]
+    fn charxiv_comes_from_both_hosts() {
+        let hub = Hub::start();
+        let questions = vec![b' '; 245_069];
+        hub.put("datasets/princeton-nlp/CharXiv", "images.zip", "zip", true);
+        hub.put(
+            "github/princeton-nlp/CharXiv",
+            "data/reasoning_val.json",
+            questions,
+            false,
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let address = hub.address();
+        let addresses = Addresses {
+            hub: Some(&address),
+            github: &address,
+        };
+        let told = download(TestSet::CharXiv, folder.path(), &addresses)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            told.contains("github/princeton-nlp/CharXiv: data/reasoning_val.json arrived damaged")
+                && told.contains("instead of 8bf9b9c466baed75"),
+            "{told}"
+        );
+        assert!(folder.path().join("images.zip").is_file());
+    }
 }

@@ -1,13 +1,12 @@
-//! Records of JSON, JSONL and parquet files behind one shape, with fields that are read by name
-//! and kind.
+//! Records of all kinds of files behind one shape, with fields that are read by name and kind.
 
-use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use super::error::{Place, RecordName, SourceError};
+use crate::TestSet;
+use crate::scorers::{Answer, ScoredSet, gold};
 
 /// One record.
 #[derive(Clone, Debug)]
@@ -16,94 +15,6 @@ pub(super) struct Row {
     pub fields: Map<String, Value>,
     /// Binary fields of a parquet row; the field itself holds `{"blob": index}`.
     pub blobs: Vec<Arc<[u8]>>,
-}
-
-/// The records of a file, by its extension.
-pub(super) fn read(file: &Path) -> Result<Vec<Row>, SourceError> {
-    match file.extension().and_then(|extension| extension.to_str()) {
-        Some("jsonl") => read_lines(file),
-        Some("json") => read_object(file),
-        #[cfg(feature = "hub")]
-        Some("parquet") => super::parquet::read(file),
-        _ => Err(SourceError::NeedsHub {
-            file: file.to_owned(),
-            use_of: "parquet",
-        }),
-    }
-}
-
-/// A file's text without the byte order mark that some editors put before it.
-fn read_text(file: &Path) -> Result<String, SourceError> {
-    let mut text = fs::read_to_string(file).map_err(|source| SourceError::Io {
-        file: file.to_owned(),
-        source,
-    })?;
-    if text.starts_with('\u{feff}') {
-        text.remove(0);
-    }
-    Ok(text)
-}
-
-/// One JSON object a line.
-fn read_lines(file: &Path) -> Result<Vec<Row>, SourceError> {
-    let text = read_text(file)?;
-    let shared: Arc<Path> = file.into();
-    let mut rows = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        if line.trim().is_empty() {
-            continue;
-        }
-        let wrong = |found| SourceError::Json {
-            file: file.to_owned(),
-            line: Some(index + 1),
-            expected: "a JSON object",
-            found,
-        };
-        let fields = match serde_json::from_str(line) {
-            Ok(Value::Object(fields)) => fields,
-            Ok(other) => return Err(wrong(describe(&other))),
-            Err(error) => return Err(wrong(error.to_string())),
-        };
-        rows.push(Row {
-            place: Place {
-                file: Arc::clone(&shared),
-                record: RecordName::Line(index + 1),
-            },
-            fields,
-            blobs: Vec::new(),
-        });
-    }
-    Ok(rows)
-}
-
-/// One object of records by id.
-fn read_object(file: &Path) -> Result<Vec<Row>, SourceError> {
-    let wrong = |found| SourceError::Json {
-        file: file.to_owned(),
-        line: None,
-        expected: "one JSON object {\"id\": {record}, …}",
-        found,
-    };
-    let records = match serde_json::from_str(&read_text(file)?) {
-        Ok(Value::Object(records)) => records,
-        Ok(other) => return Err(wrong(describe(&other))),
-        Err(error) => return Err(wrong(error.to_string())),
-    };
-    let shared: Arc<Path> = file.into();
-    records
-        .into_iter()
-        .map(|(key, record)| match record {
-            Value::Object(fields) => Ok(Row {
-                place: Place {
-                    file: Arc::clone(&shared),
-                    record: RecordName::Key(key),
-                },
-                fields,
-                blobs: Vec::new(),
-            }),
-            other => Err(wrong(format!("{} under '{key}'", describe(&other)))),
-        })
-        .collect()
 }
 
 /// A value in an error message: its kind and how it begins.
@@ -167,30 +78,16 @@ impl Row {
         }
     }
 
-    /// The answer: the items of a list, or one item that is no list.
-    pub fn answer(&self, names: &[&str]) -> Result<Answer, SourceError> {
-        let field = || names.join("` or `");
-        let scalar = |value: &Value| match value {
-            Value::String(text) => Some(text.clone()),
-            Value::Number(number) => Some(number.to_string()),
-            Value::Bool(truth) => Some(if *truth { "True" } else { "False" }.to_owned()),
-            _ => None,
-        };
-        match self.first(names) {
-            Some(Value::Array(items)) if !items.is_empty() => items
-                .iter()
-                .map(|item| {
-                    scalar(item).ok_or_else(|| {
-                        self.error(field(), "a list of strings or numbers", Some(item))
-                    })
-                })
-                .collect::<Result<_, _>>()
-                .map(Answer::List),
-            Some(value) if scalar(value).is_some() => {
-                Ok(Answer::One(scalar(value).unwrap_or_default()))
-            }
-            found => Err(self.error(field(), "a string, a number or a list of them", found)),
-        }
+    /// The gold answer under the first of `names` that is present, in the notation of `set`.
+    pub fn gold(&self, set: TestSet, names: &[&str]) -> Result<Gold, SourceError> {
+        let found = self.first(names);
+        let given = Answer::from(found.cloned().unwrap_or(Value::Null));
+        let text = gold(ScoredSet::Set(set), &given)
+            .map_err(|error| self.error(names.join("` or `"), error.expected, found))?;
+        Ok(Gold {
+            text: text.into_owned(),
+            is_list: matches!(given, Answer::List(_)),
+        })
     }
 
     /// A record inside this one, with the same place.
@@ -203,9 +100,10 @@ impl Row {
     }
 }
 
-/// A gold answer as it stands in the data.
+/// A gold answer in its set's notation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    One(String),
-    List(Vec<String>),
+pub(super) struct Gold {
+    pub text: String,
+    /// Whether the data give it as a list.
+    pub is_list: bool,
 }

@@ -10,7 +10,7 @@ use visual_tools::{BoxRepairs, FigureBoxes};
 use super::boxes::Read;
 use super::error::{Place, SourceError};
 use super::images::ImageRef;
-use super::row::{Answer, Row};
+use super::row::{Gold, Row};
 use crate::{Question, TestSet};
 
 /// What was found while loading one set; part of every run's record.
@@ -73,7 +73,7 @@ impl Oddities {
 pub(super) struct Entry {
     id: String,
     request: String,
-    answer: Answer,
+    gold: Gold,
     image_id: String,
     category: Option<u8>,
     place: Place,
@@ -97,7 +97,7 @@ impl Entry {
         row: &Row,
         id: String,
         request: String,
-        answer: Answer,
+        gold: Gold,
         image: Option<ImageRef>,
         read_boxes: impl FnOnce(u32, u32, &mut Oddities) -> Result<FigureBoxes, SourceError>,
     ) -> Result<Self, SourceError> {
@@ -125,19 +125,11 @@ impl Entry {
             image_id: id.clone(),
             id,
             request,
-            answer,
+            gold,
             category: None,
             place: row.place.clone(),
             seen,
         })
-    }
-
-    /// The gold answer in the notation of `set`.
-    fn gold(&self, set: TestSet) -> String {
-        match &self.answer {
-            Answer::One(text) => text.clone(),
-            Answer::List(items) => items.join(separator(set)),
-        }
     }
 
     pub fn of_figure(self, image_id: String) -> Self {
@@ -199,7 +191,7 @@ impl LoadedSet {
                     id: entry.id.clone(),
                 });
             }
-            report.list_answers += usize::from(matches!(entry.answer, Answer::List(_)));
+            report.list_answers += usize::from(entry.gold.is_list);
             match &entry.seen {
                 None => report.without_image.push(entry.id.clone()),
                 Some(seen) => {
@@ -246,7 +238,7 @@ impl LoadedSet {
         self.entries.get(index).map(|entry| Listing {
             id: entry.id.clone(),
             image_id: entry.image_id.clone(),
-            gold: entry.gold(self.report.set),
+            gold: entry.gold.text.clone(),
         })
     }
 
@@ -266,7 +258,7 @@ impl LoadedSet {
                 request: entry.request.clone(),
                 tools: None,
             },
-            gold: entry.gold(self.report.set),
+            gold: entry.gold.text.clone(),
             image_id: entry.image_id.clone(),
             category: entry.category,
         }))
@@ -275,13 +267,5 @@ impl LoadedSet {
     /// All questions in order, each decoded when its turn comes.
     pub fn questions(&self) -> impl Iterator<Item = Result<Question, SourceError>> + '_ {
         (0..self.len()).filter_map(|index| self.question(index))
-    }
-}
-
-/// What stands between the items of a list in a set's notation of gold answers.
-fn separator(set: TestSet) -> &'static str {
-    match set {
-        TestSet::Vwtq | TestSet::VwtqSyn => "|",
-        _ => "|||",
     }
 }

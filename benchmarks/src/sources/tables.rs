@@ -7,7 +7,7 @@ use visual_tools::FigureBoxes;
 use super::boxes::{self, Unit};
 use super::error::SourceError;
 use super::images::Finder;
-use super::row::{Answer, Row};
+use super::row::Row;
 use super::set::Entry;
 use crate::TestSet;
 
@@ -15,11 +15,10 @@ use crate::TestSet;
 pub(super) fn entry(row: &Row, set: TestSet, images: &Finder) -> Result<Entry, SourceError> {
     let id = row.id(&["qa_id", "figure_id"])?;
     let question = row.text(&["query", "question"])?;
-    let answer = row.answer(&["gt", "answer"])?;
-    let (request, answer) = if set == TestSet::VTabFact {
-        (statement(question), truth(row, answer)?)
-    } else {
-        (question.to_owned(), denotation(answer))
+    let gold = row.gold(set, &["gt", "answer"])?;
+    let request = match set {
+        TestSet::VTabFact => statement(question),
+        _ => question.to_owned(),
     };
     let figure = figure(row).unwrap_or_else(|| id.clone());
     // The names under which the images of the public files are kept.
@@ -29,26 +28,19 @@ pub(super) fn entry(row: &Row, set: TestSet, images: &Finder) -> Result<Entry, S
         _ => "vwtq",
     };
     let image = images.find(row, &[format!("images/{name}_{id}.png")]);
-    let entry = Entry::new(
-        row,
-        id,
-        request,
-        answer,
-        image,
-        |width, height, oddities| {
-            let unit = Unit::Fractions { width, height };
-            let mut axis = |labels: &str, field: &str| {
-                let read = boxes::read(row, labels, field, unit)?;
-                oddities.count(&read);
-                Ok(read.boxes)
-            };
-            Ok(FigureBoxes {
-                columns: axis("column_headers", "columns_bbox")?,
-                rows: axis("row_starters", "rows_bbox")?,
-                ..FigureBoxes::default()
-            })
-        },
-    )?;
+    let entry = Entry::new(row, id, request, gold, image, |width, height, oddities| {
+        let unit = Unit::Fractions { width, height };
+        let mut axis = |labels: &str, field: &str| {
+            let read = boxes::read(row, labels, field, unit)?;
+            oddities.count(&read);
+            Ok(read.boxes)
+        };
+        Ok(FigureBoxes {
+            columns: axis("column_headers", "columns_bbox")?,
+            rows: axis("row_starters", "rows_bbox")?,
+            ..FigureBoxes::default()
+        })
+    })?;
     Ok(entry.of_figure(figure))
 }
 
@@ -60,41 +52,6 @@ fn statement(text: &str) -> String {
         text.to_owned()
     } else {
         format!("Is this statement about the table true or false? Answer True or False.\n{text}")
-    }
-}
-
-/// `true` or `false`, from 1 and 0, booleans, or the words.
-fn truth(row: &Row, answer: Answer) -> Result<Answer, SourceError> {
-    let text = match &answer {
-        Answer::One(text) => text,
-        Answer::List(items) if items.len() == 1 => &items[0],
-        Answer::List(_) => "",
-    };
-    match text.trim().to_lowercase().as_str() {
-        "1" | "true" => Ok(Answer::One("true".to_owned())),
-        "0" | "false" => Ok(Answer::One("false".to_owned())),
-        _ => Err(row.error(
-            "gt` or `answer",
-            "0, 1, true or false",
-            row.first(&["gt", "answer"]),
-        )),
-    }
-}
-
-/// A list becomes the notation of WikiTableQuestions, items separated by `|` and escaped.
-fn denotation(answer: Answer) -> Answer {
-    match answer {
-        Answer::List(items) => Answer::List(
-            items
-                .iter()
-                .map(|item| {
-                    item.replace('\\', "\\\\")
-                        .replace('|', "\\p")
-                        .replace('\n', "\\n")
-                })
-                .collect(),
-        ),
-        one => one,
     }
 }
 
@@ -121,12 +78,5 @@ mod tests {
         );
         let asked = "True or False: there be 10 athletes";
         assert_eq!(statement(asked), asked);
-    }
-
-    #[test]
-    fn items_of_a_list_keep_their_bars() {
-        let answer = Answer::List(vec!["a|b".into(), "c\\d\ne".into()]);
-        let expected = Answer::List(vec!["a\\pb".into(), "c\\\\d\\ne".into()]);
-        assert_eq!(denotation(answer), expected);
     }
 }

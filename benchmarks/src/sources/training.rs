@@ -7,9 +7,10 @@ use std::path::Path;
 
 use super::charts::Chart;
 use super::error::SourceError;
+use super::files::{below, first_present};
 use super::images::Finder;
+use super::records;
 use super::set::LoadedSet;
-use super::{below, first_present, row};
 use crate::TestSet;
 
 /// A split of the training questions.
@@ -64,7 +65,7 @@ pub fn load_training(data: &Path, split: TrainingSplit) -> Result<[LoadedSet; 2]
     let (mut horizontal, mut vertical) = (Vec::new(), Vec::new());
     for file in &files {
         let images = Finder::new(data, file)?;
-        for row in row::read(file)? {
+        for row in records::read(file)? {
             let chart = Chart::of(&row)?;
             let questions = match chart.bars {
                 Some(TestSet::ChartQaHorizontal) => &mut horizontal,

@@ -31,21 +31,21 @@ impl Baseline {
     }
 }
 
-/// Averages through a matrix product: `membership (tokens, blocks) / size`, then back.
+/// Sums the rows of each block in the order of the tokens, divides, and gives every token its
+/// block's mean.
 fn block_means(input: &Tensor, blocks: &Blocks, tokens: usize) -> Result<Tensor> {
     blocks.expect_tokens("input", tokens)?;
     if tokens == 0 {
         return Ok(input.detach());
     }
-    let sizes = blocks.sizes();
-    let count = blocks.count();
-    let mut average = vec![0f32; count * tokens];
-    for (token, &label) in blocks.labels().iter().enumerate() {
-        average[label * tokens + token] = 1.0 / sizes[label] as f32;
-    }
-    let average = Tensor::from_vec(average, (count, tokens), input.device())?;
-    let means = average.matmul(&input.detach().to_dtype(DType::F32)?.contiguous()?)?;
+    let device = input.device();
     let labels: Vec<u32> = blocks.labels().iter().map(|&label| label as u32).collect();
-    let labels = Tensor::from_vec(labels, tokens, input.device())?;
+    let labels = Tensor::from_vec(labels, tokens, device)?;
+    let sizes: Vec<f32> = blocks.sizes().iter().map(|&size| size as f32).collect();
+    let sizes = Tensor::from_vec(sizes, (blocks.count(), 1), device)?;
+    let rows = input.detach().to_dtype(DType::F32)?.contiguous()?;
+    let means = Tensor::zeros((blocks.count(), rows.dim(1)?), DType::F32, device)?
+        .index_add(&labels, &rows, 0)?
+        .broadcast_div(&sizes)?;
     Ok(means.index_select(&labels, 0)?.to_dtype(input.dtype())?)
 }

@@ -129,7 +129,7 @@ pub fn total_variation(p: &Distribution, q: &Distribution) -> Result<f64> {
 fn relative_entropy(pairs: impl Iterator<Item = (f64, f64)>) -> f64 {
     let terms = pairs
         .filter(|(a, _)| *a > 0.0)
-        .map(|(a, b)| a * (a / b).ln());
+        .map(|(a, b)| a * libm::log(a / b));
     let sum: f64 = terms.sum();
     if sum < 0.0 { 0.0 } else { sum }
 }

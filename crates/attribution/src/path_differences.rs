@@ -56,7 +56,7 @@ impl Levels {
     /// For every rise in order the level that is reached and which of `blocks` blocks reaches it.
     fn rises(self, blocks: usize) -> impl Iterator<Item = (f64, usize)> {
         (0..self.steps).flat_map(move |step| {
-            let level = ((step + 1) as f64 / self.steps as f64).powf(self.exponent);
+            let level = libm::pow((step + 1) as f64 / self.steps as f64, self.exponent);
             (0..blocks).map(move |turn| {
                 let block = match step % 2 {
                     0 => turn,

@@ -100,10 +100,10 @@ impl Quadrature {
                     });
                 }
                 let mut points = gauss_legendre(linear_nodes, 0.0, start)?;
-                let log = gauss_legendre(nodes - linear_nodes, start.ln(), 0.0)?;
+                let log = gauss_legendre(nodes - linear_nodes, libm::log(start), 0.0)?;
                 points.extend(log.into_iter().map(|Node { alpha, weight }| Node {
-                    alpha: alpha.exp(),
-                    weight: weight * alpha.exp(),
+                    alpha: libm::exp(alpha),
+                    weight: weight * libm::exp(alpha),
                 }));
                 Ok(points)
             }
@@ -226,7 +226,7 @@ fn legendre_root(n: usize, k: usize) -> (f64, f64) {
     }
     let n_real = n as f64;
     let angle = PI * (k as f64 + 0.75) / (n_real + 0.5);
-    let mut x = angle.cos() * (1.0 - (1.0 - 1.0 / n_real) / (8.0 * n_real * n_real));
+    let mut x = libm::cos(angle) * (1.0 - (1.0 - 1.0 / n_real) / (8.0 * n_real * n_real));
     // Newton doubles its digits a step from a guess that is good to O(n⁻⁴): five suffice; the
     // bound only keeps rounding noise in the last digit from looping.
     for _ in 0..10 {

@@ -27,7 +27,7 @@ pub fn attention(
     scale: f64,
 ) -> Result<Tensor> {
     check(q, k, v, layout)?;
-    if !fusible(&[q, k, v]) {
+    if !fusible(&[q, k, v])? {
         return Ok(composed::attention(q, k, v, layout, scale)?);
     }
     let (queries, heads, dim) = q.dims3()?;

@@ -16,8 +16,8 @@ pub fn attention(
     scale: f64,
 ) -> Result<Tensor> {
     let (_, heads, _) = q.dims3()?;
-    attention_weights(q, k, layout, scale)?
-        .matmul(&spread(v, heads)?)?
+    let weights = attention_weights(q, k, layout, scale)?;
+    crate::matmul(&weights, &spread(v, heads)?)?
         .transpose(0, 1)?
         .contiguous()
 }
@@ -33,12 +33,11 @@ pub fn attention_weights(
     let (_, heads, _) = q.dims3()?;
     let q = q.transpose(0, 1)?.contiguous()?;
     let mask = layout.dense_mask(q.device(), q.dtype())?;
-    let scores = q
-        .matmul(&spread(k, heads)?.transpose(1, 2)?.contiguous()?)?
+    let scores = crate::matmul(&q, &spread(k, heads)?.transpose(1, 2)?)?
         .affine(scale, 0.0)?
         .broadcast_add(&mask)?;
     let peak = scores.detach().max_keepdim(D::Minus1)?;
-    let weights = scores.broadcast_sub(&peak)?.exp()?;
+    let weights = crate::exp(&scores.broadcast_sub(&peak)?)?;
     weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)
 }
 
@@ -83,8 +82,7 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.silu()?.mul(up)
 }
 
-/// See [`crate::embedding`]. On CUDA candle's scatter-add of the backward uses atomics, whose
-/// order is not fixed.
+/// See [`crate::embedding`].
 pub fn embedding(weight: &Tensor, ids: &[u32]) -> Result<Tensor> {
     let ids = Tensor::from_slice(ids, ids.len(), weight.device())?;
     weight.index_select(&ids, 0)

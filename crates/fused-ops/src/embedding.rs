@@ -19,7 +19,7 @@ pub fn embedding(weight: &Tensor, ids: &[u32]) -> Result<Tensor> {
         return Err(shape_error(OPERATOR, "weight", "(vocab, hidden)", weight));
     };
     check_ids(OPERATOR, "token id", ids, vocab)?;
-    if !fusible(&[weight]) || ids.is_empty() {
+    if !fusible(&[weight])? || ids.is_empty() {
         return Ok(composed::embedding(weight, ids)?);
     }
     Ok(weight

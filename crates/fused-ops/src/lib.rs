@@ -2,8 +2,9 @@
 //!
 //! Every operator takes and returns candle tensors and takes part in candle's backward pass.
 //! Contiguous-able f32 tensors on the CPU run fused kernels: vectorised (AVX-512, AVX2 + FMA or
-//! portable, chosen at run time), multi-threaded with rayon's pool, and with results that do not
-//! depend on the number of threads. Every other device or dtype runs the composed, differentiable
+//! portable, chosen at run time) and multi-threaded with rayon's pool. Their results do not depend
+//! on the number of threads, the instruction set, the sizes of caches or the system's mathematics
+//! library: one input gives the same bits on every machine. Every other device or dtype runs the composed, differentiable
 //! version of the same operator ([`composed`]), which is also what the fused ones are tested
 //! against.
 //!
@@ -15,10 +16,12 @@ mod attention;
 pub mod composed;
 mod embedding;
 mod error;
+mod functions;
 mod kernels;
 mod layout;
 mod linear;
 mod log_probs;
+mod matmul;
 mod norm;
 mod rotary;
 mod swiglu;
@@ -28,11 +31,14 @@ mod values;
 pub use attention::attention;
 pub use embedding::embedding;
 pub use error::{Error, Result};
-pub use kernels::simd::{InstructionSet, instruction_set};
+pub use functions::{exp, gelu, log};
+pub use kernels::instruction_set::InstructionSet;
 pub use layout::{AttentionLayout, QueryBlock, Segment};
 pub use linear::linear;
 pub use log_probs::{TokenLogProbs, token_log_probs};
+pub use matmul::matmul;
 pub use norm::rms_norm;
 pub use rotary::rotary;
 pub use swiglu::swiglu;
 pub use threads::side_by_side;
+pub use values::instruction_set;

@@ -42,11 +42,11 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
         return Err(shape_error(OPERATOR, "bias", format!("({outputs})"), bias));
     }
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
-    let fused = fusible(&[&x, &weight]);
+    let fused = fusible(&[&x, &weight])?;
     Ok(match bias {
         None if fused => x.apply_op2(&weight, Fused)?,
         None => project(&x, &weight)?,
-        Some(bias) if fused && fusible(&[bias]) => {
+        Some(bias) if fused && fusible(&[bias])? => {
             x.apply_op3(&weight, &bias.contiguous()?, Fused)?
         }
         Some(bias) => project(&x, &weight)?.broadcast_add(bias)?,

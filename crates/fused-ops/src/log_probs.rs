@@ -38,7 +38,7 @@ pub fn token_log_probs(
     banned: &[u32],
 ) -> Result<TokenLogProbs> {
     check(hidden, weight, targets, temperature, banned)?;
-    if !fusible(&[hidden, weight]) {
+    if !fusible(&[hidden, weight])? {
         let (log_probs, entropy) =
             composed::token_log_probs(hidden, weight, targets, temperature, banned)?;
         return Ok(TokenLogProbs { log_probs, entropy });

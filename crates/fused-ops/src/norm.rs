@@ -28,7 +28,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
             weight,
         ));
     }
-    if !fusible(&[x, weight]) {
+    if !fusible(&[x, weight])? {
         return Ok(composed::rms_norm(x, weight, eps)?);
     }
     Ok(x.contiguous()?

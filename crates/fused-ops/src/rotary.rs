@@ -35,7 +35,7 @@ pub fn rotary(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
             ));
         }
     }
-    if !fusible(&[x, cos, sin]) {
+    if !fusible(&[x, cos, sin])? {
         return Ok(composed::rotary(x, cos, sin)?);
     }
     let operator = Rotary {

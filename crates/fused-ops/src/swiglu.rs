@@ -17,7 +17,7 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         let expected = format!("{:?} like gate", gate.dims());
         return Err(shape_error("swiglu", "up", expected, up));
     }
-    if !fusible(&[gate, up]) {
+    if !fusible(&[gate, up])? {
         return Ok(composed::swiglu(gate, up)?);
     }
     Ok(gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu)?)

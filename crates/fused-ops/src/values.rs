@@ -2,11 +2,32 @@
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, StorageRef, Tensor};
 
+use crate::error;
+use crate::kernels::instruction_set::{InstructionSet, choice};
+
 /// Whether the fused kernels take these tensors: f32 on the CPU, none empty.
-pub(crate) fn fusible(tensors: &[&Tensor]) -> bool {
-    tensors.iter().all(|tensor| {
+///
+/// # Errors
+/// When they would, and the instruction set was refused.
+pub(crate) fn fusible(tensors: &[&Tensor]) -> error::Result<bool> {
+    let fusible = tensors.iter().all(|tensor| {
         tensor.dtype() == DType::F32 && tensor.device().is_cpu() && tensor.elem_count() > 0
-    })
+    });
+    if fusible {
+        instruction_set()?;
+    }
+    Ok(fusible)
+}
+
+/// The instruction set that the fused kernels use here: the widest that the processor has, or the
+/// one that the environment variable `FUSED_OPS_SIMD` names (`avx512`, `avx2` or `portable`).
+/// Results are the same bits on all of them.
+///
+/// # Errors
+/// When the variable is none of these names, or names a set that the processor lacks. Every
+/// operator then refuses its input with the same message.
+pub fn instruction_set() -> error::Result<InstructionSet> {
+    choice().map_err(|reason| error::Error::InstructionSet(reason.to_owned()))
 }
 
 /// The values of a contiguous f32 tensor on the CPU, locked for reading.

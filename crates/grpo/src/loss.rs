@@ -109,8 +109,8 @@ pub fn loss(inputs: &LossInputs<'_>, options: &LossOptions) -> Result<LossOutput
         clip_fraction_low: surrogate.share(|cut| cut == Cut::Low),
         clip_fraction_high: surrogate.share(|cut| cut == Cut::High),
         clip_fraction_dual: surrogate.share(|cut| cut == Cut::Dual),
-        approximate_kl: batch.mean(|t| batch.log_ratios[t].exp_m1() - batch.log_ratios[t]),
-        mean_ratio: batch.mean_or(1.0, |t| batch.log_ratios[t].exp()),
+        approximate_kl: batch.mean(|t| libm::expm1(batch.log_ratios[t]) - batch.log_ratios[t]),
+        mean_ratio: batch.mean_or(1.0, |t| libm::exp(batch.log_ratios[t])),
         max_ratio: batch.max_ratio(),
         entropy: inputs
             .entropy
@@ -122,7 +122,7 @@ pub fn loss(inputs: &LossInputs<'_>, options: &LossOptions) -> Result<LossOutput
     let token_ratios = batch
         .log_ratios
         .iter()
-        .map(|log| log.exp() as f32)
+        .map(|&log| libm::exp(log) as f32)
         .collect();
     for (what, value) in [
         ("the mean ratio", metrics.mean_ratio),
@@ -302,7 +302,7 @@ impl<'a> Batch<'a> {
     fn max_ratio(&self) -> f64 {
         let counted = (0..self.log_ratios.len()).filter(|&t| self.counts(t));
         let largest = counted.map(|t| self.log_ratios[t]).reduce(f64::max);
-        largest.map_or(1.0, f64::exp)
+        largest.map_or(1.0, libm::exp)
     }
 
     /// What a token's loss counts in the average; 0 for masked tokens.
@@ -331,8 +331,9 @@ impl<'a> Batch<'a> {
         let advantage = |sequence: usize| f64::from(inputs.advantages[sequence]);
         match options.ratio {
             RatioLevel::Token => {
-                let terms =
-                    |(&log, &s): (&f64, &usize)| clipped(log.exp(), advantage(s), &options.clip);
+                let terms = |(&log, &s): (&f64, &usize)| {
+                    clipped(libm::exp(log), advantage(s), &options.clip)
+                };
                 let terms: Vec<_> = self
                     .log_ratios
                     .iter()
@@ -353,8 +354,9 @@ impl<'a> Batch<'a> {
                         means[sequence] += self.log_ratios[t] / self.lengths[sequence] as f64;
                     }
                 }
-                let term =
-                    |(s, mean): (usize, &f64)| clipped(mean.exp(), advantage(s), &options.clip);
+                let term = |(s, mean): (usize, &f64)| {
+                    clipped(libm::exp(*mean), advantage(s), &options.clip)
+                };
                 let terms: Vec<_> = means.iter().enumerate().map(term).collect();
                 Surrogate {
                     cuts: terms.iter().map(|term| term.2).collect(),

@@ -157,7 +157,7 @@ impl AdamW {
 
 impl AdamWOptions {
     fn at(&self, step: u64, learning_rate: f64) -> Coefficients {
-        let power = |beta: f64| beta.powf(step as f64);
+        let power = |beta: f64| libm::pow(beta, step as f64);
         Coefficients {
             beta1: self.beta1,
             beta2: self.beta2,

@@ -50,8 +50,8 @@ impl KlEstimator {
         match self {
             KlEstimator::K1 => d,
             KlEstimator::K2 => d * d / 2.0,
-            // exp_m1 keeps the digits that exp(−d) − 1 + d loses near d = 0.
-            KlEstimator::K3 => (-d).exp_m1() + d,
+            // expm1 keeps the digits that exp(−d) − 1 + d loses near d = 0.
+            KlEstimator::K3 => libm::expm1(-d) + d,
         }
     }
 
@@ -61,7 +61,7 @@ impl KlEstimator {
         match self {
             KlEstimator::K1 => 1.0,
             KlEstimator::K2 => d,
-            KlEstimator::K3 => -(-d).exp_m1(),
+            KlEstimator::K3 => -libm::expm1(-d),
         }
     }
 }

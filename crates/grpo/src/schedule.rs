@@ -49,7 +49,7 @@ impl LearningRateSchedule {
             } => {
                 let length = updates.saturating_sub(self.warmup).max(1);
                 let done = ((update - self.warmup) as f64 / length as f64).min(1.0);
-                let cosine = (1.0 + (PI * done).cos()) / 2.0;
+                let cosine = (1.0 + libm::cos(PI * done)) / 2.0;
                 self.peak * (final_fraction + (1.0 - final_fraction) * cosine)
             }
         }

@@ -3,7 +3,9 @@
 use candle_core::{DType, Tensor};
 use fused_ops::AttentionLayout;
 
-use crate::{Error, Model, Positions, Result};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::positions::Positions;
 
 impl Model {
     /// The attention probabilities of every decoder layer for packed tokens, averaged over the
@@ -67,7 +69,7 @@ mod tests {
     use seeded_random::Stream;
 
     use super::*;
-    use crate::Config;
+    use crate::config::Config;
 
     /// Two layers with two query heads for each key head.
     fn model() -> Model {

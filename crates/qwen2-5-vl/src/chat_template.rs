@@ -1,14 +1,23 @@
 //! The checkpoint's own chat template, rendered as transformers renders it: Jinja with
-//! `trim_blocks` and `lstrip_blocks`, Python's string and dict methods, and `raise_exception`.
+//! `trim_blocks` and `lstrip_blocks`, Python's string and dict methods, `raise_exception`, and
+//! generation blocks.
+//!
+//! A template is a program that came with a download, so what it may do is bounded by what it is given:
+//! the steps it takes, the bytes it writes and the texts it makes on the way.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Serde;
-use minijinja::{AutoEscape, Environment, Error, ErrorKind};
+use minijinja::value::{Rest, Serde, Value as Jinja, ValueKind};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State};
+use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::{Map, Value};
 
-use crate::ProcessorError;
+use crate::processor_error::ProcessorError;
+use crate::template_source::{self, GROWN};
 
 /// A compiled chat template.
 pub struct ChatTemplate {
@@ -18,32 +27,78 @@ pub struct ChatTemplate {
 
 const NAME: &str = "chat_template";
 
+/// No chat template comes near (Qwen2.5-VL's has 1,100 bytes, the longest known some 30,000).
+const LARGEST_SOURCE: usize = 1 << 20;
+
+/// What one rendering may use.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// Steps of minijinja's machine.
+    steps: u64,
+    /// Bytes of the output, and of any text on the way to it.
+    bytes: usize,
+}
+
+impl Limits {
+    /// Real templates take some 60 steps for a part of a message and write every text once.
+    fn of(context: &Map<String, Value>) -> Self {
+        let (mut values, mut bytes) = (0, 0);
+        context
+            .values()
+            .for_each(|value| measure(value, &mut values, &mut bytes));
+        Limits {
+            steps: 100_000 + 2_000 * values,
+            bytes: (1 << 20) + 16 * bytes,
+        }
+    }
+}
+
+fn measure(value: &Value, values: &mut u64, bytes: &mut usize) {
+    *values += 1;
+    match value {
+        Value::String(text) => *bytes += text.len(),
+        Value::Array(list) => list.iter().for_each(|value| measure(value, values, bytes)),
+        Value::Object(map) => map.iter().for_each(|(key, value)| {
+            *bytes += key.len();
+            measure(value, values, bytes);
+        }),
+        _ => {}
+    }
+}
+
 impl ChatTemplate {
     /// Compiles a template; `path` is the file that errors name.
     ///
     /// # Errors
     /// [`ProcessorError::Template`] when it does not compile.
     pub fn new(source: String, path: &Path) -> Result<Self, ProcessorError> {
+        let stage = "does not compile";
+        if source.len() > LARGEST_SOURCE {
+            return Err(ProcessorError::Template {
+                path: path.to_owned(),
+                stage,
+                reason: format!("it has {} bytes, at most {LARGEST_SOURCE}", source.len()),
+            });
+        }
         let mut environment = Environment::new();
-        environment.set_syntax(
-            SyntaxConfig::builder()
-                .trim_blocks(true)
-                .lstrip_blocks(true)
-                .build()
-                .map_err(|error| failed(path, "does not compile", &error))?,
-        );
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()
+            .map_err(|error| failed(path, stage, &error))?;
+        environment.set_syntax(syntax.clone());
         environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function(
             "raise_exception",
             |message: String| -> Result<String, Error> {
                 Err(Error::new(ErrorKind::InvalidOperation, message))
             },
         );
+        // Called when rendering, which puts the one that counts in its place.
+        environment.add_function(GROWN, |value: Jinja| value);
         environment
-            .add_template_owned(NAME, source)
-            .map_err(|error| failed(path, "does not compile", &error))?;
+            .add_template_owned(NAME, template_source::prepare(&source, &syntax))
+            .map_err(|error| failed(path, stage, &error))?;
         Ok(Self {
             environment,
             path: path.to_owned(),
@@ -71,7 +126,8 @@ impl ChatTemplate {
     /// `arguments` are further variables of the template, such as `add_vision_id`.
     ///
     /// # Errors
-    /// [`ProcessorError::Template`] when it does not render.
+    /// [`ProcessorError::Template`] when it does not render, or takes more steps, bytes or memory than
+    /// messages of this size can ask for.
     pub fn render(
         &self,
         messages: &Value,
@@ -81,15 +137,180 @@ impl ChatTemplate {
         let mut context = arguments.clone();
         context.insert("messages".into(), messages.clone());
         context.insert("add_generation_prompt".into(), add_generation_prompt.into());
-        self.environment
+        let limits = Limits::of(&context);
+        let environment = self.bounded(limits);
+        let mut output = Bounded {
+            written: Vec::new(),
+            limit: limits.bytes,
+        };
+        let rendered = environment
             .get_template(NAME)
-            .and_then(|template| template.render(Serde(&context)))
-            .map_err(|error| failed(&self.path, "does not render", &error))
+            .and_then(|template| {
+                template
+                    .render_captured_to(Serde(&context), &mut output)
+                    .map(|_| ())
+            })
+            .map_err(|error| {
+                let out_of_steps = error.kind() == ErrorKind::OutOfFuel;
+                let too_long = output.written.len() > limits.bytes;
+                let reason = if out_of_steps {
+                    format!("it took more than {} steps", limits.steps)
+                } else if too_long {
+                    format!("it wrote more than {} bytes", limits.bytes)
+                } else {
+                    return failed(&self.path, "does not render", &error);
+                };
+                ProcessorError::Template {
+                    path: self.path.clone(),
+                    stage: "does not render",
+                    reason: format!("{reason}, the limit for these messages: does it loop?"),
+                }
+            });
+        rendered?;
+        String::from_utf8(output.written).map_err(|error| ProcessorError::Template {
+            path: self.path.clone(),
+            stage: "does not render",
+            reason: error.to_string(),
+        })
+    }
+
+    /// The environment with limits that count for one rendering.
+    fn bounded(&self, limits: Limits) -> Environment<'static> {
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(limits.steps));
+        let made = Arc::new(Made {
+            limits,
+            bytes: AtomicUsize::new(0),
+        });
+        let counter = made.clone();
+        environment.add_function(GROWN, move |value: Jinja| -> Result<Jinja, Error> {
+            counter.count(size(&value))?;
+            Ok(value)
+        });
+        // Also what is written into `{% set x %} … {% endset %}` and by macros.
+        let counter = made.clone();
+        environment.set_formatter(move |out, state, value| {
+            counter.count(size(value))?;
+            minijinja::escape_formatter(out, state, value)
+        });
+        let counter = made.clone();
+        environment.add_filter(
+            "replace",
+            move |state: &mut State, text: Jinja, from: Jinja, to: Jinja| -> Result<Jinja, Error> {
+                counter.product("replace", &text, &to)?;
+                state
+                    .env()
+                    .empty_state()
+                    .apply_filter("__replace", &[text, from, to])
+            },
+        );
+        environment.add_filter("__replace", minijinja::filters::replace);
+        let counter = made.clone();
+        environment.add_filter(
+            "join",
+            move |state: &mut State, items: Jinja, by: Rest<Jinja>| -> Result<Jinja, Error> {
+                if let Some(by) = by.first() {
+                    counter.product("join", &items, by)?;
+                }
+                let all: Vec<Jinja> = std::iter::once(items).chain(by.0).collect();
+                state.env().empty_state().apply_filter("__join", &all)
+            },
+        );
+        environment.add_filter("__join", minijinja::filters::join);
+        let counter = made.clone();
+        environment.add_filter(
+            "indent",
+            move |state: &mut State, text: Jinja, by: Rest<Jinja>| -> Result<Jinja, Error> {
+                if let Some(width) = by.first() {
+                    counter.product("indent", &text, width)?;
+                }
+                let all: Vec<Jinja> = std::iter::once(text).chain(by.0).collect();
+                state.env().empty_state().apply_filter("__indent", &all)
+            },
+        );
+        environment.add_filter("__indent", minijinja::filters::indent);
+        environment.set_unknown_method_callback(move |state, value, method, arguments| {
+            match (method, arguments) {
+                ("replace", [_, to, ..]) => made.product("replace", value, to)?,
+                ("join", [items, ..]) => made.product("join", items, value)?,
+                _ => {}
+            }
+            unknown_method_callback(state, value, method, arguments)
+        });
+        environment
     }
 
     /// The file that the template came from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Bytes that were made while a template renders.
+struct Made {
+    limits: Limits,
+    bytes: AtomicUsize,
+}
+
+impl Made {
+    /// Texts that grow step by step are made again at every step: all together may be larger.
+    const STEPS: usize = 64;
+
+    fn count(&self, bytes: usize) -> Result<(), Error> {
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let all = before.saturating_add(bytes);
+        if bytes > self.limits.bytes || all > Self::STEPS * self.limits.bytes {
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                format!(
+                    "it made a text of more than {} bytes, the limit for these messages: does it \
+                     double one in a loop?",
+                    self.limits.bytes
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses what could become as long as two sizes multiplied, if that is far above the limit.
+    fn product(&self, name: &str, one: &Jinja, other: &Jinja) -> Result<(), Error> {
+        let most = size(one).saturating_mul(size(other).max(1));
+        if most > Self::STEPS * self.limits.bytes {
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                format!("{name} could make a text of {most} bytes, far above the limit"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of a text, items of a list, an integer itself.
+fn size(value: &Jinja) -> usize {
+    match value.kind() {
+        ValueKind::String => value.as_str().map_or(0, str::len),
+        ValueKind::Number => value.as_usize().unwrap_or(0).min(1 << 40),
+        _ => value.len().unwrap_or(0),
+    }
+}
+
+/// Keeps what is written, up to a limit.
+struct Bounded {
+    written: Vec<u8>,
+    limit: usize,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.written.extend_from_slice(bytes);
+        if self.written.len() > self.limit {
+            return Err(io::Error::other("the output is too long"));
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! The configuration of a Qwen2.5-VL model and what makes one impossible.
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// The shape of a Qwen2.5-VL model and the ids of its vision tokens.
 #[derive(Clone, Debug, PartialEq)]
@@ -134,33 +134,56 @@ impl Config {
 
     pub(crate) fn check(&self) -> std::result::Result<(), String> {
         let (text, vision) = (&self.text, &self.vision);
+        // Far above every real model, and far below what overflows once multiplied.
+        const WIDTH: usize = 1 << 24;
+        const SIDE: usize = 1024;
         let sizes = [
-            ("vocab_size", text.vocab_size),
-            ("hidden_size", text.hidden_size),
-            ("intermediate_size", text.intermediate_size),
-            ("num_hidden_layers", text.num_hidden_layers),
-            ("num_attention_heads", text.num_attention_heads),
-            ("num_key_value_heads", text.num_key_value_heads),
-            ("vision_config.depth", vision.depth),
-            ("vision_config.hidden_size", vision.hidden_size),
-            ("vision_config.intermediate_size", vision.intermediate_size),
-            ("vision_config.num_heads", vision.num_heads),
-            ("vision_config.in_channels", vision.in_channels),
-            ("vision_config.out_hidden_size", vision.out_hidden_size),
-            ("vision_config.patch_size", vision.patch_size),
+            ("vocab_size", text.vocab_size, WIDTH),
+            ("hidden_size", text.hidden_size, WIDTH),
+            ("intermediate_size", text.intermediate_size, WIDTH),
+            ("num_hidden_layers", text.num_hidden_layers, WIDTH),
+            ("num_attention_heads", text.num_attention_heads, WIDTH),
+            ("num_key_value_heads", text.num_key_value_heads, WIDTH),
+            (
+                "max_position_embeddings",
+                text.max_position_embeddings,
+                1 << 30,
+            ),
+            ("vision_config.depth", vision.depth, WIDTH),
+            ("vision_config.hidden_size", vision.hidden_size, WIDTH),
+            (
+                "vision_config.intermediate_size",
+                vision.intermediate_size,
+                WIDTH,
+            ),
+            ("vision_config.num_heads", vision.num_heads, WIDTH),
+            ("vision_config.in_channels", vision.in_channels, 64),
+            (
+                "vision_config.out_hidden_size",
+                vision.out_hidden_size,
+                WIDTH,
+            ),
+            ("vision_config.patch_size", vision.patch_size, SIDE),
             (
                 "vision_config.spatial_merge_size",
                 vision.spatial_merge_size,
+                64,
             ),
             (
                 "vision_config.temporal_patch_size",
                 vision.temporal_patch_size,
+                64,
             ),
-            ("vision_config.window_size", vision.window_size),
+            ("vision_config.window_size", vision.window_size, 1 << 16),
+            (
+                "vision_config.tokens_per_second",
+                vision.tokens_per_second,
+                1 << 16,
+            ),
         ];
-        for (key, size) in sizes {
-            if size == 0 || size > LARGEST_SIZE {
-                return Err(format!("{key} = {size}, expected 1 to {LARGEST_SIZE}"));
+        for (key, size, largest) in sizes {
+            if size == 0 || size > largest {
+                return Err(format!("{key} = {size}, expected 1 to {largest}"));
             }
         }
         let divides = |what: &str, whole: usize, by: &str, part: usize| {
@@ -204,8 +227,11 @@ impl Config {
             "merged patch",
             merged,
         )?;
-        let section: usize = text.mrope_section.iter().sum();
-        if section * 2 != text.head_dim() {
+        let section = text
+            .mrope_section
+            .iter()
+            .fold(0usize, |sum, &part| sum.saturating_add(part));
+        if section.saturating_mul(2) != text.head_dim() {
             return Err(format!(
                 "mrope_section {:?} sums to {section}, expected half of the head size {}",
                 text.mrope_section,
@@ -228,18 +254,39 @@ impl Config {
                 vision.depth
             ));
         }
-        let positive = [
-            ("rms_norm_eps", text.rms_norm_eps),
-            ("rope_theta", text.rope_theta),
-            ("vision rope_theta", vision.rope_theta),
+        let ranges = [
+            // Below, it is zero in f32; above, norms no longer norm.
+            ("rms_norm_eps", text.rms_norm_eps, 1e-30, 1.0),
+            ("rope_theta", text.rope_theta, 1.0, 1e15),
+            ("vision rope_theta", vision.rope_theta, 1.0, 1e15),
+            ("initializer_range", text.initializer_range, 0.0, 100.0),
         ];
-        for (key, value) in positive {
-            if !(value.is_finite() && value > 0.0) {
-                return Err(format!("{key} = {value}, expected a positive number"));
+        for (key, value, smallest, largest) in ranges {
+            // NaN is in no range.
+            if !(smallest..=largest).contains(&value) {
+                return Err(format!(
+                    "{key} = {value}, expected {smallest:e} to {largest:e}"
+                ));
             }
         }
-        if !(text.initializer_range.is_finite() && text.initializer_range >= 0.0) {
-            return Err(format!("initializer_range = {}", text.initializer_range));
+        let images = [
+            ("video_token_id", self.video_token_id),
+            ("vision_start_token_id", self.vision_start_token_id),
+            ("vision_end_token_id", self.vision_end_token_id),
+        ];
+        if let Some((key, id)) = images.iter().find(|(_, id)| *id == self.image_token_id) {
+            return Err(format!("image_token_id and {key} are both {id}"));
+        }
+        for (key, id) in [
+            ("bos_token_id", text.bos_token_id),
+            ("eos_token_id", text.eos_token_id),
+        ] {
+            if let Some(id) = id.filter(|&id| id as usize >= text.vocab_size) {
+                return Err(format!(
+                    "{key} = {id}, the vocabulary has {} entries",
+                    text.vocab_size
+                ));
+            }
         }
         if let Some(id) = self
             .vision_token_ids()
@@ -255,8 +302,42 @@ impl Config {
     }
 }
 
-/// No dimension of a real model comes near; larger ones are damage and would overflow.
-const LARGEST_SIZE: usize = 1 << 24;
+impl Config {
+    /// An error for a model that no machine could make from nothing, before anything is made. One that is
+    /// loaded is bounded by what its weights hold.
+    pub(crate) fn check_affordable(&self) -> Result<()> {
+        let (text, vision) = (&self.text, &self.vision);
+        let of = |count: usize, width: usize, inner: usize| {
+            let (count, width, inner) = (count as u128, width as u128, inner as u128);
+            count * width * (4 * width + 3 * inner)
+        };
+        let parameters = of(
+            text.num_hidden_layers,
+            text.hidden_size,
+            text.intermediate_size,
+        ) + of(vision.depth, vision.hidden_size, vision.intermediate_size)
+            + 2 * text.vocab_size as u128 * text.hidden_size as u128;
+        for (key, layers) in [
+            ("num_hidden_layers", text.num_hidden_layers),
+            ("vision_config.depth", vision.depth),
+        ] {
+            if layers > LAYERS || parameters > PARAMETERS {
+                return Err(Error::Config {
+                    origin: "configuration".to_string(),
+                    message: format!(
+                        "{key} = {layers}, in all about {parameters} parameters: at most {LAYERS} \
+                         layers and {PARAMETERS} parameters are made from nothing"
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+const LAYERS: usize = 4096;
+const PARAMETERS: u128 = 1 << 38;
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;

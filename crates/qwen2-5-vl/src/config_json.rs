@@ -12,29 +12,33 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::config::{Config, TextConfig, VisionConfig};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
+use crate::files;
 
 const DEFAULT_VISION_THETA: f64 = 10_000.0;
 
 impl Config {
     /// Reads and checks `config.json`.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        Self::parse(&text, &path.display().to_string())
+        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        Self::parse_bytes(&bytes, &path.display().to_string())
     }
 
     /// Parses and checks the text of a `config.json`; `origin` is named in errors.
     pub fn parse(text: &str, origin: &str) -> Result<Self> {
+        Self::parse_bytes(text.as_bytes(), origin)
+    }
+
+    fn parse_bytes(bytes: &[u8], origin: &str) -> Result<Self> {
         let fail = |message: String| Error::Config {
             origin: origin.to_string(),
             message,
         };
-        let value: Value =
-            serde_json::from_str(text).map_err(|error| fail(format!("not JSON: {error}")))?;
+        let value = files::json(bytes).map_err(fail)?;
         let Value::Object(top) = value else {
             return Err(fail("expected a JSON object".to_string()));
         };
-        let config = read(top).map_err(&fail)?;
+        let config = read(top).map_err(fail)?;
         config.check().map_err(fail)?;
         Ok(config)
     }
@@ -121,6 +125,14 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// The value of a key, or a default where it is absent; null is not a number.
+    fn number<T: DeserializeOwned>(&self, key: &str, default: T) -> std::result::Result<T, String> {
+        match self.map.get(key) {
+            Some(Value::Null) => Err(format!("{}{key} is null, expected a number", self.within)),
+            _ => Ok(self.get(key)?.unwrap_or(default)),
+        }
+    }
+
     fn need<T: DeserializeOwned>(&self, key: &str) -> std::result::Result<T, String> {
         self.get(key)?
             .ok_or_else(|| format!("{}{key} is missing", self.within))
@@ -140,14 +152,21 @@ impl<'a> Keys<'a> {
 }
 
 fn read(mut top: Map<String, Value>) -> std::result::Result<Config, String> {
+    quantised(&top, "")?;
+    for key in ["text_config", "vision_config"] {
+        if let Some(Value::Object(nested)) = top.get(key) {
+            quantised(nested, &format!("{key}."))?;
+        }
+    }
     // The nested style's text keys win over leftovers at the top, but for what belongs to both.
     match top.remove("text_config") {
         None | Some(Value::Null) => {}
         Some(Value::Object(text)) => {
             for (key, value) in text {
                 let own = key == "model_type" || key == "vision_config";
-                let tied = key == "tie_word_embeddings" && top.contains_key(&key);
-                if !own && !tied && !value.is_null() {
+                let tied =
+                    key == "tie_word_embeddings" && top.get(&key).is_some_and(|own| !own.is_null());
+                if !own && !tied && (!value.is_null() || !top.contains_key(&key)) {
                     top.insert(key, value);
                 }
             }
@@ -168,13 +187,41 @@ fn read(mut top: Map<String, Value>) -> std::result::Result<Config, String> {
     Ok(Config {
         text: read_text(&keys)?,
         vision: read_vision(&vision)?,
-        image_token_id: keys.get("image_token_id")?.unwrap_or(151_655),
-        video_token_id: keys.get("video_token_id")?.unwrap_or(151_656),
-        vision_start_token_id: keys.get("vision_start_token_id")?.unwrap_or(151_652),
-        vision_end_token_id: keys.get("vision_end_token_id")?.unwrap_or(151_653),
+        image_token_id: keys.number("image_token_id", 151_655)?,
+        video_token_id: keys.number("video_token_id", 151_656)?,
+        vision_start_token_id: keys.number("vision_start_token_id", 151_652)?,
+        vision_end_token_id: keys.number("vision_end_token_id", 151_653)?,
         vision_token_id: keys.get("vision_token_id")?,
         tie_word_embeddings: keys.get("tie_word_embeddings")?.unwrap_or(false),
     })
+}
+
+/// Refuses a quantised checkpoint: its weights are not those that the configuration describes.
+fn quantised(keys: &Map<String, Value>, within: &str) -> std::result::Result<(), String> {
+    for key in ["quantization_config", "compression_config"] {
+        let Some(settings) = keys.get(key).filter(|settings| !settings.is_null()) else {
+            continue;
+        };
+        let method = ["quant_method", "quant_algo", "format"]
+            .iter()
+            .find_map(|method| settings[method].as_str());
+        return Err(format!(
+            "{within}{key} says that the weights are quantised{}, which is not supported: use the \
+             checkpoint in bf16, f16 or f32 that they were made from",
+            method.map_or(String::new(), |method| format!(" ({method})"))
+        ));
+    }
+    Ok(())
+}
+
+/// The first of the ids where a key has a list of them.
+fn first_id(keys: &Keys, key: &str) -> std::result::Result<Option<u32>, String> {
+    match keys.map.get(key) {
+        Some(Value::Array(_)) => Ok(keys
+            .get::<Vec<u32>>(key)?
+            .and_then(|ids| ids.first().copied())),
+        _ => keys.get(key),
+    }
 }
 
 fn activation(keys: &Keys) -> std::result::Result<(), String> {
@@ -198,12 +245,16 @@ fn read_text(keys: &Keys) -> std::result::Result<TextConfig, String> {
     if sliding || keys.get("use_sliding_window")? == Some(true) {
         return Err("sliding-window attention in the language model is not supported".into());
     }
-    let rope = match keys.object("rope_parameters", "rope_parameters.")? {
-        Some(rope) => rope,
-        None => keys
-            .object("rope_scaling", "rope_scaling.")?
-            .ok_or("neither rope_parameters nor rope_scaling is there")?,
-    };
+    // Mixed files have both, of which one may lack the sections.
+    let ropes = [
+        keys.object("rope_parameters", "rope_parameters.")?,
+        keys.object("rope_scaling", "rope_scaling.")?,
+    ];
+    let mut ropes: Vec<Keys> = ropes.into_iter().flatten().collect();
+    ropes.sort_by_key(|rope| !rope.map.contains_key("mrope_section"));
+    let rope = ropes
+        .first()
+        .ok_or("neither rope_parameters nor rope_scaling is there")?;
     for key in ["type", "rope_type"] {
         let kind: Option<String> = rope.get(key)?;
         if let Some(kind) = kind.filter(|kind| kind != "mrope" && kind != "default") {
@@ -225,10 +276,10 @@ fn read_text(keys: &Keys) -> std::result::Result<TextConfig, String> {
             "head_dim = {own:?}, expected hidden_size / num_attention_heads = {expected:?}"
         ));
     }
-    let theta = match rope.get("rope_theta")? {
-        Some(theta) => Some(theta),
-        None => keys.get("rope_theta")?,
-    };
+    let mut theta: Option<f64> = None;
+    for within in ropes.iter().chain([keys]) {
+        theta = theta.or(within.get("rope_theta")?);
+    }
     Ok(TextConfig {
         vocab_size: keys.need("vocab_size")?,
         hidden_size,
@@ -238,13 +289,13 @@ fn read_text(keys: &Keys) -> std::result::Result<TextConfig, String> {
         num_key_value_heads: keys
             .get("num_key_value_heads")?
             .unwrap_or(num_attention_heads),
-        rms_norm_eps: keys.get("rms_norm_eps")?.unwrap_or(1e-5),
+        rms_norm_eps: keys.number("rms_norm_eps", 1e-5)?,
         rope_theta: theta.unwrap_or(1e6),
         mrope_section,
-        initializer_range: keys.get("initializer_range")?.unwrap_or(0.02),
-        max_position_embeddings: keys.get("max_position_embeddings")?.unwrap_or(32_768),
-        bos_token_id: keys.get("bos_token_id")?,
-        eos_token_id: keys.get("eos_token_id")?,
+        initializer_range: keys.number("initializer_range", 0.02)?,
+        max_position_embeddings: keys.number("max_position_embeddings", 32_768)?,
+        bos_token_id: first_id(keys, "bos_token_id")?,
+        eos_token_id: first_id(keys, "eos_token_id")?,
     })
 }
 
@@ -260,18 +311,18 @@ fn read_vision(keys: &Keys) -> std::result::Result<VisionConfig, String> {
     };
     let blocks: Option<Vec<usize>> = keys.get("fullatt_block_indexes")?;
     Ok(VisionConfig {
-        depth: keys.get("depth")?.unwrap_or(32),
-        hidden_size: keys.get("hidden_size")?.unwrap_or(1280),
-        intermediate_size: keys.get("intermediate_size")?.unwrap_or(3420),
-        num_heads: keys.get("num_heads")?.unwrap_or(16),
+        depth: keys.number("depth", 32)?,
+        hidden_size: keys.number("hidden_size", 1280)?,
+        intermediate_size: keys.number("intermediate_size", 3420)?,
+        num_heads: keys.number("num_heads", 16)?,
         in_channels: channels.unwrap_or(3),
         out_hidden_size: keys.need("out_hidden_size")?,
-        patch_size: keys.get("patch_size")?.unwrap_or(14),
-        spatial_merge_size: keys.get("spatial_merge_size")?.unwrap_or(2),
-        temporal_patch_size: keys.get("temporal_patch_size")?.unwrap_or(2),
-        window_size: keys.get("window_size")?.unwrap_or(112),
+        patch_size: keys.number("patch_size", 14)?,
+        spatial_merge_size: keys.number("spatial_merge_size", 2)?,
+        temporal_patch_size: keys.number("temporal_patch_size", 2)?,
+        window_size: keys.number("window_size", 112)?,
         fullatt_block_indexes: blocks.unwrap_or_else(|| vec![7, 15, 23, 31]),
-        tokens_per_second: keys.get("tokens_per_second")?.unwrap_or(4),
+        tokens_per_second: keys.number("tokens_per_second", 4)?,
         rope_theta: theta.unwrap_or(DEFAULT_VISION_THETA),
     })
 }

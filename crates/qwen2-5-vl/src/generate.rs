@@ -15,8 +15,10 @@ use fused_ops::{AttentionLayout, QueryBlock, side_by_side};
 use rayon::prelude::*;
 
 use crate::config::TextConfig;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::positions::{Grid, Positions};
 use crate::sampling::{GenerationOptions, Sampler};
-use crate::{Error, Grid, Model, Positions, Result};
 
 /// What generation starts from.
 #[derive(Clone, Debug)]

@@ -11,12 +11,17 @@
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use image::{DynamicImage, ImageReader, RgbImage};
+use image::RgbImage;
 use rayon::prelude::*;
 use serde::Deserialize;
 
-use crate::resize::{Backend, MAX_SIDE, Resampled, smart_resize};
-use crate::{Grid, ProcessorError};
+use crate::positions::Grid;
+use crate::processor_error::ProcessorError;
+use crate::resize::{Backend, Resampled, smart_resize};
+
+/// Bytes that the patches of one picture may take: 44 million pixels of two frames, three times what the
+/// released checkpoints allow.
+const LARGEST_PATCHES: usize = 1 << 30;
 
 /// Settings of the image processor, as in `preprocessor_config.json`.
 #[derive(Clone, Debug, PartialEq)]
@@ -156,6 +161,15 @@ impl ImageSettings {
                 self.min_pixels, self.max_pixels
             ));
         }
+        if self.patch_bytes(self.min_pixels) > LARGEST_PATCHES {
+            return Err(format!(
+                "min_pixels = {} with temporal_patch_size = {} would take {} bytes for the smallest \
+                 picture, at most {LARGEST_PATCHES}",
+                self.min_pixels,
+                self.temporal_patch_size,
+                self.patch_bytes(self.min_pixels)
+            ));
+        }
         if self.std.iter().any(|s| !(s.is_finite() && *s > 0.0)) {
             return Err(format!(
                 "image_std is {:?}, expected positive values",
@@ -171,6 +185,13 @@ impl ImageSettings {
     /// Pixels that the side of an image must be a multiple of.
     pub fn factor(&self) -> usize {
         self.patch_size * self.merge_size
+    }
+
+    /// Bytes of the patches of so many pixels.
+    fn patch_bytes(&self, pixels: usize) -> usize {
+        pixels
+            .saturating_mul(3 * self.temporal_patch_size)
+            .saturating_mul(size_of::<f32>())
     }
 
     /// Length of a patch row: `3 * temporal_patch_size * patch_size^2`.
@@ -221,6 +242,19 @@ impl ImageProcessor {
             settings.min_pixels,
             settings.max_pixels,
         )?;
+        let (out_height, out_width) = match settings.do_resize {
+            true => target,
+            false => (height, width),
+        };
+        let bytes = settings.patch_bytes(out_height.saturating_mul(out_width));
+        if bytes > LARGEST_PATCHES {
+            return Err(ProcessorError::TooLarge {
+                width,
+                height,
+                bytes,
+                max: LARGEST_PATCHES,
+            });
+        }
         if settings.do_resize {
             Ok(target)
         } else if height.is_multiple_of(factor) && width.is_multiple_of(factor) {
@@ -338,53 +372,10 @@ fn normalisation(settings: &ImageSettings, channel: usize) -> [f32; 256] {
     })
 }
 
-/// Reads an image file (PNG or JPEG) as RGB; transparency is composited onto white.
+/// Reads an image file as RGB, as the reference loader gives it: see [`image_files::read`].
 ///
 /// # Errors
-/// When the file cannot be read or decoded, or a side is above [`MAX_SIDE`] (checked before any
-/// pixel is decoded).
+/// When the file cannot be read, or not decoded whole.
 pub fn read_image(path: &Path) -> Result<RgbImage, ProcessorError> {
-    let read = |source| ProcessorError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let decode = |source| ProcessorError::Decode {
-        path: path.to_owned(),
-        source,
-    };
-    let open = || {
-        ImageReader::open(path)
-            .and_then(ImageReader::with_guessed_format)
-            .map_err(read)
-    };
-    let (width, height) = open()?.into_dimensions().map_err(decode)?;
-    let (width, height) = (width as usize, height as usize);
-    if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
-        return Err(ProcessorError::ImageSides {
-            width,
-            height,
-            max: MAX_SIDE,
-        });
-    }
-    Ok(to_rgb(&open()?.decode().map_err(decode)?))
-}
-
-/// Any decoded image as 8-bit RGB: gray is repeated, transparency is composited onto white with
-/// the integer arithmetic of Pillow's `alpha_composite`.
-pub fn to_rgb(image: &DynamicImage) -> RgbImage {
-    if !image.color().has_alpha() {
-        return image.to_rgb8();
-    }
-    let rgba = image.to_rgba8();
-    RgbImage::from_fn(rgba.width(), rgba.height(), |x, y| {
-        let [r, g, b, alpha] = rgba.get_pixel(x, y).0;
-        image::Rgb([r, g, b].map(|value| over_white(value, alpha)))
-    })
-}
-
-/// One channel of a pixel over white; 7 extra bits and rounded division by 255.
-fn over_white(value: u8, alpha: u8) -> u8 {
-    let weight = u32::from(alpha) << 7;
-    let sum = u32::from(value) * weight + 255 * ((255 << 7) - weight) + (0x80 << 7);
-    ((((sum >> 8) + sum) >> 8) >> 7) as u8
+    Ok(image_files::read(path)?)
 }

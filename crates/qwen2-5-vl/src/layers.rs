@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use crate::Result;
+use crate::error::Result;
 
 /// Hands out a parameter as it shall enter the graph: as a variable, or detached when frozen.
 pub(crate) trait Source {
@@ -106,8 +106,8 @@ impl Rotary {
             Ok(Tensor::from_vec(values, (tokens, 2 * half), device)?.to_dtype(dtype)?)
         };
         Ok(Rotary {
-            cos: table(f32::cos)?,
-            sin: table(f32::sin)?,
+            cos: table(libm::cosf)?,
+            sin: table(libm::sinf)?,
         })
     }
 
@@ -120,6 +120,6 @@ impl Rotary {
 /// `theta^(-2 i / dim)` for the `dim / 2` frequencies, in f32 as the reference computes them.
 pub(crate) fn inverse_frequencies(theta: f64, dim: usize) -> Vec<f32> {
     (0..dim / 2)
-        .map(|i| 1.0 / (theta as f32).powf((2 * i) as f32 / dim as f32))
+        .map(|i| 1.0 / libm::powf(theta as f32, (2 * i) as f32 / dim as f32))
         .collect()
 }

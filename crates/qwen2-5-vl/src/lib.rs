@@ -1,4 +1,6 @@
-//! Qwen2.5-VL on candle: loads, generates and trains.
+#![doc = include_str!("../README.md")]
+//!
+//! # Conventions
 //!
 //! The model works on *packed* tokens: flat `(tokens, hidden)` tensors whose sequences stand one
 //! after the other, and a [`fused_ops::AttentionLayout`] that says who sees whom. There is no
@@ -9,37 +11,48 @@ mod chat_template;
 mod checkpoint;
 mod config;
 mod config_json;
+mod encode;
 mod error;
+mod files;
 mod generate;
+mod generation_config;
 mod image_processor;
 mod layers;
 mod lora;
+mod messages;
 mod model;
 mod parameters;
 mod parts;
+mod peft;
 mod positions;
 mod processor;
 mod processor_error;
+mod processor_files;
 mod recompute;
 mod resize;
 mod sampling;
+mod save;
+mod template_source;
 mod text;
 mod tokenizer;
 mod vision;
+mod weights;
 
 pub use chat_template::ChatTemplate;
 pub use config::{Config, TextConfig, VisionConfig};
 pub use error::{Error, Result};
 pub use generate::{Prompt, Sampled};
-pub use image_processor::{ImageProcessor, ImageSettings, read_image, to_rgb};
+pub use image_processor::{ImageProcessor, ImageSettings, read_image};
 pub use lora::LoraOptions;
+pub use messages::{ChatMessage, ChatPart, PartIndex};
 pub use model::Model;
 pub use parameters::{Parameters, shapes};
 pub use parts::ModelPart;
 pub use positions::{Grid, Positions};
-pub use processor::{ChatMessage, ChatPart, Encoded, PartIndex, Processor};
+pub use processor::{Encoded, Processor};
 pub use processor_error::ProcessorError;
 pub use resize::{Backend, MAX_ASPECT_RATIO, MAX_SIDE, resize_bicubic, smart_resize};
 pub use sampling::GenerationOptions;
 pub use tokenizer::Tokenizer;
 pub use vision::{VisionLayout, VisionTrace};
+pub use weights::{has_weights, weights_hash};

@@ -8,9 +8,9 @@
 use candle_core::{DType, Device, Tensor, Var};
 use seeded_random::{Draw, Stream};
 
+use crate::error::{Error, Result};
 use crate::layers::Adapter;
 use crate::parameters::Parameters;
-use crate::{Error, Result};
 
 /// Which projections get adapters, and how large.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,9 +25,15 @@ pub struct LoraOptions {
     pub targets: Vec<String>,
 }
 
+/// The adapters of a model.
 #[derive(Clone, Debug)]
 pub(crate) struct Lora {
-    scale: f64,
+    /// Inner width of every adapter.
+    pub rank: usize,
+    /// The addition is scaled by `alpha / rank`, or `alpha / sqrt(rank)` with `rank_stabilised`.
+    pub alpha: f64,
+    /// As in Kalajdzievski, arXiv 2312.03732; PEFT's `use_rslora`.
+    pub rank_stabilised: bool,
     /// `NAME.lora_A.weight` `(rank, in)` and `NAME.lora_B.weight` `(out, rank)`.
     pub parameters: Parameters,
 }
@@ -58,7 +64,7 @@ impl Lora {
                 found = true;
                 let (output, input) = weight.dims2()?;
                 let mut generator = stream.purpose(name).generator();
-                let std = (input as f64).powf(-0.5);
+                let std = 1.0 / (input as f64).sqrt();
                 let down: Vec<f32> = (0..options.rank * input)
                     .map(|_| (generator.normal() * std) as f32)
                     .collect();
@@ -76,9 +82,21 @@ impl Lora {
             }
         }
         Ok(Lora {
-            scale: options.alpha / options.rank as f64,
+            rank: options.rank,
+            alpha: options.alpha,
+            rank_stabilised: false,
             parameters,
         })
+    }
+
+    fn scale(&self) -> f64 {
+        let rank = self.rank as f64;
+        self.alpha
+            / if self.rank_stabilised {
+                rank.sqrt()
+            } else {
+                rank
+            }
     }
 
     /// The adapter of a projection, its tensors as `leaf` hands them out.
@@ -87,7 +105,7 @@ impl Lora {
         Some(Adapter {
             down: leaf(part("lora_A")?),
             up: leaf(part("lora_B")?),
-            scale: self.scale,
+            scale: self.scale(),
         })
     }
 
@@ -100,7 +118,8 @@ impl Lora {
             None => Ok(weight.clone()),
             Some(adapter) => {
                 let f32 = |t: &Tensor| t.to_dtype(DType::F32);
-                let added = (f32(&adapter.up)?.matmul(&f32(&adapter.down)?)? * self.scale)?;
+                let added =
+                    (fused_ops::matmul(&f32(&adapter.up)?, &f32(&adapter.down)?)? * self.scale())?;
                 Ok((f32(weight)? + added)?.to_dtype(weight.dtype())?)
             }
         }

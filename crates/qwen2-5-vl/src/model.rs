@@ -1,6 +1,6 @@
 //! The whole model: loading, running, freezing, saving.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,11 +8,18 @@ use candle_core::{DType, Device, Tensor, Var};
 use fused_ops::{AttentionLayout, TokenLogProbs};
 use seeded_random::Stream;
 
+use crate::checkpoint;
+use crate::config::Config;
+use crate::error::{Error, Result};
 use crate::layers::{Adapter, Source};
 use crate::lora::{Lora, LoraOptions};
+use crate::parameters::Parameters;
+use crate::parts::ModelPart;
+use crate::peft;
+use crate::positions::{Grid, Positions};
+use crate::save::{self, Lazy};
 use crate::text::{SomeTokens, TextDecoder};
-use crate::vision::{VisionTower, VisionTrace};
-use crate::{Config, Error, Grid, ModelPart, Parameters, Positions, Result, checkpoint};
+use crate::vision::VisionTower;
 
 /// A Qwen2.5-VL model. Its parameters are variables, so it trains as well as it runs.
 #[derive(Debug)]
@@ -27,6 +34,9 @@ pub struct Model {
     device: Device,
     dtype: DType,
 }
+
+/// The largest shard of a saved model, as the hub's libraries cut them.
+const SHARD_BYTES: usize = 5_000_000_000;
 
 /// Parameters as they enter the graph.
 struct Leaves<'a> {
@@ -70,8 +80,43 @@ impl Source for Leaves<'_> {
 
 impl Model {
     /// Reads a checkpoint folder in the hub's layout: both styles of `config.json`, one weight file
-    /// or shards, both naming schemes. Weights become `dtype` on `device`.
+    /// or shards, both naming schemes. Weights become `dtype` on `device`. Peak memory is that of the
+    /// model and one tensor.
+    ///
+    /// A folder with an adapter in PEFT's layout is loaded with its base
+    /// ([`Model::load_adapter`]) where `base_model_name_or_path` is a folder: as it stands, or relative
+    /// to the adapter's folder or its parent.
+    ///
+    /// # Errors
+    /// Names the file, what was expected and found, and what to do: for damaged, incomplete, quantised
+    /// or wrapped weights, Git LFS pointers, numbers that are not finite (by tensor), impossible
+    /// configurations (by key), and adapters whose base is not on this machine.
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
+        match peft::base_of(dir)? {
+            Some(base) => Self::load_adapter(&base, dir, device, dtype),
+            None => Self::load_whole(dir, device, dtype),
+        }
+    }
+
+    /// Reads the checkpoint in `base` and puts the adapter in `adapter`, a folder in PEFT's layout
+    /// (`adapter_config.json`, `adapter_model.safetensors`), on it. The base is frozen and the
+    /// adapters train, as after [`Model::add_lora`].
+    ///
+    /// # Errors
+    /// As [`Model::load`]; and for adapters of another kind than LoRA, or of another base.
+    pub fn load_adapter(
+        base: &Path,
+        adapter: &Path,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Self> {
+        let mut model = Self::load_whole(base, device, dtype)?;
+        let lora = peft::load(adapter, &model.parameters, device, dtype)?;
+        model.adapt(lora)?;
+        Ok(model)
+    }
+
+    fn load_whole(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
         let config = Config::load(&dir.join("config.json"))?;
         let parameters = checkpoint::load(dir, &config, device, dtype)?;
         Self::new(Arc::new(config), parameters, None, BTreeSet::new())
@@ -81,6 +126,7 @@ impl Model {
     /// norms 1. The same stream gives the same model everywhere.
     pub fn random(config: Config, stream: Stream, device: &Device) -> Result<Self> {
         config.validate()?;
+        config.check_affordable()?;
         let parameters = Parameters::random(&config, stream, device)?;
         Self::new(Arc::new(config), parameters, None, BTreeSet::new())
     }
@@ -187,6 +233,11 @@ impl Model {
             ));
         }
         let lora = Lora::new(options, &self.parameters, stream, &self.device, self.dtype)?;
+        self.adapt(lora)
+    }
+
+    /// Freezes the model and puts adapters on it.
+    fn adapt(&mut self, lora: Lora) -> Result<()> {
         self.frozen = self
             .parameters
             .iter()
@@ -229,56 +280,61 @@ impl Model {
     /// happens to one does not show in the other.
     pub fn copy(&self, dtype: DType) -> Result<Self> {
         let mut parameters = Parameters::default();
-        for (name, value) in self.merged()? {
-            parameters.insert(name, &value)?;
+        for (name, variable) in self.parameters.iter() {
+            let merged = self.merged_weight(name, variable)?.to_dtype(dtype)?;
+            parameters.insert(name.to_string(), &merged)?;
         }
-        Self::new(
-            self.config.clone(),
-            parameters.copy(dtype)?,
-            None,
-            BTreeSet::new(),
-        )
+        Self::new(self.config.clone(), parameters, None, BTreeSet::new())
     }
 
-    /// Writes `config.json` and `model.safetensors` in the hub's layout, adapters merged. A reader
-    /// finds the old file or the whole new one.
+    /// Writes `config.json` and the weights in the hub's layout, adapters merged, in shards of at most
+    /// 5 GB (the hub's own size): [`Model::save_sharded`].
     pub fn save(&self, dir: &Path) -> Result<()> {
-        checkpoint::save(dir, &self.config, self.dtype, &self.merged()?)
+        self.save_sharded(dir, SHARD_BYTES)
     }
 
-    fn merged(&self) -> Result<BTreeMap<String, Tensor>> {
-        self.parameters
-            .iter()
-            .map(|(name, variable)| {
-                let weight = variable.as_detached_tensor();
-                let merged = match &self.lora {
-                    Some(lora) => lora.merged(name, &weight)?,
-                    None => weight,
-                };
-                Ok((name.to_string(), merged))
-            })
-            .collect()
-    }
-
-    /// Runs the vision tower: `pixel_values` `(patches, channels * frames * patch * patch)` of all
-    /// images one after the other, to `(merged, hidden)`.
+    /// Writes `config.json` and the weights in the hub's layout, adapters merged. Weights of more than
+    /// `shard_bytes` become shards of at most that, a larger tensor one of its own, with
+    /// `model.safetensors.index.json`. One tensor is in memory at a time. A reader finds the old files,
+    /// none or the whole new ones; files of an earlier save that no longer belong are removed.
     ///
-    /// Fails when pixel values and grids do not agree.
-    pub fn encode_images(&self, pixel_values: &Tensor, grids: &[Grid]) -> Result<Tensor> {
-        Ok(self.vision.forward(pixel_values, grids, |_| ())?.0)
+    /// # Errors
+    /// Names the file that could not be written and the system's reason.
+    pub fn save_sharded(&self, dir: &Path, shard_bytes: usize) -> Result<()> {
+        let tensors: Vec<Lazy> = self
+            .parameters
+            .iter()
+            .map(|(name, variable)| Lazy {
+                name: name.to_string(),
+                shape: variable.dims().to_vec(),
+                dtype: variable.dtype(),
+                make: Box::new(move || self.merged_weight(name, variable)),
+            })
+            .collect();
+        save::save(dir, &self.config, self.dtype, &tensors, shard_bytes)
     }
 
-    /// [`Model::encode_images`] with all that is computed on the way.
-    pub fn trace_images(&self, pixel_values: &Tensor, grids: &[Grid]) -> Result<VisionTrace> {
-        let mut blocks = Vec::new();
-        let (merged, layout) = self
-            .vision
-            .forward(pixel_values, grids, |block| blocks.push(block.clone()))?;
-        Ok(VisionTrace {
-            layout,
-            blocks,
-            merged,
-        })
+    /// Writes the adapters alone in PEFT's layout, `adapter_model.safetensors` and
+    /// `adapter_config.json`, which names `base` as the model that they belong to: a folder, or a name
+    /// on the hub.
+    ///
+    /// # Errors
+    /// When the model has no adapters, or a file cannot be written.
+    pub fn save_adapter(&self, dir: &Path, base: &str) -> Result<()> {
+        match &self.lora {
+            Some(lora) => peft::save(dir, lora, base),
+            None => Err(Error::Argument(
+                "the model has no adapters to save; save it whole, or add them first".to_string(),
+            )),
+        }
+    }
+
+    fn merged_weight(&self, name: &str, variable: &Var) -> Result<Tensor> {
+        let weight = variable.as_detached_tensor();
+        match &self.lora {
+            Some(lora) => lora.merged(name, &weight),
+            None => Ok(weight),
+        }
     }
 
     /// The number of image tokens among token ids, one for each of the image features

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use seeded_random::{Draw, Stream};
 
-use crate::{Config, Result};
+use crate::config::Config;
+use crate::error::Result;
 
 /// A model's parameters, ordered by name. Cloning shares the variables.
 #[derive(Clone, Debug, Default)]
@@ -72,18 +73,6 @@ impl Parameters {
             parameters.insert(name, &Tensor::from_vec(values, shape, device)?)?;
         }
         Ok(parameters)
-    }
-
-    /// A deep copy: new variables of equal values, in `dtype`.
-    pub(crate) fn copy(&self, dtype: DType) -> Result<Self> {
-        let mut copy = Parameters::default();
-        for (name, variable) in self.iter() {
-            copy.insert(
-                name.to_string(),
-                &variable.as_detached_tensor().to_dtype(dtype)?,
-            )?;
-        }
-        Ok(copy)
     }
 }
 

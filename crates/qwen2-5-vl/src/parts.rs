@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::Error;
+use crate::error::Error;
 
 /// A part of a model, as freezing knows it. Its text is `vision`, `merger`, `embeddings`,
 /// `layers.N`, `norm` or `head`.

@@ -7,7 +7,8 @@
 //! Source: `get_rope_index` of transformers' `modeling_qwen2_5_vl.py` (5.23), images only: videos
 //! are refused. There is no padding here, so there are no masked positions either.
 
-use crate::{Config, Error, Result};
+use crate::config::Config;
+use crate::error::{Error, Result};
 
 /// The size of one image (or of a video's frames) in patches, before merging.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

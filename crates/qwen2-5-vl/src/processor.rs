@@ -11,41 +11,22 @@
 //!   (transformers would take it for the token). Text is escaped, not refused, because a policy's
 //!   own words come back as text in its second turn and must never end an episode with an error.
 
+use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use image::RgbImage;
-use serde_json::{Map, Value, json};
 
-use crate::{ChatTemplate, Grid, ImageProcessor, ImageSettings, ProcessorError, Tokenizer};
-
-/// One turn of a chat.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ChatMessage {
-    /// `system`, `user` or `assistant`.
-    pub role: String,
-    /// What is said, in order.
-    pub content: Vec<ChatPart>,
-}
-
-/// A piece of a message.
-#[derive(Clone, Debug, PartialEq)]
-pub enum ChatPart {
-    /// Text, taken literally.
-    Text(String),
-    /// The place of the next image.
-    Image,
-}
-
-/// Where a token came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PartIndex {
-    /// Index of the message.
-    pub message: usize,
-    /// Index of the part in the message's content.
-    pub part: usize,
-}
+use crate::chat_template::ChatTemplate;
+use crate::files::write_whole;
+use crate::generation_config;
+use crate::image_processor::{ImageProcessor, ImageSettings};
+use crate::messages::{ChatMessage, ChatPart, PartIndex, Rendered, render};
+use crate::positions::Grid;
+use crate::processor_error::ProcessorError;
+use crate::processor_files::{File, Folder, VisionIds};
+use crate::tokenizer::Tokenizer;
 
 /// The model's input for one sequence.
 #[derive(Clone, Debug)]
@@ -70,58 +51,56 @@ pub struct Processor {
     images: ImageProcessor,
     vision: VisionIds,
     stop_ids: Vec<u32>,
-    files: Vec<(&'static str, Vec<u8>)>,
+    ignored: Vec<String>,
+    files: Vec<File>,
 }
 
-struct VisionIds {
-    start: u32,
-    pad: u32,
-    end: u32,
+impl Encoded {
+    /// The patches `(patches, 3 * temporal_patch_size * patch_size^2)` and the grid of each image, for
+    /// [`crate::Model::image_features`].
+    pub fn images(&self) -> Result<Vec<(Tensor, Grid)>, ProcessorError> {
+        let Some(pixel_values) = &self.pixel_values else {
+            return Ok(Vec::new());
+        };
+        let mut first = 0;
+        self.grids
+            .iter()
+            .map(|&grid| {
+                let own = pixel_values.narrow(0, first, grid.patches())?;
+                first += grid.patches();
+                Ok((own, grid))
+            })
+            .collect()
+    }
 }
-
-/// Every file of the hub's layout that a processor reads or that belongs beside those.
-const FILES: [&str; 9] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "generation_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-];
 
 impl Processor {
-    /// Reads the processor of a checkpoint in the hub's layout.
+    /// Reads the processor of a checkpoint in the hub's layout. Files that an adapter's folder (PEFT's
+    /// layout) lacks are read from its base's, where that is on this machine.
     ///
     /// # Errors
     /// When a file is missing, is not what it should be, or the chat template does not compile.
     pub fn load(dir: &Path) -> Result<Self, ProcessorError> {
-        let mut files = Vec::new();
-        for name in FILES {
-            if let Some(bytes) = read_optional(&dir.join(name))? {
-                files.push((name, bytes));
-            }
-        }
-        let folder = Folder { dir, files: &files };
+        let folder = Folder::read(dir)?;
         let tokenizer = folder.tokenizer()?;
         let template = folder.template()?;
         let images = folder.image_processor()?;
         let vision = folder.vision_ids(&tokenizer)?;
         let stop_ids = folder.stop_ids(&tokenizer)?;
+        let generation = folder.json(generation_config::FILE)?.unwrap_or_default();
         Ok(Self {
             tokenizer,
             template,
             images,
             vision,
             stop_ids,
-            files,
+            ignored: generation_config::ignored(&generation),
+            files: folder.into_files(),
         })
     }
 
     /// Writes the files that this processor was loaded from into `dir`, which is made if needed.
-    /// Changed settings ([`Self::set_image_settings`]) are not written.
+    /// Each is written whole. Changed settings ([`Self::set_image_settings`]) are not written.
     ///
     /// # Errors
     /// When the folder or a file cannot be written.
@@ -131,9 +110,9 @@ impl Processor {
             source,
         };
         std::fs::create_dir_all(dir).map_err(|e| failed(dir, e))?;
-        for (name, bytes) in &self.files {
-            let path = dir.join(name);
-            std::fs::write(&path, bytes).map_err(|e| failed(&path, e))?;
+        for file in &self.files {
+            write_whole(dir, file.name, |out| out.write_all(&file.bytes))
+                .map_err(|e| failed(&dir.join(file.name), e))?;
         }
         Ok(())
     }
@@ -157,7 +136,7 @@ impl Processor {
             let (pixels, grids) = self.images.process(images)?;
             (Some(pixels), grids)
         };
-        let rendered = self.render(messages, add_generation_prompt)?;
+        let rendered = render(&self.template, messages, add_generation_prompt)?;
         let mut encoded = Encoded {
             input_ids: Vec::new(),
             sources: Vec::new(),
@@ -179,6 +158,12 @@ impl Processor {
     /// The ids that end a generation.
     pub fn stop_ids(&self) -> &[u32] {
         &self.stop_ids
+    }
+
+    /// What the checkpoint's `generation_config.json` asks of sampling and nobody here heeds, one plain
+    /// sentence each: sampling is done as [`crate::GenerationOptions`] say. For a run's manifest.
+    pub fn ignored_generation_settings(&self) -> &[String] {
+        &self.ignored
     }
 
     /// The tokenizer.
@@ -219,73 +204,6 @@ impl Processor {
             }
         }
         Ok(())
-    }
-
-    /// The rendered text and the bytes of it that each text part occupies, in order.
-    ///
-    /// Searching for a text could find it in the template's own words, so the template is rendered
-    /// with a marker in place of every text, and the markers are replaced.
-    fn render(
-        &self,
-        messages: &[ChatMessage],
-        add_generation_prompt: bool,
-    ) -> Result<Rendered, ProcessorError> {
-        let texts: Vec<(PartIndex, &str)> = messages
-            .iter()
-            .enumerate()
-            .flat_map(|(message, m)| {
-                m.content.iter().enumerate().filter_map(move |(part, p)| {
-                    let ChatPart::Text(text) = p else { return None };
-                    Some((PartIndex { message, part }, text.as_str()))
-                })
-            })
-            .collect();
-        let marker = unused_marker(&texts);
-        let arguments = Map::new();
-        let marked = self.template.render(
-            &to_json(messages, |at, _| {
-                format!("{marker}{}.{}{marker}", at.message, at.part)
-            }),
-            add_generation_prompt,
-            &arguments,
-        )?;
-        let literal = self.template.render(
-            &to_json(messages, |_, text| text.to_owned()),
-            add_generation_prompt,
-            &arguments,
-        )?;
-        let rewritten = |at: PartIndex| ProcessorError::TemplateRewrites {
-            path: self.template.path().to_owned(),
-            message: at.message,
-            part: at.part,
-            role: messages[at.message].role.clone(),
-        };
-        for trim in [false, true] {
-            let mut rendered = Rendered::default();
-            let mut rest = marked.as_str();
-            for &(at, text) in &texts {
-                let name = format!("{marker}{}.{}{marker}", at.message, at.part);
-                let (before, after) = rest.split_once(&name).ok_or_else(|| rewritten(at))?;
-                rendered.text.push_str(before);
-                let start = rendered.text.len();
-                rendered
-                    .text
-                    .push_str(if trim { text.trim() } else { text });
-                rendered.parts.push((start..rendered.text.len(), at));
-                rest = after;
-            }
-            rendered.text.push_str(rest);
-            if rendered.text == literal {
-                return Ok(rendered);
-            }
-        }
-        Err(rewritten(texts.first().map_or(
-            PartIndex {
-                message: 0,
-                part: 0,
-            },
-            |&(at, _)| at,
-        )))
     }
 
     /// Tokenises between the template's special tokens, and traces every token.
@@ -352,25 +270,6 @@ impl Processor {
     }
 }
 
-/// A rendered prompt and where its text parts stand.
-#[derive(Default)]
-struct Rendered {
-    text: String,
-    parts: Vec<(Range<usize>, PartIndex)>,
-}
-
-impl Rendered {
-    /// The first part that owns any byte of a span.
-    fn owner(&self, span: &Range<usize>) -> Option<PartIndex> {
-        let first = self.parts.partition_point(|(own, _)| own.end <= span.start);
-        self.parts[first..]
-            .iter()
-            .take_while(|(own, _)| own.start < span.end)
-            .find(|(own, _)| !own.is_empty())
-            .map(|&(_, at)| at)
-    }
-}
-
 /// The image parts in order, if there are as many as images.
 fn check_images(messages: &[ChatMessage], images: usize) -> Result<Vec<PartIndex>, ProcessorError> {
     let mut parts = Vec::new();
@@ -394,210 +293,4 @@ fn check_images(messages: &[ChatMessage], images: usize) -> Result<Vec<PartIndex
         placeholders: parts.len(),
         images,
     })
-}
-
-/// Messages in the form that chat templates take.
-fn to_json(messages: &[ChatMessage], text_of: impl Fn(PartIndex, &str) -> String) -> Value {
-    let content = |message: usize, parts: &[ChatPart]| -> Vec<Value> {
-        parts
-            .iter()
-            .enumerate()
-            .map(|(part, content)| match content {
-                ChatPart::Text(text) => {
-                    json!({"type": "text", "text": text_of(PartIndex { message, part }, text)})
-                }
-                ChatPart::Image => json!({"type": "image"}),
-            })
-            .collect()
-    };
-    messages
-        .iter()
-        .enumerate()
-        .map(|(index, m)| json!({"role": m.role, "content": content(index, &m.content)}))
-        .collect()
-}
-
-/// A string that occurs in none of the texts.
-fn unused_marker(texts: &[(PartIndex, &str)]) -> String {
-    let mut marker = String::from("\u{e000}");
-    while texts.iter().any(|(_, text)| text.contains(&marker)) {
-        marker.push('\u{e001}');
-    }
-    marker
-}
-
-fn read_optional(path: &Path) -> Result<Option<Vec<u8>>, ProcessorError> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(ProcessorError::Read {
-            path: path.to_owned(),
-            source,
-        }),
-    }
-}
-
-/// The files of a checkpoint while it is loaded.
-struct Folder<'a> {
-    dir: &'a Path,
-    files: &'a [(&'static str, Vec<u8>)],
-}
-
-impl Folder<'_> {
-    fn bytes(&self, name: &str) -> Option<&[u8]> {
-        let found = self.files.iter().find(|(file, _)| *file == name);
-        found.map(|(_, bytes)| bytes.as_slice())
-    }
-
-    fn invalid(&self, name: &str, reason: impl ToString) -> ProcessorError {
-        ProcessorError::Invalid {
-            path: self.dir.join(name),
-            reason: reason.to_string(),
-        }
-    }
-
-    fn missing(&self, what: &'static str, looked_for: &'static str) -> ProcessorError {
-        ProcessorError::Missing {
-            dir: self.dir.to_owned(),
-            what,
-            looked_for,
-        }
-    }
-
-    fn json(&self, name: &str) -> Result<Option<Value>, ProcessorError> {
-        self.bytes(name)
-            .map(|bytes| serde_json::from_slice(bytes).map_err(|e| self.invalid(name, e)))
-            .transpose()
-    }
-
-    fn tokenizer(&self) -> Result<Tokenizer, ProcessorError> {
-        let name = "tokenizer.json";
-        let bytes = self
-            .bytes(name)
-            .ok_or_else(|| self.missing("tokenizer", name))?;
-        Tokenizer::from_bytes(bytes).map_err(|e| self.invalid(name, e))
-    }
-
-    fn template(&self) -> Result<ChatTemplate, ProcessorError> {
-        let jinja = "chat_template.jinja";
-        if let Some(bytes) = self.bytes(jinja) {
-            let source = std::str::from_utf8(bytes).map_err(|e| self.invalid(jinja, e))?;
-            return ChatTemplate::new(source.to_owned(), &self.dir.join(jinja));
-        }
-        for name in ["chat_template.json", "tokenizer_config.json"] {
-            if let Some(source) = self.json(name)?.as_ref().and_then(ChatTemplate::source_in) {
-                return ChatTemplate::new(source, &self.dir.join(name));
-            }
-        }
-        Err(self.missing(
-            "chat template",
-            "chat_template.jinja, or the key chat_template in chat_template.json or \
-             tokenizer_config.json",
-        ))
-    }
-
-    /// `processor_config.json` of transformers 5 wins over `preprocessor_config.json`, as there.
-    fn image_processor(&self) -> Result<ImageProcessor, ProcessorError> {
-        let (new, old) = ("processor_config.json", "preprocessor_config.json");
-        let nested = self
-            .json(new)?
-            .and_then(|mut config| config.get_mut("image_processor").map(Value::take));
-        let (name, config) = match nested {
-            Some(config) => (new, config),
-            None => {
-                let looked_for =
-                    "preprocessor_config.json, or the key image_processor in processor_config.json";
-                let config = self.json(old)?;
-                (
-                    old,
-                    config.ok_or_else(|| self.missing("image processor settings", looked_for))?,
-                )
-            }
-        };
-        ImageSettings::from_json(&config)
-            .and_then(ImageProcessor::new)
-            .map_err(|reason| self.invalid(name, reason))
-    }
-
-    fn vision_ids(&self, tokenizer: &Tokenizer) -> Result<VisionIds, ProcessorError> {
-        let id = |token: &str| {
-            tokenizer
-                .special_tokens()
-                .get(token)
-                .copied()
-                .ok_or_else(|| {
-                    self.invalid(
-                        "tokenizer.json",
-                        format!("{token} is not a special token of it"),
-                    )
-                })
-        };
-        let vision = VisionIds {
-            start: id("<|vision_start|>")?,
-            pad: id("<|image_pad|>")?,
-            end: id("<|vision_end|>")?,
-        };
-        let config = self.model_config()?;
-        if let Some(expected) = config.get("image_token_id").and_then(Value::as_u64)
-            && expected != u64::from(vision.pad)
-        {
-            return Err(self.invalid(
-                "config.json",
-                format!(
-                    "image_token_id is {expected}, but <|image_pad|> is {} in tokenizer.json",
-                    vision.pad
-                ),
-            ));
-        }
-        Ok(vision)
-    }
-
-    /// `config.json` where there is one; the model reads and checks it for itself.
-    fn model_config(&self) -> Result<Value, ProcessorError> {
-        let name = "config.json";
-        match read_optional(&self.dir.join(name))? {
-            Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| self.invalid(name, e)),
-            None => Ok(Value::Null),
-        }
-    }
-
-    /// `eos_token_id` of `generation_config.json`, else of `config.json`, else `eos_token` of
-    /// `tokenizer_config.json`.
-    fn stop_ids(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>, ProcessorError> {
-        let generation = self.json("generation_config.json")?.unwrap_or_default();
-        let model = self.model_config()?;
-        for (name, value) in [
-            ("generation_config.json", &generation["eos_token_id"]),
-            ("config.json", &model["eos_token_id"]),
-            ("config.json", &model["text_config"]["eos_token_id"]),
-        ] {
-            let listed = match value {
-                Value::Null => continue,
-                Value::Array(list) => list.as_slice(),
-                one => std::slice::from_ref(one),
-            };
-            let ids: Option<Vec<u32>> = listed
-                .iter()
-                .map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok()))
-                .collect();
-            return ids.filter(|ids| !ids.is_empty()).ok_or_else(|| {
-                self.invalid(
-                    name,
-                    format!("eos_token_id is {value}, expected an id or a list"),
-                )
-            });
-        }
-        let config = self.json("tokenizer_config.json")?.unwrap_or_default();
-        let token = &config["eos_token"];
-        let name = token.as_str().or_else(|| token["content"].as_str());
-        name.and_then(|token| tokenizer.token_to_id(token))
-            .map(|id| vec![id])
-            .ok_or_else(|| {
-                self.missing(
-                    "token that ends a generation",
-                    "eos_token_id in generation_config.json or config.json, or eos_token in \
-                     tokenizer_config.json",
-                )
-            })
-    }
 }

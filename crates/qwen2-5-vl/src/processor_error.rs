@@ -81,14 +81,25 @@ pub enum ProcessorError {
         /// Patch size times merge size.
         factor: usize,
     },
-    /// An image file could not be decoded.
-    #[error("cannot decode the image {path}", path = .path.display())]
-    Decode {
-        /// The file.
-        path: PathBuf,
-        /// What the decoder said.
-        source: image::ImageError,
+    /// An image would become more patches than can be processed.
+    #[error(
+        "an image of {width}x{height} pixels would take {bytes} bytes of patches, at most {max}: \
+         lower max_pixels, temporal_patch_size, patch_size or merge_size in \
+         preprocessor_config.json, or scale the image down"
+    )]
+    TooLarge {
+        /// Width in pixels.
+        width: usize,
+        /// Height in pixels.
+        height: usize,
+        /// Bytes that its patches would take.
+        bytes: usize,
+        /// The most that are made.
+        max: usize,
     },
+    /// An image file could not be read, or not decoded whole.
+    #[error(transparent)]
+    ImageFile(#[from] image_files::ImageFileError),
     /// The chat template does not compile or does not render.
     #[error("the chat template of {path} {stage}: {reason}", path = .path.display())]
     Template {

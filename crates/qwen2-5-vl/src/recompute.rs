@@ -11,7 +11,10 @@ use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use fused_ops::AttentionLayout;
 
-use crate::{Error, Model, ModelPart, Positions, Result};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::parts::ModelPart;
+use crate::positions::Positions;
 
 impl Model {
     /// The loss and its gradients, with the activations of one decoder layer in memory at a time.

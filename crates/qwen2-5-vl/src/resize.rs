@@ -15,7 +15,7 @@
 
 use rayon::prelude::*;
 
-use crate::ProcessorError;
+use crate::processor_error::ProcessorError;
 
 /// The largest side of an image that is accepted, in pixels. The reference has no such limit; it
 /// bounds memory for files whose header claims absurd sizes.

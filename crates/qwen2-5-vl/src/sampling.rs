@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use seeded_random::{Draw, Generator, Stream};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// How tokens are chosen, and how many.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,15 +106,14 @@ impl Sampler {
         }
         let total = |weights: &[f32]| weights.iter().map(|&weight| f64::from(weight)).sum::<f64>();
         let (token, log_total) = if greedy {
-            let log_total = total(&weights(plain.as_ref().unwrap_or(&scores), top, inverse)).ln();
-            (argmax(&scores), log_total)
+            let total = total(&weights(plain.as_ref().unwrap_or(&scores), top, inverse));
+            (argmax(&scores), libm::log(total))
         } else {
             let mut chances = weights(&scores, largest(&scores)?, inverse);
-            let log_total = match &plain {
+            let log_total = libm::log(match &plain {
                 Some(plain) => total(&weights(plain, top, inverse)),
                 None => total(&chances),
-            }
-            .ln();
+            });
             if let Some(p) = options.top_p.filter(|&p| p < 1.0) {
                 keep_nucleus(&mut chances, p);
             }
@@ -158,7 +157,7 @@ fn argmax(scores: &[f32]) -> usize {
 fn weights(scores: &[f32], top: f32, inverse: f32) -> Vec<f32> {
     scores
         .iter()
-        .map(|score| ((score - top) * inverse).exp())
+        .map(|score| libm::expf((score - top) * inverse))
         .collect()
 }
 

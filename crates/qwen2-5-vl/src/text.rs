@@ -12,8 +12,9 @@ use candle_core::{DType, Device, Tensor};
 use fused_ops::AttentionLayout;
 
 use crate::config::TextConfig;
+use crate::error::{Error, Result};
 use crate::layers::{FeedForward, Linear, Rotary, Source, inverse_frequencies};
-use crate::{Error, Positions, Result};
+use crate::positions::Positions;
 
 #[derive(Clone, Debug)]
 pub(crate) struct TextDecoder {

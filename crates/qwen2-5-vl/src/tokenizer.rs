@@ -7,7 +7,10 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::ProcessorError;
+use serde_json::Value;
+
+use crate::files;
+use crate::processor_error::ProcessorError;
 
 /// A tokenizer loaded from a `tokenizer.json`.
 pub struct Tokenizer {
@@ -22,7 +25,15 @@ impl Tokenizer {
     /// # Errors
     /// Says why the bytes are not a tokenizer.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
-        let full = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| e.to_string())?;
+        check_parts(&files::json(bytes)?)?;
+        // The library panics on some damage that its types allow.
+        let parsed = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes));
+        let mut full = parsed
+            .map_err(|_| "not a tokenizer: the library that reads it gave up".to_string())?
+            .map_err(|e| e.to_string())?;
+        // What a file says of these is what its last user did; transformers resets both.
+        full.with_truncation(None).map_err(|e| e.to_string())?;
+        full.with_padding(None);
         let mut plain = full.clone();
         plain.set_encode_special_tokens(true);
         let special = full
@@ -161,6 +172,69 @@ impl Tokenizer {
     pub fn vocab_size(&self) -> usize {
         self.full.get_vocab_size(true)
     }
+}
+
+/// Refuses parts that no tokenizer of a Qwen2.5-VL checkpoint has: of some of them damaged settings make
+/// the library panic.
+fn check_parts(file: &Value) -> Result<(), String> {
+    const KNOWN: [(&str, &[&str]); 4] = [
+        (
+            "normalizer",
+            &[
+                "NFC",
+                "NFD",
+                "NFKC",
+                "NFKD",
+                "Lowercase",
+                "Strip",
+                "StripAccents",
+            ],
+        ),
+        (
+            "pre_tokenizer",
+            &[
+                "Split",
+                "ByteLevel",
+                "Whitespace",
+                "WhitespaceSplit",
+                "Digits",
+                "Punctuation",
+            ],
+        ),
+        ("post_processor", &["TemplateProcessing", "ByteLevel"]),
+        ("decoder", &["ByteLevel", "Fuse"]),
+    ];
+    for (key, known) in KNOWN {
+        let mut parts = vec![&file[key]];
+        while let Some(part) = parts.pop() {
+            // Sequences hold their parts under names of their own.
+            let inner = ["normalizers", "pretokenizers", "processors", "decoders"]
+                .iter()
+                .filter_map(|list| part[list].as_array());
+            parts.extend(inner.flatten());
+            let kind = part["type"].as_str().unwrap_or_default();
+            if !part.is_null() && kind != "Sequence" && !known.contains(&kind) {
+                return Err(format!(
+                    "{key} is {kind:?}, expected none or one of {}",
+                    known.join(", ")
+                ));
+            }
+        }
+    }
+    let model = &file["model"];
+    let kind = model["type"].as_str().unwrap_or_default();
+    // Files of old versions of the library leave the type of a BPE out.
+    let is_bpe = kind == "BPE" || model["type"].is_null() && !model["merges"].is_null();
+    if !is_bpe && kind != "WordLevel" {
+        return Err(format!("model is {kind:?}, expected BPE or WordLevel"));
+    }
+    for key in ["continuing_subword_prefix", "end_of_word_suffix", "dropout"] {
+        let value = &model[key];
+        if !value.is_null() && value != "" && value.as_f64() != Some(0.0) {
+            return Err(format!("model.{key} is {value}, expected none"));
+        }
+    }
+    Ok(())
 }
 
 fn failed(error: tokenizers::Error) -> ProcessorError {

@@ -15,8 +15,9 @@ use candle_core::{DType, Tensor};
 use fused_ops::AttentionLayout;
 
 use crate::config::VisionConfig;
+use crate::error::{Error, Result};
 use crate::layers::{FeedForward, Linear, Rotary, Source, inverse_frequencies};
-use crate::{Error, Grid, Result};
+use crate::positions::Grid;
 
 /// The tower's norms always use this, whatever the language model's configuration says.
 const EPS: f64 = 1e-6;
@@ -24,6 +25,8 @@ const EPS: f64 = 1e-6;
 #[derive(Clone, Debug)]
 pub(crate) struct VisionTower {
     config: VisionConfig,
+    /// `(hidden, channels, frames, patch, patch)`, as it is stored: reordered when it is used, since a copy
+    /// would not see updates.
     patches: Tensor,
     blocks: Vec<Block>,
     merger_norm: Tensor,
@@ -120,7 +123,7 @@ pub struct VisionTrace {
 
 impl VisionTower {
     pub fn new(config: &VisionConfig, source: &impl Source) -> Result<Self> {
-        let patches = channels_last(config, &source.tensor("visual.patch_embed.proj.weight")?)?;
+        let patches = source.tensor("visual.patch_embed.proj.weight")?;
         let blocks = (0..config.depth)
             .map(|index| {
                 let name = |suffix: &str| format!("visual.blocks.{index}.{suffix}");
@@ -183,7 +186,8 @@ impl VisionTower {
         let rotary = self.rotary(&layout, dtype)?;
         let windows = AttentionLayout::bidirectional(&layout.window_lengths);
         let frames = AttentionLayout::bidirectional(&layout.frame_lengths);
-        let mut x = fused_ops::linear(&pixels, &self.patches, None)?;
+        let kernel = channels_last(config, &self.patches)?;
+        let mut x = fused_ops::linear(&pixels, &kernel, None)?;
         for (index, block) in self.blocks.iter().enumerate() {
             let full = config.fullatt_block_indexes.contains(&index);
             let seen = if full { &frames } else { &windows };
@@ -194,7 +198,7 @@ impl VisionTower {
             .reshape((units, unit * config.hidden_size))?;
         let x = self
             .merger_out
-            .forward(&self.merger_in.forward(&x)?.gelu_erf()?)?;
+            .forward(&fused_ops::gelu(&self.merger_in.forward(&x)?)?)?;
         let merged = fused_ops::embedding(&x, &layout.inverse())?;
         Ok((merged, layout))
     }

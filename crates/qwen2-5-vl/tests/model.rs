@@ -407,3 +407,26 @@ fn embedding_gradients_reach_a_variable() {
     );
     assert!(config(true) == *model.config());
 }
+
+#[test]
+fn an_update_of_any_parameter_shows_in_a_model_that_shares_it() {
+    let model = model(false, 1);
+    let detached = model.detached().unwrap();
+    let grid = Grid { t: 1, h: 4, w: 4 };
+    let encode = |model: &Model| {
+        let features = model.image_features(&[(common::pixels(&grid, 1), grid)], 4);
+        common::values(&features.unwrap()[0])
+    };
+    for (name, variable) in model.trainable() {
+        if !name.starts_with("visual.") {
+            continue;
+        }
+        let (before, of_detached) = (encode(&model), encode(&detached));
+        assert_eq!(before, of_detached);
+        let value = (variable.as_detached_tensor() + 0.1).unwrap();
+        variable.set(&value).unwrap();
+        assert_eq!(encode(&model), encode(&detached), "{name}");
+        // The bias of the keys alone shifts all scores of a query alike, but not that of queries and values.
+        assert_ne!(encode(&model), before, "{name}");
+    }
+}

@@ -94,8 +94,8 @@ impl Draw for Generator {
 
     fn normal(&mut self) -> f64 {
         // 1 - unit() lies in (0, 1], so the logarithm is finite.
-        let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
-        radius * (2.0 * std::f64::consts::PI * self.unit()).cos()
+        let radius = (-2.0 * libm::log(1.0 - self.unit())).sqrt();
+        radius * libm::cos(2.0 * std::f64::consts::PI * self.unit())
     }
 
     fn shuffle<T>(&mut self, items: &mut [T]) {

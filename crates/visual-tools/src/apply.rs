@@ -9,22 +9,25 @@
 
 use image::RgbImage;
 
+use crate::boxes::{FigureBoxes, NamedBoxes, PixelBox};
+use crate::call::{BoxSource, BoxValue, ImageSource, Names, Step, ToolCall};
+use crate::nearest::nearest;
 use crate::paint::{Rectangle, fill, highlight, outline};
-use crate::{
-    Axis, BoxSource, BoxValue, Effect, FigureBoxes, ImageSource, NameRule, NamedBoxes, Names,
-    PixelBox, Step, Style, Tool, ToolCall,
-};
+use crate::style::{NameRule, Style};
+use crate::tool::{Axis, Effect, Tool};
 
 /// Why a call could not be carried out.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ToolError {
     /// A name that no region has, under a rule that refuses it.
-    #[error("{tool}: no region is called {name:?}; there are: {known}")]
+    #[error("{tool}: no region is called {name:?}{}; there are: {known}", .nearest.as_ref().map(|name| format!(" (the nearest is {name:?})")).unwrap_or_default())]
     UnknownName {
         /// The tool.
         tool: Tool,
         /// The name asked for.
         name: String,
+        /// The region whose name is nearest to it, if one is near.
+        nearest: Option<String>,
         /// The names that exist, shortened.
         known: String,
     },
@@ -365,6 +368,7 @@ fn unknown_name(tool: Tool, name: &str, boxes: &NamedBoxes) -> ToolError {
     ToolError::UnknownName {
         tool,
         name: name.to_owned(),
+        nearest: nearest(name, boxes.names()).map(str::to_owned),
         known: known.join(", "),
     }
 }

@@ -11,7 +11,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::Axis;
+use crate::tool::Axis;
 
 /// A rectangle in pixels, origin top left; both corners belong to it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

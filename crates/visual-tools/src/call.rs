@@ -1,6 +1,7 @@
 //! What a model's code asks for, as data.
 
-use crate::{Axis, Effect, FigureBoxes, NamedBoxes, PixelBox, Tool};
+use crate::boxes::{FigureBoxes, NamedBoxes, PixelBox};
+use crate::tool::{Axis, Effect, Tool};
 
 /// Where the boxes of a call come from: its third argument.
 #[derive(Clone, Debug, PartialEq)]

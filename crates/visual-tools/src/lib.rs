@@ -5,27 +5,12 @@
 //! as data ([`parse()`]), never executes it, and paints what ReFocus (Fu et al. 2025,
 //! arXiv 2501.05452) and VTool-R1 (arXiv 2505.19255) paint with Pillow ([`apply()`]), within the
 //! constants of a [`Style`]. [`blurred`] takes a figure's details away, for attribution.
-//!
-//! ```
-//! use visual_tools::{apply, parse, FigureBoxes, NamedBoxes, Parsed, PixelBox, Style};
-//!
-//! let image = image::RgbImage::new(64, 48);
-//! let boxes = FigureBoxes::chart(
-//!     NamedBoxes::from_pairs([("2005".to_owned(), PixelBox::new(8.0, 8.0, 24.0, 40.0))]),
-//!     NamedBoxes::default(),
-//! );
-//! let completion = "```python\ndisplay(focus_on_x_values_with_draw(image_1, [\"2005\"], x_values_bbox))\n```";
-//! if let Parsed::Call(call) = parse(completion) {
-//!     let edited = apply(&image, &call, &boxes, &Style::refocus())?;
-//!     assert_eq!(edited.get_pixel(10, 10).0, [255, 0, 0]);
-//! }
-//! # Ok::<(), visual_tools::ToolError>(())
-//! ```
 
 mod apply;
 mod blur;
 mod boxes;
 mod call;
+mod nearest;
 mod paint;
 mod parse;
 mod style;
@@ -35,6 +20,13 @@ pub use apply::{Applied, StepOutcome, ToolError, Unchanged, apply, apply_reporti
 pub use blur::{BLUR, blurred};
 pub use boxes::{BoxRepairs, FigureBoxes, NamedBoxes, PixelBox};
 pub use call::{BoxSource, BoxValue, ImageSource, Names, Step, ToolCall};
-pub use parse::{Parsed, Refusal, RefusalCounts, RefusalReason, parse};
+pub use parse::{
+    NearMiss, NearMissCounts, Parsed, Refusal, RefusalCounts, RefusalReason, near_miss, parse,
+};
 pub use style::{NameRule, Style};
 pub use tool::{Axis, Effect, Tool, UnknownTool};
+
+/// The example of the README, run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

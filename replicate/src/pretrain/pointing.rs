@@ -82,7 +82,7 @@ fn loss<'a>(
     };
     let queries = of_head(&queries, askers, questions)?;
     let keys = of_head(&keys, &cells, CELLS)?;
-    let scores = queries.matmul(&keys.transpose(1, 2)?.contiguous()?)?;
+    let scores = fused_ops::matmul(&queries, &keys.transpose(1, 2)?)?;
     let scores = (scores / (dim as f64).sqrt())?.reshape((askers.len(), CELLS))?;
     let mut wanted = vec![0f32; askers.len() * CELLS];
     for (question, target) in targets.enumerate() {
@@ -92,9 +92,9 @@ fn loss<'a>(
     }
     let wanted = Tensor::from_vec(wanted, (askers.len(), CELLS), device)?;
     let largest = scores.max_keepdim(D::Minus1)?.detach();
-    let masses = scores.broadcast_sub(&largest)?.exp()?;
+    let masses = fused_ops::exp(&scores.broadcast_sub(&largest)?)?;
     // The largest score may lie far outside the target: its share must not become 0.
     let pointed = ((&masses * wanted)?.sum(D::Minus1)? + 1e-20)?;
-    let share = (pointed.log()? - masses.sum(D::Minus1)?.log()?)?;
+    let share = (fused_ops::log(&pointed)? - fused_ops::log(&masses.sum(D::Minus1)?)?)?;
     Ok(share.mean_all()?.neg()?)
 }

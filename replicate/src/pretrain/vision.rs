@@ -78,10 +78,7 @@ pub fn dense_loss(
             chosen = linear(&chosen, head.as_tensor(), None)?;
         }
         let scored = token_log_probs(&chosen, words, &ids, 1.0 / SHARPNESS, &[])?;
-        mean_probability[slot] = scored
-            .log_probs
-            .detach()
-            .exp()?
+        mean_probability[slot] = fused_ops::exp(&scored.log_probs.detach())?
             .mean_all()?
             .to_scalar::<f32>()?;
         total = (total - scored.log_probs.mean_all()?)?;

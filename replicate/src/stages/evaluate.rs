@@ -47,7 +47,9 @@ impl Replication<'_> {
     ) -> Result<(PathBuf, RunHashes)> {
         let stamp = self.profile.stamp(subject.kind);
         let folder = self.folder.begin(subject.kind, subject.seed, &stamp)?;
-        if folder.join(results::MANIFEST).exists() {
+        let finished = folder.join(results::MANIFEST);
+        if finished.exists() {
+            results::verify(&folder, &results::read_json(&finished)?)?;
             let hashes = run_hashes(&folder)?;
             return Ok((folder, hashes));
         }
@@ -98,7 +100,7 @@ impl Replication<'_> {
             .insert("evaluation".into(), started.elapsed().as_secs_f64());
         provenance::describe(&mut manifest);
         manifest.peak_memory_bytes = results::peak_memory_bytes();
-        results::write_json(&folder.join(results::MANIFEST), &manifest)?;
+        results::write_manifest(&folder, &mut manifest)?;
         let hashes = run_hashes(&folder)?;
         Ok((folder, hashes))
     }

@@ -17,7 +17,7 @@
 
 use seeded_random::{Draw, Generator, Stream};
 
-use super::normal::LEVEL;
+use super::level::LEVEL;
 use super::proportion::wilson;
 use super::scores::SetScores;
 

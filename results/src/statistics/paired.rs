@@ -1,7 +1,8 @@
 //! Two arms on the same questions.
 
 use super::bootstrap::{Bootstrap, Counts, Estimate, Sample};
-use super::proportion::{McNemar, mcnemar};
+use super::crossed::{Block, CrossedEstimate, crossed};
+use super::proportion::{McNemar, mcnemar, probability_of_improvement};
 use super::scores::{ArmScores, SetScores};
 use crate::record::{ArmName, SETS};
 
@@ -13,12 +14,17 @@ pub struct PairedDifference {
     pub first: ArmName,
     /// The arm that is subtracted.
     pub second: ArmName,
-    /// The macro average's difference.
+    /// The macro average's difference with the bootstrap's interval.
     pub average: Estimate,
     /// The difference in each set, in the order of [`SETS`].
     pub sets: Vec<SetDifference>,
-    /// Share of replicates in which the first arm is ahead, ties counted half.
+    /// The macro average's difference with seeds and questions at random: what the rule looks at.
+    pub crossed: CrossedEstimate,
+    /// P(X > Y) over seeds, averaged over sets, as rliable means it.
     pub probability_of_improvement: f64,
+    /// Share of the bootstrap's replicates whose difference is above 0, ties counted half. No
+    /// probability of anything but the bootstrap's.
+    pub share_above_zero: f64,
     /// Questions compared, over all sets.
     pub questions: usize,
     /// Seeds of the first and of the second arm.
@@ -53,6 +59,9 @@ pub enum Incomparable {
     /// Sets where the two arms have no judged question in common.
     #[error("no judged question in common: {}", .0.join(", "))]
     Disjoint(Vec<&'static str>),
+    /// A set with a single figure in common, which has no spread.
+    #[error("a set has fewer than two figures that both were asked about")]
+    SingleFigure,
 }
 
 /// Compares two arms on all six sets. A set in which more than `not_judged_limit` of either arm's
@@ -145,10 +154,45 @@ pub fn compare(
             }
         })
         .sum();
+    let blocks = if first.seeds == second.seeds {
+        vec![block(
+            &pairs,
+            |pair| &pair.first,
+            |pair, seed, question| {
+                score(&pair.first, seed, question) - score(&pair.second, seed, question)
+            },
+        )]
+    } else {
+        vec![
+            block(
+                &pairs,
+                |pair| &pair.first,
+                |pair, seed, question| score(&pair.first, seed, question),
+            ),
+            block(
+                &pairs,
+                |pair| &pair.second,
+                |pair, seed, question| -score(&pair.second, seed, question),
+            ),
+        ]
+    };
+    let by_seed = |of: fn(&Pair) -> &SetScores| -> Vec<Vec<f64>> {
+        pairs
+            .iter()
+            .map(|(_, pair)| of(pair).accuracy_by_seed())
+            .collect()
+    };
     Ok(PairedDifference {
+        crossed: crossed(&blocks).ok_or(Incomparable::SingleFigure)?,
+
         first: first.arm.clone(),
         second: second.arm.clone(),
-        probability_of_improvement: ahead / differences.len().max(1) as f64,
+        probability_of_improvement: probability_of_improvement(
+            &by_seed(|pair| &pair.first),
+            &by_seed(|pair| &pair.second),
+        )
+        .unwrap_or(0.5),
+        share_above_zero: ahead / differences.len().max(1) as f64,
         average: Estimate::of(value, differences),
         questions: sets.iter().map(|set| set.questions).sum(),
         sets,
@@ -160,6 +204,42 @@ pub fn compare(
 struct Pair {
     first: SetScores,
     second: SetScores,
+}
+
+/// A score as a number. In a [`Pair`] every question was judged for every seed.
+fn score(scores: &SetScores, seed: usize, question: usize) -> f64 {
+    f64::from(u8::from(scores.scores[seed][question] == Some(true)))
+}
+
+/// The values of `of` by set, seed of `arm` and figure; see the head of crossed.rs for figures with
+/// several questions.
+fn block(
+    pairs: &[(&'static str, Pair)],
+    arm: fn(&Pair) -> &SetScores,
+    of: impl Fn(&Pair, usize, usize) -> f64,
+) -> Block {
+    let units = |pair: &Pair, seed: usize| {
+        let scores = arm(pair);
+        let questions = scores.questions.len();
+        let mean = (0..questions)
+            .map(|question| of(pair, seed, question))
+            .sum::<f64>()
+            / questions as f64;
+        let mut units = vec![mean; scores.figures];
+        let scale = scores.figures as f64 / questions as f64;
+        for (question, &figure) in scores.figure.iter().enumerate() {
+            units[figure] += scale * (of(pair, seed, question) - mean);
+        }
+        units
+    };
+    pairs
+        .iter()
+        .map(|(_, pair)| {
+            (0..arm(pair).scores.len())
+                .map(|seed| units(pair, seed))
+                .collect()
+        })
+        .collect()
 }
 
 /// Both arms restricted to the questions that every seed of both answered with a verdict.

@@ -6,7 +6,11 @@
 //!   `X ~ Binomial(b + c, 1/2)`, at most 1; mid-p takes away half of each tail's last term
 //!   (Lancaster 1961), which undoes the exact test's excess of caution.
 
-use super::normal::Z_LEVEL;
+//! - P(X > Y) as rliable has it (Agarwal et al. 2021, arXiv 2108.13264): over all pairs of a run of
+//!   X and a run of Y on one task, the share in which X is ahead, ties half (Mann-Whitney's U over
+//!   n·m), averaged over tasks. Here a run is a seed and a task a set.
+
+use super::level::Z_LEVEL;
 
 /// The 95 % Wilson interval of `right` out of `n`, within [0, 1]; (0, 1) for `n` = 0.
 pub fn wilson(right: f64, n: f64) -> (f64, f64) {
@@ -69,6 +73,29 @@ pub fn mcnemar(only_first: u64, only_second: u64) -> McNemar {
     }
 }
 
+/// P(X > Y): `first[task][run]` against `second[task][run]`; `None` where a task has no run.
+pub fn probability_of_improvement(first: &[Vec<f64>], second: &[Vec<f64>]) -> Option<f64> {
+    let mut sum = 0.0;
+    for (x, y) in first.iter().zip(second) {
+        if x.is_empty() || y.is_empty() {
+            return None;
+        }
+        let ahead: f64 = x
+            .iter()
+            .flat_map(|one| y.iter().map(move |other| one - other))
+            // Accuracies that are the same count of right answers are equal to the last bit.
+            .map(|difference| match difference {
+                above if above > 0.0 => 1.0,
+                0.0 => 0.5,
+                _ => 0.0,
+            })
+            .sum();
+        sum += ahead / (x.len() * y.len()) as f64;
+    }
+    let tasks = first.len().min(second.len());
+    (tasks > 0).then(|| sum / tasks as f64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +132,20 @@ mod tests {
             );
         }
         assert_eq!(wilson(0.0, 0.0), (0.0, 1.0));
+    }
+
+    #[test]
+    fn probability_of_improvement_is_rliables() {
+        // scipy 1.17.1: np.mean([mannwhitneyu(x, y).statistic / (len(x) * len(y)) for x, y in tasks])
+        let x = [vec![0.5, 0.6, 0.7], vec![0.1, 0.2, 0.3]];
+        let y = [vec![0.5, 0.65], vec![0.3, 0.4]];
+        let found = probability_of_improvement(&x, &y).unwrap();
+        assert!(
+            (found - (3.5 / 6.0 + 0.5 / 6.0) / 2.0).abs() < 1e-15,
+            "{found}"
+        );
+        assert_eq!(probability_of_improvement(&x, &x), Some(0.5));
+        assert_eq!(probability_of_improvement(&[vec![]], &[vec![1.0]]), None);
     }
 
     #[test]

@@ -125,13 +125,18 @@ impl SetScores {
         }
     }
 
-    /// The accuracy; `None` when nothing was judged.
-    pub fn cell(&self) -> Option<CellAccuracy> {
-        let shares: Vec<f64> = self
-            .scores
+    /// The share of right answers among the judged ones by seed; seeds without a verdict are left
+    /// out.
+    pub fn accuracy_by_seed(&self) -> Vec<f64> {
+        self.scores
             .iter()
             .filter_map(|seed| share_right(seed))
-            .collect();
+            .collect()
+    }
+
+    /// The accuracy; `None` when nothing was judged.
+    pub fn cell(&self) -> Option<CellAccuracy> {
+        let shares = self.accuracy_by_seed();
         if shares.is_empty() {
             return None;
         }

@@ -16,12 +16,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use benchmarks::TestSet;
 use benchmarks::data::AnswerRule;
-use benchmarks::endpoint::{
-    ApiKey, Cache, CachedPolicy, Client, EndpointPolicy, Prices, SamplingParameters, Settings,
-};
 use benchmarks::evaluation::{Scoring, Shard};
 use benchmarks::judge::{EndpointJudge, Judge};
 use benchmarks::scorers::Reason;
+use chat_endpoint::{
+    ApiKey, Cache, CachedPolicy, Client, EndpointPolicy, Prices, SamplingParameters, Settings,
+};
 use replicate::checkpoint::weights_hash;
 use replicate::compute::{Compute, DeviceName, WeightType};
 use replicate::policy::LocalPolicy;

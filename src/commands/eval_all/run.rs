@@ -8,17 +8,17 @@ use std::time::Instant;
 use agent::{Policy, ToolOutcome};
 use anyhow::{Context, bail};
 use benchmarks::data::{Item, TestItem};
-use benchmarks::endpoint::Client;
 use benchmarks::evaluation::{Answered, Scoring, answer};
 use benchmarks::{Question, TestSet, Verdict};
+use chat_endpoint::Client;
 use replicate::progress::Progress;
 use replicate::provenance;
 use replicate::records::Recorder;
 use results::{
     Appender, ArmName, MANIFEST, Manifest, RECORDS, Record, RunKind, peak_memory_bytes, read_json,
-    read_lines, write_json, write_lines,
+    read_lines, verify, write_json, write_lines,
 };
-use visual_tools::{Parsed, RefusalCounts, parse};
+use visual_tools::{NearMissCounts, Parsed, RefusalCounts, near_miss, parse};
 
 use super::Args;
 use super::data::Asked;
@@ -43,6 +43,7 @@ pub(super) struct Evaluation<'a> {
     watched: Vec<Watched<'a>>,
     undecodable: BTreeMap<TestSet, u64>,
     refused: RefusalCounts,
+    near_misses: NearMissCounts,
     failed_calls: u64,
     tally: Tally,
     started: Instant,
@@ -88,6 +89,7 @@ impl<'a> Evaluation<'a> {
                     manifest.profile.resolved
                 );
             }
+            verify(&folder, &before)?;
             manifest.checkpoints = before.checkpoints;
             manifest.seconds = before.seconds;
             manifest.counts = before.counts;
@@ -118,6 +120,7 @@ impl<'a> Evaluation<'a> {
             watched: Vec::new(),
             undecodable: BTreeMap::new(),
             refused: RefusalCounts::default(),
+            near_misses: NearMissCounts::default(),
             failed_calls: 0,
             tally: Tally::default(),
             started: Instant::now(),
@@ -190,10 +193,11 @@ impl<'a> Evaluation<'a> {
     ) -> anyhow::Result<()> {
         let judged = std::mem::take(&mut self.judged);
         let path = self.folder.join(RECORDS);
+        // From here on the records grow: the manifest says no more what they hold.
+        self.write_manifest()?;
         write_lines(&path, &judged)?;
         let (mut records, _) = Appender::open::<Record>(&path, judged.len())?;
         self.data.write_reports(&self.folder)?;
-        self.write_manifest()?;
         let known: HashMap<(&str, &str), Verdict> = judged
             .iter()
             .map(|record| ((record.set.as_str(), record.qa_id.as_str()), record.verdict))
@@ -304,7 +308,8 @@ impl<'a> Evaluation<'a> {
         self.scoring.scorer(set, self.args.judge_model.as_deref())
     }
 
-    /// Counts a call that the parser refused, by the reason, or that could not be carried out.
+    /// Counts a call that the parser refused, by the reason, that could not be carried out, or that
+    /// does not have the form that is read.
     /// Those of answers without a verdict are counted once they have one: they come again.
     fn count_call(&mut self, answered: &Answered) {
         let Some(episode) = &answered.episode else {
@@ -323,7 +328,13 @@ impl<'a> Evaluation<'a> {
                 }
             }
             ToolOutcome::Failed(_) => self.failed_calls += 1,
-            ToolOutcome::NotCalled | ToolOutcome::Succeeded => {}
+            ToolOutcome::NotCalled => {
+                let first = episode.turns.first();
+                if let Some(kind) = first.and_then(|turn| near_miss(&turn.completion.text)) {
+                    self.near_misses.add(kind);
+                }
+            }
+            ToolOutcome::Succeeded => {}
         }
     }
 
@@ -343,6 +354,9 @@ impl<'a> Evaluation<'a> {
             if let serde_json::Value::String(reason) = serde_json::to_value(reason)? {
                 add(format!("tool_refused_{reason}"), *count as u64);
             }
+        }
+        for (kind, count) in &self.near_misses.0 {
+            add(format!("tool_near_miss_{kind}"), *count as u64);
         }
         if self.failed_calls > 0 {
             add("tool_failed".to_owned(), self.failed_calls);
@@ -380,7 +394,12 @@ impl<'a> Evaluation<'a> {
 
     /// Writes the manifest, also of a run that ended early, and passes its end on.
     pub fn finish(mut self, result: anyhow::Result<()>) -> anyhow::Result<Tally> {
-        let written = self.write_manifest();
+        let written = match &result {
+            Ok(()) => self
+                .write_manifest()
+                .and_then(|()| Ok(results::write_manifest(&self.folder, &mut self.manifest)?)),
+            Err(_) => self.write_manifest(),
+        };
         for watched in &self.watched {
             eprintln!("{}: {}", watched.role, watched.usage());
         }

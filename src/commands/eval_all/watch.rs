@@ -3,7 +3,7 @@
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use benchmarks::endpoint::{Client, Usage};
+use chat_endpoint::{Client, Usage};
 
 /// How often progress is shown while a batch is being answered.
 const SHOWN_EVERY: Duration = Duration::from_secs(1);

@@ -15,10 +15,13 @@
 
 use std::ops::Range;
 
+use libm::{expf, logf};
+
 use super::decoding;
+use super::dispatch::dispatched;
 use super::memory::{Buffer, Pointer, Scratch, parallel};
-use super::simd::{Simd, dispatched};
-use super::tile::{Product, pack, pack_panel, packed_len, panel_width};
+use super::simd::Simd;
+use super::tile::{Product, pack, pack_panel, packed_len, panel_width, run_product};
 use crate::layout::{AttentionLayout, KeyRun, QueryBlock};
 
 /// Keys of a tile: a multiple of every panel width and of every tile height.
@@ -302,7 +305,7 @@ unsafe fn against<S: Simd>(
     scores: &mut [f32],
 ) {
     unsafe {
-        S::tile_product(Product {
+        run_product(Product {
             rows,
             columns: width.next_multiple_of(S::LANES),
             inner: dim,
@@ -310,7 +313,7 @@ unsafe fn against<S: Simd>(
             a_row: dim,
             a_inner: 1,
             panels: run.add(first * dim),
-            panel_stride: dim * 2 * S::LANES,
+            panel_stride: dim * panel_width(),
             c: scores.as_mut_ptr(),
             c_row: KEYS,
             accumulate: false,
@@ -333,15 +336,15 @@ unsafe fn weighted<S: Simd>(
     sums: &mut [f32],
 ) {
     unsafe {
-        S::tile_product(Product {
+        run_product(Product {
             rows,
             columns: sizes.dim.next_multiple_of(S::LANES),
             inner: width,
             a: weights.as_ptr(),
             a_row: KEYS,
             a_inner: 1,
-            panels: run.add(first * 2 * S::LANES),
-            panel_stride: run_len * 2 * S::LANES,
+            panels: run.add(first * panel_width()),
+            panel_stride: run_len * panel_width(),
             c: sums.as_mut_ptr(),
             c_row: sizes.padded_dim(),
             accumulate: true,
@@ -401,7 +404,7 @@ unsafe fn forward_tile_in<S: Simd>(
                     let keep = if peaks[row] == peak {
                         1.0
                     } else {
-                        (peaks[row] - peak).exp()
+                        expf(peaks[row] - peak)
                     };
                     peaks[row] = peak;
                     let shift = S::splat(peak);
@@ -434,7 +437,7 @@ unsafe fn forward_tile_in<S: Simd>(
         }
         for row in 0..rows {
             let place = tile.place(row, sizes);
-            *log_sums.at(place) = peaks[row] + totals[row].ln();
+            *log_sums.at(place) = peaks[row] + logf(totals[row]);
             let inverse = 1.0 / totals[row];
             for (index, sum) in sums[row * padded..row * padded + dim].iter().enumerate() {
                 *out.at(place * dim + index) = sum * inverse;
@@ -562,7 +565,7 @@ unsafe fn backward_tile_in<S: Simd>(tile: &Tile, state: &Backward) {
                     (&weights, &packed_grads, state.v_grad),
                     (&slopes, &packed_queries, state.k_grad),
                 ] {
-                    S::tile_product(Product {
+                    run_product(Product {
                         rows: width,
                         columns: dim,
                         inner: rows,
@@ -570,7 +573,7 @@ unsafe fn backward_tile_in<S: Simd>(tile: &Tile, state: &Backward) {
                         a_row: 1,
                         a_inner: KEYS,
                         panels: panels.as_ptr(),
-                        panel_stride: rows * 2 * S::LANES,
+                        panel_stride: rows * panel_width(),
                         c: to.at(place),
                         c_row: sizes.kv_heads * dim,
                         accumulate: true,

@@ -6,9 +6,12 @@
 
 use std::ops::Range;
 
+use libm::logf;
+
 use super::attention::Sizes;
+use super::dispatch::dispatched;
 use super::memory::{Buffer, Pointer, parallel};
-use super::simd::{Simd, dispatched};
+use super::simd::Simd;
 use crate::layout::{AttentionLayout, QueryBlock};
 
 /// Whether every block of the layout is a single query.
@@ -100,7 +103,7 @@ unsafe fn single_in<S: Simd>(
                 S::store(at, weight);
             }
             let total = S::sum(total);
-            *log_sums.at(place + head) = peak + total.ln();
+            *log_sums.at(place + head) = peak + logf(total);
             let inverse = 1.0 / total;
             for weight in scores {
                 *weight *= inverse;

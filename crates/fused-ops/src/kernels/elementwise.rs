@@ -1,6 +1,7 @@
 //! SwiGLU and rotary positions, element by element.
 
-use super::simd::{Simd, dispatched};
+use super::dispatch::dispatched;
+use super::simd::Simd;
 
 /// Runs `$body` for each vector of `0..$len`; the last, partial one goes through padded copies
 /// of the inputs. `$body` sees the inputs as vectors and gives the outputs as a tuple of vectors.

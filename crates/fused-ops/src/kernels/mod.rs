@@ -6,11 +6,16 @@
 
 pub(crate) mod attention;
 mod decoding;
+mod dispatch;
 pub(crate) mod elementwise;
 pub(crate) mod gemm;
+pub(crate) mod instruction_set;
 pub(crate) mod log_probs;
 pub(crate) mod memory;
 pub(crate) mod norm;
+mod portable;
 pub(crate) mod simd;
 pub(crate) mod softmax;
 pub(crate) mod tile;
+#[cfg(target_arch = "x86_64")]
+mod x86;

@@ -1,7 +1,8 @@
 //! RMS normalisation of rows.
 
+use super::dispatch::dispatched;
 use super::elementwise::by_vector;
-use super::simd::{Simd, dispatched};
+use super::simd::Simd;
 
 /// 1 / sqrt(mean(x²) + eps)
 #[inline(always)]

@@ -1,7 +1,10 @@
 //! Running softmax statistics over pieces of a row.
 
 use super::elementwise::by_vector;
-use super::simd::{Simd, dispatched};
+use libm::{expf, logf};
+
+use super::dispatch::dispatched;
+use super::simd::Simd;
 
 /// Low enough for a probability of exactly 0, finite so that p · logit is 0 and not NaN.
 pub(crate) const BANNED: f32 = -1e30;
@@ -29,7 +32,7 @@ impl RowState {
 
     /// log Σ exp(logit)
     pub(crate) fn log_sum(&self) -> f32 {
-        self.peak + self.sum.ln()
+        self.peak + logf(self.sum)
     }
 
     /// The distribution's entropy in nats: log Σ exp − Σ p · logit.
@@ -50,7 +53,7 @@ unsafe fn observe_in<S: Simd>(len: usize, row: *const f32, state: &mut RowState)
         for at in full..len {
             peak = peak.max(*row.add(at));
         }
-        let keep = (state.peak - peak).exp();
+        let keep = expf(state.peak - peak);
         let shift = S::splat(peak);
         let mut sums = S::splat(0.0);
         let mut weighted = S::splat(0.0);

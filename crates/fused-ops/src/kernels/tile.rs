@@ -3,10 +3,16 @@
 //! A panel holds `2 · LANES` columns of B, row after row; the product keeps `ROWS` rows by one
 //! panel of C in registers and walks the inner dimension once. Every element of C is the same
 //! chain of multiply-adds over the inner dimension whatever tile it falls into, so results do
-//! not depend on how rows and columns are split among threads or batches. The bias comes last, as
+//! not depend on how rows and columns are split among threads or batches, nor on the width of a
+//! vector. The bias comes last, as
 //! in BLAS, whose sums these are to the bit while it does not cut the inner dimension.
 
-use super::simd::{Simd, dispatched};
+use super::dispatch::dispatched;
+use super::instruction_set::{InstructionSet, in_use};
+use super::portable::Portable;
+use super::simd::Simd;
+#[cfg(target_arch = "x86_64")]
+use super::x86::{Avx2, Avx512};
 
 /// Where the operands of a tile are. Strides count values.
 #[derive(Clone, Copy)]
@@ -39,8 +45,7 @@ pub(crate) struct Product {
 
 /// The columns of a panel.
 pub(crate) fn panel_width() -> usize {
-    use super::simd::{InstructionSet, instruction_set};
-    match instruction_set() {
+    match in_use() {
         InstructionSet::Avx512 => 32,
         InstructionSet::Avx2 | InstructionSet::Portable => 16,
     }
@@ -48,27 +53,25 @@ pub(crate) fn panel_width() -> usize {
 
 /// The rows that a tile takes at a time, for splitting work.
 pub(crate) fn tile_rows() -> usize {
-    use super::simd::{InstructionSet, instruction_set};
-    match instruction_set() {
+    match in_use() {
         InstructionSet::Avx512 => 12,
         InstructionSet::Avx2 => 6,
         InstructionSet::Portable => 4,
     }
 }
 
-#[inline(always)]
-unsafe fn run<S: Simd>(product: Product) {
-    unsafe { S::tile_product(product) }
-}
-
 dispatched! {
     /// Runs the product for the instruction set in use.
-    pub(crate) fn run_product(product: Product) = run
+    pub(crate) fn run_product(product: Product) = {
+        avx512: rows::<Avx512, 12>,
+        avx2: rows::<Avx2, 6>,
+        portable: rows::<Portable, 4>,
+    }
 }
 
-/// The body of [`Simd::tile_product`].
+/// The product by vectors of `S`, `ROWS` rows at a time.
 #[inline(always)]
-pub(crate) unsafe fn product<S: Simd, const ROWS: usize>(product: Product) {
+unsafe fn rows<S: Simd, const ROWS: usize>(product: Product) {
     unsafe {
         let mut row = 0;
         while product.rows - row >= ROWS {

@@ -24,22 +24,17 @@
 //! although Python would run some of them.
 
 mod grammar;
+mod limits;
+mod near_miss;
+mod program;
 mod refusal;
 mod token;
 mod value;
 
+pub use near_miss::{NearMiss, NearMissCounts};
 pub use refusal::{Refusal, RefusalCounts, RefusalReason};
 
-use crate::ToolCall;
-
-/// Longest block that is read, bytes.
-pub(crate) const MAX_BYTES: usize = 64 * 1024;
-/// Deepest nesting of brackets.
-pub(crate) const MAX_DEPTH: usize = 16;
-/// Longest list or dict, and most statements of a block.
-pub(crate) const MAX_ITEMS: usize = 1024;
-/// Most tool calls of a block.
-pub(crate) const MAX_CALLS: usize = 32;
+use crate::call::ToolCall;
 
 /// What a completion asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,6 +59,16 @@ pub fn parse(completion: &str) -> Parsed {
     match grammar::read(&code) {
         Ok(call) => Parsed::Call(call),
         Err(refusal) => Parsed::Refused(refusal),
+    }
+}
+
+/// How a completion without a call, as [`parse`] sees it, calls one of the twelve tools nevertheless;
+/// `None` for one that does not, or whose call is seen. The verdict of [`parse`] stands: such a
+/// completion is a direct answer, as in VTool-R1. Linear time.
+pub fn near_miss(completion: &str) -> Option<NearMiss> {
+    match parse(completion) {
+        Parsed::NoTool => near_miss::near_miss_in(completion),
+        Parsed::Call(_) | Parsed::Refused(_) => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The tokens of the small Python subset.
 
-use super::{MAX_BYTES, MAX_DEPTH, Refusal, RefusalReason};
+use super::limits::{MAX_BYTES, MAX_DEPTH};
+use super::refusal::{Refusal, RefusalReason};
 
 /// One token.
 #[derive(Clone, Debug, PartialEq)]

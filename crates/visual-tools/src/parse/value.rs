@@ -2,8 +2,11 @@
 
 use std::rc::Rc;
 
-use super::{MAX_BYTES, MAX_ITEMS, RefusalReason};
-use crate::{Axis, BoxSource, BoxValue, ImageSource, Names, PixelBox};
+use super::limits::{MAX_BYTES, MAX_ITEMS};
+use super::refusal::RefusalReason;
+use crate::boxes::PixelBox;
+use crate::call::{BoxSource, BoxValue, ImageSource, Names};
+use crate::tool::Axis;
 
 /// A value; cloning is cheap, so code cannot make memory grow by repeating a list.
 #[derive(Clone, Debug)]

@@ -1,0 +1,144 @@
+//! [`Simd`] by the vector instructions of x86-64.
+
+use std::arch::x86_64::*;
+
+use super::simd::Simd;
+
+/// 16 lanes.
+pub(crate) struct Avx512;
+/// 8 lanes.
+pub(crate) struct Avx2;
+
+/// Functions that are one instruction.
+macro_rules! instructions {
+    ($vector:ty: $(fn $name:ident($($arg:ident),*) = $instruction:ident;)*) => {$(
+        #[inline(always)]
+        unsafe fn $name($($arg: $vector),*) -> $vector {
+            // SAFETY: the caller's code is compiled for the instruction set, on a processor that
+            // has it; the instruction touches registers alone.
+            unsafe { $instruction($($arg),*) }
+        }
+    )*};
+}
+
+impl Simd for Avx512 {
+    type V = __m512;
+    const LANES: usize = 16;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> __m512 {
+        // SAFETY: the caller has the instruction set.
+        unsafe { _mm512_set1_ps(value) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> __m512 {
+        // SAFETY: the caller has the instruction set and 16 values to read.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, value: __m512) {
+        // SAFETY: the caller has the instruction set and room for 16 values.
+        unsafe { _mm512_storeu_ps(to, value) }
+    }
+    instructions! {
+        __m512:
+        fn add(a, b) = _mm512_add_ps;
+        fn sub(a, b) = _mm512_sub_ps;
+        fn mul(a, b) = _mm512_mul_ps;
+        fn div(a, b) = _mm512_div_ps;
+        fn fma(a, b, c) = _mm512_fmadd_ps;
+        fn max(a, b) = _mm512_max_ps;
+        fn min(a, b) = _mm512_min_ps;
+        fn scale_by_power(value, n) = _mm512_scalef_ps;
+    }
+    #[inline(always)]
+    unsafe fn keep_from(x: __m512, bound: __m512, value: __m512) -> __m512 {
+        // SAFETY: the caller has the instruction set.
+        unsafe {
+            // "not less than" keeps NaN, so that a NaN is never hidden.
+            let kept = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, bound);
+            _mm512_maskz_mov_ps(kept, value)
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum(value: __m512) -> f32 {
+        // SAFETY: the caller has the instruction set, of which AVX2 is a part.
+        unsafe {
+            let upper = _mm512_extractf32x8_ps::<1>(value);
+            Avx2::sum(_mm256_add_ps(_mm512_castps512_ps256(value), upper))
+        }
+    }
+    #[inline(always)]
+    unsafe fn largest(value: __m512) -> f32 {
+        // SAFETY: the caller has the instruction set, of which AVX2 is a part.
+        unsafe {
+            let upper = _mm512_extractf32x8_ps::<1>(value);
+            Avx2::largest(_mm256_max_ps(_mm512_castps512_ps256(value), upper))
+        }
+    }
+}
+
+impl Simd for Avx2 {
+    type V = __m256;
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> __m256 {
+        // SAFETY: the caller has the instruction set.
+        unsafe { _mm256_set1_ps(value) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> __m256 {
+        // SAFETY: the caller has the instruction set and 8 values to read.
+        unsafe { _mm256_loadu_ps(from) }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, value: __m256) {
+        // SAFETY: the caller has the instruction set and room for 8 values.
+        unsafe { _mm256_storeu_ps(to, value) }
+    }
+    instructions! {
+        __m256:
+        fn add(a, b) = _mm256_add_ps;
+        fn sub(a, b) = _mm256_sub_ps;
+        fn mul(a, b) = _mm256_mul_ps;
+        fn div(a, b) = _mm256_div_ps;
+        fn fma(a, b, c) = _mm256_fmadd_ps;
+        fn max(a, b) = _mm256_max_ps;
+        fn min(a, b) = _mm256_min_ps;
+    }
+    #[inline(always)]
+    unsafe fn keep_from(x: __m256, bound: __m256, value: __m256) -> __m256 {
+        // SAFETY: the caller has the instruction set.
+        unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x, bound), value) }
+    }
+    #[inline(always)]
+    unsafe fn scale_by_power(value: __m256, n: __m256) -> __m256 {
+        // SAFETY: the caller has the instruction set.
+        unsafe {
+            let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+            let power = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent));
+            _mm256_mul_ps(value, power)
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum(value: __m256) -> f32 {
+        // SAFETY: the caller has the instruction set.
+        unsafe {
+            let upper = _mm256_extractf128_ps::<1>(value);
+            let four = _mm_add_ps(_mm256_castps256_ps128(value), upper);
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn largest(value: __m256) -> f32 {
+        // SAFETY: the caller has the instruction set.
+        unsafe {
+            let upper = _mm256_extractf128_ps::<1>(value);
+            let four = _mm_max_ps(_mm256_castps256_ps128(value), upper);
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+}

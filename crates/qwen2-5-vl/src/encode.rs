@@ -1,0 +1,80 @@
+//! Images through the vision tower: with its graph to train it, without to use it.
+
+use candle_core::Tensor;
+
+use crate::error::Result;
+use crate::model::Model;
+use crate::positions::Grid;
+use crate::vision::VisionTrace;
+
+impl Model {
+    /// Runs the vision tower, with a graph for the parts of it that are not frozen (for inference:
+    /// [`Model::image_features`]): `pixel_values` `(patches, channels * frames * patch * patch)` of all
+    /// images one after the other, to `(merged, hidden)`.
+    ///
+    /// Fails when pixel values and grids do not agree.
+    pub fn encode_images(&self, pixel_values: &Tensor, grids: &[Grid]) -> Result<Tensor> {
+        Ok(self.vision.forward(pixel_values, grids, |_| ())?.0)
+    }
+
+    /// The features `(merged, hidden)` of each of many images, for inference: nothing of the tower's graph
+    /// or activations is kept. Images are `pixel_values` `(patches, channels * frames * patch * patch)`
+    /// with their grids, and go through the tower together as long as their merged tokens fit
+    /// `token_budget`; one with more goes alone.
+    ///
+    /// Memory is that of the widest step of one block for the budget's patches, whatever the number of
+    /// images or blocks.
+    ///
+    /// # Errors
+    /// When pixel values and grids do not agree.
+    pub fn image_features(
+        &self,
+        images: &[(Tensor, Grid)],
+        token_budget: usize,
+    ) -> Result<Vec<Tensor>> {
+        let model = self.detached()?;
+        let merge = self.config().vision.spatial_merge_size;
+        let tokens: Vec<usize> = images.iter().map(|(_, grid)| grid.tokens(merge)).collect();
+        let mut features = Vec::with_capacity(images.len());
+        let mut start = 0;
+        while start < images.len() {
+            let mut end = start + 1;
+            let mut sum = tokens[start];
+            while end < images.len() && sum.saturating_add(tokens[end]) <= token_budget {
+                sum += tokens[end];
+                end += 1;
+            }
+            let batch = &images[start..end];
+            let pixels = batch
+                .iter()
+                .map(|(pixels, _)| pixels.detach().to_device(self.device()))
+                .collect::<candle_core::Result<Vec<_>>>()?;
+            let grids: Vec<Grid> = batch.iter().map(|&(_, grid)| grid).collect();
+            let encoded = model.encode_images(&Tensor::cat(&pixels, 0)?, &grids)?;
+            let mut first = 0;
+            for &own in &tokens[start..end] {
+                // A copy, so that one image's features do not hold on to those of all.
+                features.push(match batch {
+                    [_] => encoded.clone(),
+                    _ => encoded.narrow(0, first, own)?.copy()?,
+                });
+                first += own;
+            }
+            start = end;
+        }
+        Ok(features)
+    }
+
+    /// [`Model::encode_images`] with all that is computed on the way.
+    pub fn trace_images(&self, pixel_values: &Tensor, grids: &[Grid]) -> Result<VisionTrace> {
+        let mut blocks = Vec::new();
+        let (merged, layout) = self
+            .vision
+            .forward(pixel_values, grids, |block| blocks.push(block.clone()))?;
+        Ok(VisionTrace {
+            layout,
+            blocks,
+            merged,
+        })
+    }
+}

@@ -1,0 +1,91 @@
+//! `iapo check` and `iapo tables` on recorded runs, whole and damaged, and where their output goes.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn iapo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_iapo"));
+    command
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    command
+}
+
+fn text(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+/// A run of one recorded arm and seed in a folder of its own.
+fn copy(out: &Path) {
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("results/runs/micro");
+    let folder = out.join("iapo/seed-0");
+    std::fs::create_dir_all(&folder).unwrap();
+    for name in ["manifest.json", "metrics.jsonl", "records.jsonl.gz"] {
+        std::fs::copy(recorded.join("iapo/seed-0").join(name), folder.join(name)).unwrap();
+    }
+}
+
+#[test]
+fn the_recorded_run_is_whole() {
+    let output = iapo(&["check", "results/runs/micro"]).output().unwrap();
+    let (out, _) = text(&output);
+    assert!(output.status.success(), "{out}");
+    assert_eq!(out, "all files whole, all questions answered\n");
+}
+
+#[test]
+fn a_damaged_run_is_named_by_check_and_refused_by_tables() {
+    let out = tempfile::tempdir().unwrap();
+    copy(out.path());
+    let path = out.path().to_str().unwrap();
+    assert!(iapo(&["check", path]).output().unwrap().status.success());
+    let metrics = out.path().join("iapo/seed-0/metrics.jsonl");
+    let lines = std::fs::read_to_string(&metrics).unwrap();
+    std::fs::write(
+        &metrics,
+        lines.replacen("\"reward\":0.3", "\"reward\":0.4", 1),
+    )
+    .unwrap();
+    let output = iapo(&["check", path, "--format", "json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let findings: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(findings.as_array().unwrap().len(), 1);
+    assert_eq!(findings[0]["level"], "fault");
+    let message = findings[0]["message"].as_str().unwrap();
+    assert!(message.contains("expected BLAKE3"), "{message}");
+    let output = iapo(&["tables", path]).output().unwrap();
+    let (_, error) = text(&output);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        error.contains("metrics.jsonl: damaged: expected"),
+        "{error}"
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_output_is_an_error_and_a_closed_one_an_end() {
+    for arguments in [
+        ["tables", "results/runs/micro"],
+        ["check", "results/runs/micro"],
+    ] {
+        let full = std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let output = iapo(&arguments).stdout(full).output().unwrap();
+        let (_, error) = text(&output);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains("cannot write to standard output"), "{error}");
+        let mut child = iapo(&arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        let (_, error) = text(&output);
+        assert!(output.status.success(), "{error}");
+    }
+}
