@@ -55,7 +55,17 @@ fn the_json_tells_the_settings_and_where_each_image_token_lies() {
     let smaller = |text: &str| text.replace("\"longest_edge\": 1024", "\"longest_edge\": 256");
     let teacher = teacher("processor_config.json", smaller);
     let teacher = teacher.path().to_str().unwrap();
-    let output = attribute(&out, &["--nodes", "16", "--teacher", teacher]);
+    let output = attribute(
+        &out,
+        &[
+            "--baseline",
+            "block-mean",
+            "--nodes",
+            "16",
+            "--teacher",
+            teacher,
+        ],
+    );
     assert!(
         output.status.success(),
         "{}",
@@ -63,7 +73,7 @@ fn the_json_tells_the_settings_and_where_each_image_token_lies() {
     );
     let json = std::fs::read(out.with_extension("json")).unwrap();
     let json: Value = serde_json::from_slice(&json).unwrap();
-    insta::assert_snapshot!(json["settings"], @r#"{"baseline":"zero","masses":"absolute","smoothing":0.001,"tokens":"all","divergence":"kl","method":{"name":"integrated-gradients","quadrature":{"kind":"log-gauss-legendre","nodes":16,"linear_nodes":2,"start":0.0001}}}"#);
+    insta::assert_snapshot!(json["settings"], @r#"{"baseline":"block-mean","masses":"absolute","smoothing":0.001,"tokens":"all","divergence":"kl","method":{"name":"integrated-gradients","quadrature":{"kind":"riemann","rule":"middle","nodes":16}}}"#);
     for (side, rows, columns) in [("model", 4, 3), ("teacher", 2, 1)] {
         let map = &json[side];
         assert_eq!(map["grid"]["rows"], rows, "{side}");

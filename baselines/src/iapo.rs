@@ -110,7 +110,7 @@ fn of_form(settings: &AttributionSettings) -> Vec<Deviation> {
         Method::IntegratedGradients { quadrature } => Deviation::new(
             "integration",
             NOT_TOLD,
-            format!("{quadrature:?}"),
+            quadrature,
             "chosen by the ranking of calls (results/attribution/nodes.md)",
         ),
         Method::GradientXInput {} => Deviation::new(

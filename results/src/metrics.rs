@@ -77,7 +77,8 @@ pub struct UpdateMetrics {
 pub struct AttributionMetrics {
     /// Distinct tool calls that were attributed.
     pub calls: u64,
-    /// Forward-backward passes that it took, student and teacher together, one a node and call.
+    /// Points at which it evaluated a call's log-probability, student and teacher together, summed
+    /// over calls.
     pub passes: u64,
     /// Median over the calls of the completeness error, |sum − (F(1) − F(0))| / |F(1) − F(0)|;
     /// absent where the method has none. Earlier versions wrote 0.0 for such methods (occlusion):

@@ -125,6 +125,31 @@ impl Quadrature {
     }
 }
 
+impl std::fmt::Display for Quadrature {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Quadrature::Riemann { rule, nodes } => {
+                let rule = match rule {
+                    Rule::Left => "left",
+                    Rule::Right => "right",
+                    Rule::Middle => "middle",
+                    Rule::Trapezoid => "trapezoid",
+                };
+                write!(f, "{nodes} nodes of the {rule} Riemann sum")
+            }
+            Quadrature::GaussLegendre { nodes } => write!(f, "{nodes} Gauss-Legendre nodes"),
+            Quadrature::LogGaussLegendre {
+                nodes,
+                linear_nodes,
+                start,
+            } => write!(
+                f,
+                "{nodes} Gauss-Legendre nodes, {linear_nodes} on [0, {start}] and the others log-spaced"
+            ),
+        }
+    }
+}
+
 fn at_least(nodes: usize, least: usize) -> Result<()> {
     if nodes >= least {
         return Ok(());
