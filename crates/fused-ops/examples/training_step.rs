@@ -22,25 +22,33 @@ static CACHING: AtomicBool = AtomicBool::new(false);
 unsafe impl GlobalAlloc for Switch {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match CACHING.load(Ordering::Relaxed) {
+            // SAFETY: the caller's promises are the allocator's.
             true => unsafe { CachingAllocator.alloc(layout) },
+            // SAFETY: likewise.
             false => unsafe { System.alloc(layout) },
         }
     }
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         match CACHING.load(Ordering::Relaxed) {
+            // SAFETY: the caller's promises are the allocator's.
             true => unsafe { CachingAllocator.alloc_zeroed(layout) },
+            // SAFETY: likewise.
             false => unsafe { System.alloc_zeroed(layout) },
         }
     }
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         match CACHING.load(Ordering::Relaxed) {
+            // SAFETY: the caller's promises are the allocator's.
             true => unsafe { CachingAllocator.dealloc(block, layout) },
+            // SAFETY: likewise.
             false => unsafe { System.dealloc(block, layout) },
         }
     }
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         match CACHING.load(Ordering::Relaxed) {
+            // SAFETY: the caller's promises are the allocator's.
             true => unsafe { CachingAllocator.realloc(block, layout, size) },
+            // SAFETY: likewise.
             false => unsafe { System.realloc(block, layout, size) },
         }
     }

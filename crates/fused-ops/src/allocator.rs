@@ -120,10 +120,12 @@ fn class_of(layout: Layout) -> Option<(usize, Layout)> {
 unsafe impl GlobalAlloc for CachingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some((class, blocks)) = class_of(layout) else {
+            // SAFETY: the caller's promises are the system's.
             return unsafe { System.alloc(layout) };
         };
         let block = LISTS[class].pop();
         if block.is_null() {
+            // SAFETY: a class's layout is never of size 0.
             return unsafe { System.alloc(blocks) };
         }
         CACHED.fetch_sub(blocks.size(), Ordering::Relaxed);
@@ -132,10 +134,13 @@ unsafe impl GlobalAlloc for CachingAllocator {
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         if class_of(layout).is_none() {
+            // SAFETY: the caller's promises are the system's.
             return unsafe { System.alloc_zeroed(layout) };
         }
+        // SAFETY: as the caller promises.
         let block = unsafe { self.alloc(layout) };
         if !block.is_null() {
+            // SAFETY: the block is new and at least as large.
             unsafe { block.write_bytes(0, layout.size()) };
         }
         block
@@ -143,9 +148,11 @@ unsafe impl GlobalAlloc for CachingAllocator {
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         let Some((class, blocks)) = class_of(layout) else {
+            // SAFETY: a layout without a class came from the system as it is.
             return unsafe { System.dealloc(block, layout) };
         };
         CACHED.fetch_add(blocks.size(), Ordering::Relaxed);
+        // SAFETY: the caller gives the block up, and its layout says its class.
         unsafe { LISTS[class].push(block) };
     }
 
@@ -154,8 +161,11 @@ unsafe impl GlobalAlloc for CachingAllocator {
             return null_mut();
         };
         match (class_of(layout), class_of(wanted)) {
+            // SAFETY: both layouts are the system's own.
             (None, None) => unsafe { System.realloc(block, layout, size) },
             (Some((old, _)), Some((new, _))) if old == new => block,
+            // SAFETY: the new block is distinct and holds the smaller of both sizes; the old one is given
+            // up once, with its own layout.
             _ => unsafe {
                 let moved = self.alloc(wanted);
                 if !moved.is_null() {
@@ -219,6 +229,7 @@ mod tests {
         let allocator = CachingAllocator;
         // A size of no other test, so that no other thread takes the block.
         let layout = Layout::from_size_align(3_333_333, 8).unwrap();
+        // SAFETY: each block is used within its size and given back once, with its layout.
         unsafe {
             let block = allocator.alloc(layout);
             assert_eq!(block as usize % ALIGNMENT, 0);
@@ -251,6 +262,7 @@ mod tests {
                 scope.spawn(move || {
                     let layout = Layout::from_size_align(70_001, 8).unwrap();
                     for _ in 0..2_000 {
+                        // SAFETY: the block is used within its size and given back once.
                         unsafe {
                             let block = CachingAllocator.alloc(layout);
                             block.write_bytes(thread, 64);

@@ -11,6 +11,8 @@
 //! Sequences of different lengths are packed along the first dimension, never padded;
 //! [`AttentionLayout`] says who sees whom.
 
+#![warn(clippy::undocumented_unsafe_blocks)]
+
 pub mod allocator;
 mod attention;
 pub mod composed;
@@ -42,3 +44,8 @@ pub use rotary::rotary;
 pub use swiglu::swiglu;
 pub use threads::side_by_side;
 pub use values::instruction_set;
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -2,6 +2,9 @@
 //! machine, on 1 and 2 threads, with and without what the system's mathematics library would use
 //! of the processor.
 
+// A list of one range is meant.
+#![allow(clippy::single_range_in_vec_init)]
+
 mod common;
 
 use std::collections::hash_map::DefaultHasher;

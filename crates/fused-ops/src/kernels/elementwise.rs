@@ -35,6 +35,7 @@ pub(crate) use by_vector;
 
 #[inline(always)]
 unsafe fn swiglu_forward_in<S: Simd>(len: usize, gate: *const f32, up: *const f32, out: *mut f32) {
+    // SAFETY: the caller's pointers hold `len` values, and the macro touches no more.
     unsafe {
         let one = S::splat(1.0);
         let zero = S::splat(0.0);
@@ -53,6 +54,7 @@ unsafe fn swiglu_backward_in<S: Simd>(
     gate_grad: *mut f32,
     up_grad: *mut f32,
 ) {
+    // SAFETY: the caller's pointers hold `len` values, and the macro touches no more.
     unsafe {
         let one = S::splat(1.0);
         let zero = S::splat(0.0);
@@ -80,6 +82,7 @@ unsafe fn rotate_in<S: Simd>(
     to: *mut f32,
 ) {
     let half = dim / 2;
+    // SAFETY: the caller's pointers hold a token's heads and tables, each read half by half.
     unsafe {
         let (cos_high, sin_high) = (cos.add(half), sin.add(half));
         let zero = S::splat(0.0);
@@ -102,6 +105,7 @@ unsafe fn rotate_in<S: Simd>(
 
 #[inline(always)]
 unsafe fn add_in<S: Simd>(len: usize, from: *const f32, to: *mut f32) {
+    // SAFETY: the caller's pointers hold `len` values, and the macro touches no more.
     unsafe {
         by_vector!(S, len, [x = from, y = to] => [y = to] {
             (S::add(x, y),)

@@ -213,6 +213,7 @@ mod tests {
             let mut c = vec![0f32; m * n];
             let (left, right) = (Matrix::rows(&a, k), Matrix::rows(&b, k).transposed());
             let to = Pointer::to(&mut c);
+            // SAFETY: c holds m · n values.
             unsafe { gemm((m, n, k), left, right, Start::Bias(&bias), to) };
             for i in 0..m {
                 for j in 0..n {
@@ -237,6 +238,7 @@ mod tests {
             let right = if tb { Matrix::rows(&b, k).transposed() } else { Matrix::rows(&b, n) };
             let start = [Start::Zero, Start::Bias(&bias), Start::Current][mode];
             let mut c = vec![0.5f32; m * n];
+            // SAFETY: c holds m · n values.
             unsafe { gemm((m, n, k), left, right, start, Pointer::to(&mut c)) };
             for i in 0..m {
                 for j in 0..n {

@@ -125,7 +125,9 @@ pub(crate) fn forward(problem: &Problem) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
 /// The states of the rows, shared among tasks.
 struct States(*mut RowState);
 
+// SAFETY: tasks reach states through `at` alone, whose caller keeps them apart.
 unsafe impl Sync for States {}
+// SAFETY: likewise.
 unsafe impl Send for States {}
 
 impl States {
@@ -133,6 +135,7 @@ impl States {
     /// No two tasks may ask for the same row.
     #[allow(clippy::mut_from_ref)]
     unsafe fn at(&self, row: usize) -> &mut RowState {
+        // SAFETY: the row exists, and no other task has it, as the caller promises.
         unsafe { &mut *self.0.add(row) }
     }
 }

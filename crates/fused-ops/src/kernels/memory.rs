@@ -54,6 +54,7 @@ impl Buffer {
     /// # Safety
     /// Every value must have been written.
     pub(crate) unsafe fn filled(mut self) -> Vec<f32> {
+        // SAFETY: the capacity is `len`, and every value was written.
         unsafe { self.values.set_len(self.len) };
         self.values
     }
@@ -63,7 +64,9 @@ impl Buffer {
 #[derive(Clone, Copy)]
 pub(crate) struct Pointer(*mut f32);
 
+// SAFETY: what it points to is plain numbers, and each task writes places of its own.
 unsafe impl Send for Pointer {}
+// SAFETY: likewise.
 unsafe impl Sync for Pointer {}
 
 impl Pointer {
@@ -87,6 +90,7 @@ impl Pointer {
     /// # Safety
     /// `index` must lie within the memory that the pointer was made from.
     pub(crate) unsafe fn at(self, index: usize) -> *mut f32 {
+        // SAFETY: the index lies within the memory, as the caller promises.
         unsafe { self.0.add(index) }
     }
 }

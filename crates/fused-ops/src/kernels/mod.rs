@@ -5,7 +5,6 @@
 #![allow(clippy::needless_range_loop, clippy::too_many_arguments)]
 
 pub(crate) mod attention;
-mod decoding;
 mod dispatch;
 pub(crate) mod elementwise;
 pub(crate) mod gemm;

@@ -7,6 +7,7 @@ use super::simd::Simd;
 /// 1 / sqrt(mean(x²) + eps)
 #[inline(always)]
 unsafe fn inverse_rms<S: Simd>(hidden: usize, x: *const f32, eps: f32) -> f32 {
+    // SAFETY: x holds `hidden` values.
     unsafe {
         let mut squares = S::splat(0.0);
         by_vector!(S, hidden, [v = x] => [] {
@@ -25,6 +26,7 @@ unsafe fn forward_in<S: Simd>(
     eps: f32,
     out: *mut f32,
 ) {
+    // SAFETY: x and out hold `rows` rows of `hidden` values, the weight one.
     unsafe {
         for row in 0..rows {
             let (x, out) = (x.add(row * hidden), out.add(row * hidden));
@@ -48,6 +50,8 @@ unsafe fn backward_in<S: Simd>(
     x_grad: *mut f32,
     weight_grad: *mut f32,
 ) {
+    // SAFETY: x and the gradients hold `rows` rows of `hidden` values, the weight and its gradient
+    // one; null pointers are not followed.
     unsafe {
         for row in 0..rows {
             let at = row * hidden;

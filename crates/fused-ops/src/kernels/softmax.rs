@@ -43,6 +43,7 @@ impl RowState {
 
 #[inline(always)]
 unsafe fn observe_in<S: Simd>(len: usize, row: *const f32, state: &mut RowState) {
+    // SAFETY: the row holds `len` values; what is left of it after whole vectors goes through a copy.
     unsafe {
         let mut peaks = S::splat(f32::NEG_INFINITY);
         let full = len / S::LANES * S::LANES;
@@ -79,6 +80,7 @@ unsafe fn observe_in<S: Simd>(len: usize, row: *const f32, state: &mut RowState)
 
 #[inline(always)]
 unsafe fn scale_in<S: Simd>(len: usize, factor: f32, row: *mut f32) {
+    // SAFETY: the row holds `len` values.
     unsafe {
         let factor = S::splat(factor);
         by_vector!(S, len, [x = row] => [y = row] {
@@ -89,6 +91,7 @@ unsafe fn scale_in<S: Simd>(len: usize, factor: f32, row: *mut f32) {
 
 #[inline(always)]
 unsafe fn weigh_in<S: Simd>(len: usize, log_sum: f32, factor: f32, row: *mut f32) {
+    // SAFETY: the row holds `len` values.
     unsafe {
         let shift = S::splat(log_sum);
         let factor = S::splat(factor);

@@ -72,6 +72,8 @@ dispatched! {
 /// The product by vectors of `S`, `ROWS` rows at a time.
 #[inline(always)]
 unsafe fn rows<S: Simd, const ROWS: usize>(product: Product) {
+    // SAFETY: rows below `product.rows` lie within A and C, as the caller promises; prefetches may
+    // not.
     unsafe {
         let mut row = 0;
         while product.rows - row >= ROWS {
@@ -107,6 +109,7 @@ unsafe fn rows<S: Simd, const ROWS: usize>(product: Product) {
 
 #[inline(always)]
 unsafe fn columns<S: Simd, const ROWS: usize>(product: &Product, row: usize) {
+    // SAFETY: the caller's rows lie within A and C, and every panel has its stride.
     unsafe {
         let a = product.a.add(row * product.a_row);
         let c = product.c.add(row * product.c_row);
@@ -133,6 +136,8 @@ unsafe fn registers<S: Simd, const ROWS: usize, const VECTORS: usize>(
     c: *mut f32,
     column: usize,
 ) {
+    // SAFETY: A has `inner` values in each of the rows, a panel `inner` rows of its width, filled up
+    // with zeros; of C and the bias no more than the `width` columns that exist are touched.
     unsafe {
         let width = (product.columns - column).min(VECTORS * S::LANES);
         let full = width == VECTORS * S::LANES;
@@ -202,6 +207,7 @@ pub(crate) unsafe fn pack(
 ) {
     let width = panel_width();
     for panel in 0..columns.div_ceil(width) {
+        // SAFETY: the columns lie within B, as the caller promises, and `to` has room for every panel.
         unsafe {
             pack_panel(
                 b.add(panel * width * b_column),
@@ -225,6 +231,7 @@ pub(crate) unsafe fn pack_panel(
     to: *mut f32,
 ) {
     let width = panel_width();
+    // SAFETY: `columns` columns of `inner` values lie within B, and `to` has room for a panel.
     unsafe {
         if columns < width {
             std::ptr::write_bytes(to, 0, inner * width);

@@ -109,7 +109,9 @@ pub fn assert_finite_differences(inputs: &[Var], operator: Operator, tolerance: 
 pub fn assert_thread_independent(inputs: &[Var], operator: Operator<'_>) {
     // The operator is shared by reference across pools one at a time.
     struct Shared<'a>(&'a [Var], Operator<'a>);
+    // SAFETY: one thread at a time runs the operator; the others of its pool run what it hands out.
     unsafe impl Sync for Shared<'_> {}
+    // SAFETY: likewise.
     unsafe impl Send for Shared<'_> {}
     let shared = Shared(inputs, operator);
     let run = |threads: usize| -> Vec<Vec<u32>> {

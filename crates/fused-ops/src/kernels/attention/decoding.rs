@@ -1,17 +1,17 @@
 //! Attention of single queries, as in a step of decoding: keys and values are read where they lie.
 //!
 //! `s_j = scale · q·k_j`, `p = softmax(s)`, `o = Σ p_j v_j`, log-sum-exp `= max s + ln Σ e^(s − max s)`.
-//! Tiles of [`super::attention`] pack the keys first, which pays when many queries use them; one
+//! Tiles of [`super::forward`] pack the keys first, which pays when many queries use them; one
 //! query would move its whole cache for a single pass over it.
 
 use std::ops::Range;
 
 use libm::logf;
 
-use super::attention::Sizes;
-use super::dispatch::dispatched;
-use super::memory::{Buffer, Pointer, parallel};
-use super::simd::Simd;
+use super::sizes::Sizes;
+use crate::kernels::dispatch::dispatched;
+use crate::kernels::memory::{Buffer, Pointer, parallel};
+use crate::kernels::simd::Simd;
 use crate::layout::{AttentionLayout, QueryBlock};
 
 /// Whether every block of the layout is a single query.
@@ -66,6 +66,8 @@ unsafe fn single_in<S: Simd>(
     let stride = sizes.kv_heads * dim;
     let mut scores = vec![f32::NEG_INFINITY; heads * padded];
     let mut sums = vec![0f32; heads * dim];
+    // SAFETY: lengths were checked by the operator: keys lie within k and v, the query within q, and
+    // the scores have a row of `padded` for each head; the instruction set is the caller's promise.
     unsafe {
         let query = q.as_ptr().add(place * dim);
         for (at, tile) in tiles(block) {
@@ -142,6 +144,7 @@ unsafe fn ahead<S: Simd>(cache: &[f32], tile: &Range<usize>, stride: usize) {
         .as_ptr()
         .wrapping_add((tile.start + 2 * TILE) * stride);
     for line in (0..TILE * stride).step_by(LINE) {
+        // SAFETY: a prefetch reads nothing, whatever the address.
         unsafe { S::prefetch(first.wrapping_add(line)) };
     }
 }
