@@ -19,7 +19,12 @@ fn main() -> ExitCode {
         unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     }
     replicate::provenance::declare(env!("IAPO_COMMIT"));
-    match commands::Cli::parse().run() {
+    let cli = commands::Cli::parse();
+    if let Err(error) = fused_ops::instruction_set() {
+        eprintln!("error: {error}");
+        return ExitCode::FAILURE;
+    }
+    match cli.run() {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -25,7 +25,7 @@ use crate::{Evidence, GroupEvidence, TeacherRole, WithoutCall};
 #[serde(deny_unknown_fields)]
 pub struct Iapo {
     /// λ, reward per nat of divergence.
-    pub weight: f32,
+    pub weight: f64,
     /// Whose attribution is the right one.
     pub teacher: TeacherRole,
     /// What an episode without a call gets.
@@ -168,8 +168,8 @@ fn of_form(settings: &AttributionSettings) -> Vec<Deviation> {
 }
 
 /// `−λ · D`.
-pub fn penalty(weight: f32, divergence: f64) -> f32 {
-    -weight * divergence as f32
+pub fn penalty(weight: f64, divergence: f64) -> f32 {
+    -weight as f32 * divergence as f32
 }
 
 #[cfg(test)]

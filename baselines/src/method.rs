@@ -23,7 +23,7 @@ pub trait RewardMethod {
 }
 
 /// What is wrong with a weight that must be finite and not negative, if anything is.
-pub(crate) fn weight_problem(key: &str, value: f32) -> Option<String> {
+pub(crate) fn weight_problem(key: &str, value: f64) -> Option<String> {
     (!value.is_finite() || value < 0.0)
         .then(|| format!("{key} is {value}: expected a finite number, at least 0"))
 }

@@ -14,7 +14,7 @@ use crate::{Evidence, GroupEvidence, WithoutCall};
 #[serde(deny_unknown_fields)]
 pub struct OwnLogProb {
     /// Weight of the policy's mean log-probability of the call's tokens, per nat.
-    pub weight: f32,
+    pub weight: f64,
     /// What an episode without a call gets.
     pub without_call: WithoutCall,
 }
@@ -25,7 +25,7 @@ impl RewardMethod for OwnLogProb {
     }
 
     fn terms(&self, group: &GroupEvidence<'_>) -> Vec<Option<f32>> {
-        group.from_calls(|call| Some(self.weight * call.own_log_prob?))
+        group.from_calls(|call| Some(self.weight as f32 * call.own_log_prob?))
     }
 
     fn without_call(&self) -> WithoutCall {

@@ -15,7 +15,7 @@ use crate::{Evidence, GroupEvidence, WithoutCall};
 #[serde(deny_unknown_fields)]
 pub struct RandomPenalty {
     /// Standard deviation of the term.
-    pub spread: f32,
+    pub spread: f64,
     /// What an episode without a call gets.
     pub without_call: WithoutCall,
 }
@@ -29,7 +29,7 @@ impl RewardMethod for RandomPenalty {
         let drawn: Vec<Option<f32>> = (0..group.calls.len())
             .map(|call| {
                 let stream = group.stream.purpose("random").index(call as u64);
-                Some(self.spread * stream.generator().normal() as f32)
+                Some(self.spread as f32 * stream.generator().normal() as f32)
             })
             .collect();
         group.per_episode(&drawn)

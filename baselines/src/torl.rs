@@ -17,7 +17,7 @@ use crate::{Evidence, GroupEvidence, WithoutCall};
 #[serde(deny_unknown_fields)]
 pub struct Torl {
     /// Subtracted when a call fails to execute.
-    pub penalty: f32,
+    pub penalty: f64,
     /// What an episode without a call gets.
     pub without_call: WithoutCall,
 }
@@ -34,7 +34,7 @@ impl RewardMethod for Torl {
             .map(|outcome| match outcome {
                 ToolOutcome::NotCalled => None,
                 ToolOutcome::Succeeded => Some(0.0),
-                ToolOutcome::Refused(_) | ToolOutcome::Failed(_) => Some(-self.penalty),
+                ToolOutcome::Refused(_) | ToolOutcome::Failed(_) => Some(-self.penalty as f32),
             })
             .collect()
     }

@@ -19,7 +19,7 @@ use crate::{Evidence, GroupEvidence, WithoutCall};
 #[serde(deny_unknown_fields)]
 pub struct Trm {
     /// Added when the verifier approves the call, subtracted when it rejects it.
-    pub weight: f32,
+    pub weight: f64,
     /// Probability that the verifier's judgement is flipped.
     pub error_rate: f64,
     /// What an episode without a call gets.
@@ -40,8 +40,8 @@ impl RewardMethod for Trm {
                 let stream = group.stream.purpose("verifier").index(call as u64);
                 let flipped = stream.generator().unit() < self.error_rate;
                 evidence.right.map(|right| match right != flipped {
-                    true => self.weight,
-                    false => -self.weight,
+                    true => self.weight as f32,
+                    false => -self.weight as f32,
                 })
             })
             .collect();

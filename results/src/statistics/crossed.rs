@@ -46,7 +46,7 @@ use statrs::distribution::{Continuous, ContinuousCDF, Normal, StudentsT};
 use super::level::LEVEL;
 
 /// The values of one block (an arm, or a pair of arms with the same seeds): `[set][seed][figure]`.
-pub type Block = Vec<Vec<Vec<f64>>>;
+pub type SetDifferences = Vec<Vec<Vec<f64>>>;
 
 /// A difference with seeds and questions at random. Shares of 1, not points.
 #[derive(Clone, Debug, PartialEq)]
@@ -85,10 +85,10 @@ struct Terms {
 /// The estimate over blocks whose values add up: one of paired differences, or the first arm's
 /// scores and the negated scores of the second. All have the same sets and figures. `None` where
 /// a set has fewer than two figures, or a block no seed.
-pub fn crossed(blocks: &[Block]) -> Option<CrossedEstimate> {
+pub fn crossed(blocks: &[SetDifferences]) -> Option<CrossedEstimate> {
     let sets = blocks.first()?.len();
     let figures = |set: usize| blocks[0][set].first().map_or(0, Vec::len);
-    let whole = |block: &Block| {
+    let whole = |block: &SetDifferences| {
         block.len() == sets
             && block.iter().enumerate().all(|(set, seeds)| {
                 !seeds.is_empty()
@@ -188,7 +188,7 @@ pub fn crossed(blocks: &[Block]) -> Option<CrossedEstimate> {
 }
 
 impl Terms {
-    fn of(block: &Block) -> Self {
+    fn of(block: &SetDifferences) -> Self {
         let sets = block.len();
         let seeds = block[0].len();
         let by_seed: Vec<f64> = (0..seeds)
@@ -543,7 +543,7 @@ mod tests {
         ) {
             use seeded_random::{Draw, Stream};
             let mut draws = Stream::new(salt).generator();
-            let mut block = |seeds: usize| -> Block {
+            let mut block = |seeds: usize| -> SetDifferences {
                 (0..3)
                     .map(|_| (0..seeds).map(|_| (0..figures).map(|_| draws.unit()).collect()).collect())
                     .collect()

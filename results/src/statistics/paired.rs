@@ -1,7 +1,7 @@
 //! Two arms on the same questions.
 
 use super::bootstrap::{Bootstrap, Counts, Estimate, Sample};
-use super::crossed::{Block, CrossedEstimate, crossed};
+use super::crossed::{CrossedEstimate, SetDifferences, crossed};
 use super::proportion::{McNemar, mcnemar, probability_of_improvement};
 use super::scores::{ArmScores, SetScores};
 use crate::record::{ArmName, SETS};
@@ -217,7 +217,7 @@ fn block(
     pairs: &[(&'static str, Pair)],
     arm: fn(&Pair) -> &SetScores,
     of: impl Fn(&Pair, usize, usize) -> f64,
-) -> Block {
+) -> SetDifferences {
     let units = |pair: &Pair, seed: usize| {
         let scores = arm(pair);
         let questions = scores.questions.len();
