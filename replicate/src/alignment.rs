@@ -269,7 +269,7 @@ impl CallLogProbs<'_> {
         })
     }
 
-    /// F of all calls at every point, in one pass: one tree a point, each with all calls as branches.
+    /// F of all calls at every point, in one pass: one tree per point, each with all calls as branches.
     fn values_of(&self, paths: &[Path], points: &[Point]) -> Result<Vec<Vec<f64>>> {
         let called: Vec<&CalledPrompt> = points
             .iter()

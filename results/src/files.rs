@@ -81,7 +81,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     })
 }
 
-/// Writes a line a row, atomically. A row with an impossible value is refused and nothing is
+/// Writes one line per row, atomically. A row with an impossible value is refused and nothing is
 /// written.
 pub fn write_lines<'a, T>(path: &Path, rows: impl IntoIterator<Item = &'a T>) -> Result<()>
 where
@@ -94,7 +94,7 @@ where
     write_atomically(path, &bytes)
 }
 
-/// Reads a row a line, also from `<path>.gz` where the file is kept compressed. The error names the file and the line; blank lines are skipped.
+/// Reads one row per line, also from `<path>.gz` where the file is kept compressed. The error names the file and the line; blank lines are skipped.
 pub fn read_lines<T: DeserializeOwned + Checked>(path: &Path) -> Result<Vec<T>> {
     parse_lines(path, &read_stored(path)?)
 }

@@ -23,7 +23,7 @@ pub enum Format {
     Terminal,
     /// A GitHub table; what `golden/tables` holds.
     Markdown,
-    /// A line a cell, numbers in full.
+    /// One line per cell, numbers in full.
     Csv,
     /// A booktabs tabular.
     Latex,

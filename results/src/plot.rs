@@ -257,7 +257,7 @@ fn panel(
     Ok(())
 }
 
-/// Accuracies with their intervals: a block a set and one for the average, a line an arm.
+/// Accuracies with their intervals: one block per set and one for the average, one line per arm.
 ///
 /// # Errors
 /// [`Error::Plot`] when the drawing library fails.

@@ -27,9 +27,9 @@ pub struct Run {
     pub folder: PathBuf,
     /// The manifest; absent for records that were made by hand.
     pub manifest: Option<Manifest>,
-    /// A line an update; empty for models that were not trained.
+    /// One line per update; empty for models that were not trained.
     pub metrics: Vec<UpdateMetrics>,
-    /// A line a question.
+    /// One line per question.
     pub records: Vec<Record>,
 }
 

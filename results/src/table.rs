@@ -1,4 +1,4 @@
-//! The results table: a row an arm, a column a set, the average and the tool's use, beside what is
+//! The results table: one row per arm, one column per set, the average and the tool's use, beside what is
 //! known of the paper's.
 
 use crate::claim::Claim;

@@ -11,7 +11,7 @@ use super::output::print;
 const PROFILES: [&str; 3] = ["micro", "smoke", "paper"];
 
 /// Whether recorded runs are whole: checksums, line counts, the same questions for every arm and
-/// seed, profile known. A line a finding; exits with 1 if one of them is a fault.
+/// seed, profile known. One line per finding; exits with 1 if one of them is a fault.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Folders that `replicate --out` or `eval-all --out` wrote

@@ -20,7 +20,7 @@ const MAX_DOCUMENT: u64 = 256 << 20;
 /// What some editors put before the text of a UTF-8 file.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Hands over a file's lines, block by block. A JSON document is one block, a row a line.
+/// Hands over a file's lines, block by block. A JSON document is one block, one row per line.
 pub(super) fn each_block(
     input: &Path,
     mut each: impl FnMut(&str) -> Result<(), PredictionsError>,

@@ -68,7 +68,7 @@ pub enum SourceError {
     Json {
         /// The file.
         file: PathBuf,
-        /// The line, where the file has one record a line.
+        /// The line, where the file has one record per line.
         line: Option<usize>,
         /// What should stand there.
         expected: &'static str,

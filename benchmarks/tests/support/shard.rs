@@ -26,7 +26,7 @@ enum Values {
 }
 
 impl Leaf {
-    /// One value a row, behind `depth` optional fields.
+    /// One value per row, behind `depth` optional fields.
     pub fn of<V: AsRef<[u8]>>(depth: i16, values: &[V]) -> Self {
         Leaf {
             values: bytes(values),

@@ -15,7 +15,7 @@ pub(crate) fn vector(values: &Tensor, points: usize) -> Result<Vec<f64>> {
     if values.dims() != [points] {
         return Err(Error::Shape {
             what: "the function's result",
-            expected: format!("({points}), one value a matrix"),
+            expected: format!("({points}), one value per matrix"),
             found: values.dims().to_vec(),
         });
     }

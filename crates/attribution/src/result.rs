@@ -8,9 +8,9 @@ use crate::error::{Result, finite};
 /// How much of a function's value came from where.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scores {
-    /// One score a token, in `F`'s unit (nats for log-probabilities).
+    /// One score per token, in `F`'s unit (nats for log-probabilities).
     Tokens(Vec<f32>),
-    /// One score a block, empty ones included: the method does not look at single tokens.
+    /// One score per block, empty ones included: the method does not look at single tokens.
     Blocks(Vec<f32>),
 }
 

@@ -15,7 +15,7 @@ use crate::error::{Error, Result, finite};
 /// A model's attention at one sequence.
 #[derive(Clone, Debug)]
 pub struct Attentions {
-    /// One matrix a layer, from the first: `(heads, seq, seq)` or `(seq, seq)`, row = query.
+    /// One matrix per layer, from the first: `(heads, seq, seq)` or `(seq, seq)`, row = query.
     pub layers: Vec<Tensor>,
     /// Query positions whose attention is followed: from the position that predicts the first
     /// attributed token, one before that token, to the one that predicts the last.

@@ -200,7 +200,7 @@ struct Generation {
     banned: Vec<u32>,
     cache: Cache,
     running: Vec<Running>,
-    /// Scores of the next token: one row a prompt at first, then one an active sample.
+    /// Scores of the next token: one row per prompt at first, then one an active sample.
     logits: Vec<f32>,
 }
 

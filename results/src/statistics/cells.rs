@@ -27,7 +27,7 @@ pub enum Cell {
 /// One arm's row.
 #[derive(Clone, Debug)]
 pub struct ArmEstimates {
-    /// A cell a set, in the order of [`crate::SETS`].
+    /// One cell per set, in the order of [`crate::SETS`].
     pub cells: Vec<Cell>,
     /// The unweighted mean over the six sets; `None` unless all six are measured.
     pub average: Option<Estimate>,

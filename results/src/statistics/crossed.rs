@@ -258,7 +258,7 @@ impl CrossedEstimate {
     }
 }
 
-/// The size of an experiment: sets of equally many questions, a question a figure.
+/// The size of an experiment: sets of equally many questions, one question per figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Design {
     /// Training seeds of each arm, the same for both.

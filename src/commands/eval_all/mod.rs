@@ -1,4 +1,4 @@
-//! `iapo eval-all`: checkpoints or endpoints on the six test sets, a record a question.
+//! `iapo eval-all`: checkpoints or endpoints on the six test sets, one record per question.
 //!
 //! Records here have no attribution: it takes gradients of the model for every call, which an
 //! endpoint does not give and which cost a checkpoint more than its answers; `iapo attribute`
