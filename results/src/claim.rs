@@ -84,6 +84,8 @@ pub struct Claim {
     pub arm: ArmName,
     /// Its name for people.
     arm_label: String,
+    /// Runs of the two arms whose training ended in alarm: with any, there is no verdict.
+    void: Vec<String>,
     /// What the runs are.
     pub run_kind: RunKind,
     /// The claim itself: against VTool-R1.
@@ -151,6 +153,10 @@ impl Claim {
         Claim {
             arm: arm.clone(),
             arm_label: runs.label(arm),
+            void: [arm, &claim.against]
+                .into_iter()
+                .flat_map(|arm| runs.ended_in_alarm(arm))
+                .collect(),
             run_kind,
             main,
             best_baseline,
@@ -171,6 +177,13 @@ impl Claim {
 
     /// The verdict in one line.
     pub fn line(&self) -> String {
+        if !self.void.is_empty() {
+            return format!(
+                "{}: VOID: training ended in alarm: {}. What these runs show is not what the methods do.",
+                self.label(),
+                self.void.join("; ")
+            );
+        }
         let head = format!(
             "{}: {}: {} - {}",
             self.label(),
@@ -358,6 +371,21 @@ mod tests {
             &Paper::committed().unwrap(),
             &options(),
         )
+    }
+
+    #[test]
+    fn training_that_ended_in_alarm_has_no_verdict() {
+        let mut runs = fixture::runs(100);
+        let run = runs
+            .iter_mut()
+            .find(|run| run.records[0].arm.name() == ArmName::IAPO)
+            .unwrap();
+        run.metrics.last_mut().unwrap().alarms = vec!["call_rate".to_string()];
+        let line = test(runs).line();
+        assert!(
+            line.contains("VOID") && line.contains("call_rate"),
+            "{line}"
+        );
     }
 
     #[test]

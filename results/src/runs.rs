@@ -119,6 +119,20 @@ impl Runs {
         }
     }
 
+    /// The runs of an arm whose training ended in alarm, each with its alarms: what such a run shows
+    /// is not what its method does.
+    pub fn ended_in_alarm(&self, arm: &ArmName) -> Vec<String> {
+        self.runs
+            .iter()
+            .filter_map(|run| {
+                let manifest = run.manifest.as_ref().filter(|m| m.arm == *arm)?;
+                let alarms = &run.metrics.last()?.alarms;
+                let told = format!("{arm} seed {} ({})", manifest.seed, alarms.join(", "));
+                (!alarms.is_empty()).then_some(told)
+            })
+            .collect()
+    }
+
     /// The arm that stands for IAPO: the paper's form where it was trained, else the first of its
     /// variants, which carry their form in their name.
     pub fn claimed_arm(&self, claimed: &ArmName) -> Option<ArmName> {
