@@ -11,6 +11,10 @@ replicate *ARGS:
 smoke OUT="runs/smoke":
     cargo run --release --quiet --bin iapo -- replicate --profile smoke --out {{OUT}}
 
+# the cells of the study (--status, --dry-run, --part A, --workers N, --engine slurm)
+study *ARGS:
+    cargo run --release --quiet --bin iapo -- study {{ARGS}}
+
 # evaluate checkpoints or an endpoint on the six sets
 eval-all *ARGS:
     cargo run --release --quiet --bin iapo -- eval-all {{ARGS}}

@@ -147,6 +147,7 @@ fn questions(list: &mut List, world: Option<&World>, data: Option<&DataSettings>
 fn updates(list: &mut List, schedule: &Schedule) {
     let Schedule {
         teacher,
+        teacher_per_seed,
         cold_start,
         arm,
         save_every,
@@ -159,12 +160,14 @@ fn updates(list: &mut List, schedule: &Schedule) {
         format!("{teacher}, {cold_start}, {arm}"),
         "what the machine does in the time",
     );
-    list.ours(
-        "teachers",
-        NOT_TOLD,
-        "one, shared by all seeds",
-        "time; seeds vary prompts and samples of the student",
-    );
+    let (teachers, why) = match teacher_per_seed {
+        true => ("one a seed", "intervals are not conditional on one teacher"),
+        false => (
+            "one, shared by all seeds",
+            "time; seeds vary prompts and samples of the student",
+        ),
+    };
+    list.ours("teachers", NOT_TOLD, teachers, why);
 }
 
 fn optimisation(list: &mut List, grpo: &Grpo) {

@@ -20,6 +20,7 @@ pub mod provenance;
 pub mod records;
 pub mod stages;
 mod state;
+pub mod study;
 pub mod training;
 
 pub use error::{Error, Result};

@@ -10,6 +10,7 @@ mod parity;
 mod pretrain;
 mod replicate;
 mod score;
+mod study;
 mod tables;
 mod tool;
 
@@ -29,6 +30,7 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Replicate(replicate::Args),
+    Study(study::Args),
     EvalAll(eval_all::Args),
     Tables(tables::Args),
     Check(check::Args),
@@ -46,6 +48,7 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Replicate(args) => replicate::run(args),
+            Command::Study(args) => study::run(args),
             Command::EvalAll(args) => eval_all::run(args),
             Command::Tables(args) => tables::run(args),
             Command::Check(args) => check::run(args),

@@ -70,6 +70,9 @@ pub struct Checkpoints {
 pub struct Schedule {
     /// GRPO updates of the teacher.
     pub teacher: usize,
+    /// Whether each seed has a teacher of its own, trained with that seed, or all share one.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub teacher_per_seed: bool,
     /// GRPO updates of the student before the arms part.
     pub cold_start: usize,
     /// Updates of each arm after the cold start.
@@ -78,6 +81,21 @@ pub struct Schedule {
     pub save_every: usize,
     /// The policy is validated every so many updates, greedily.
     pub validate_every: usize,
+}
+
+/// What is left out where it is false has no part in a hash that was recorded before the key was.
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl Schedule {
+    /// The seed of the teacher that a seed's arms learn from.
+    pub fn teacher_seed(&self, seed: u64) -> u64 {
+        match self.teacher_per_seed {
+            true => seed,
+            false => 0,
+        }
+    }
 }
 
 /// Settings of GRPO.

@@ -59,6 +59,7 @@ impl Profile {
                 paths.extend([
                     "checkpoints",
                     "schedule.teacher",
+                    "schedule.teacher_per_seed",
                     "schedule.cold_start",
                     "schedule.arm",
                     own_arm.as_str(),
@@ -182,6 +183,12 @@ mod tests {
             [false, false, true, true, true]
         );
         assert_eq!(changed("grpo.samples=4"), [false, true, true, true, true]);
+        // The same teacher of a seed serves whoever asks for it.
+        assert_eq!(
+            changed("schedule.teacher_per_seed=true"),
+            [false, false, false, true, true]
+        );
+        assert_eq!(changed("schedule.teacher_per_seed=false"), [false; 5]);
     }
 
     /// A change here makes every recorded run of the profile unusable for `--resume`: give the new

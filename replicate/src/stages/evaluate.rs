@@ -46,7 +46,9 @@ impl Replication<'_> {
         report: &mut Report<'_>,
     ) -> Result<(PathBuf, RunHashes)> {
         let stamp = self.profile.stamp(subject.kind);
-        let folder = self.folder.begin(subject.kind, subject.seed, &stamp)?;
+        let folder = self
+            .folder
+            .begin(self.profile, subject.kind, subject.seed)?;
         let finished = folder.join(results::MANIFEST);
         if finished.exists() {
             results::verify(&folder, &results::read_json(&finished)?)?;
@@ -99,6 +101,7 @@ impl Replication<'_> {
             .seconds
             .insert("evaluation".into(), started.elapsed().as_secs_f64());
         provenance::describe(&mut manifest);
+        manifest.preregistration = self.preregistration.clone();
         manifest
             .notes
             .extend_from_slice(policy.processor.ignored_generation_settings());

@@ -1,8 +1,13 @@
-//! The folder of an experiment: what it may hold, and that one process alone works in it.
+//! The folder of an experiment: what it may hold, and who may work in it.
 //!
 //! `<out>/profile.toml`, `<out>/<arm>/seed-<n>/{settings.json,manifest.json,metrics.jsonl,
 //! records.jsonl,checkpoint/}`; the cold start that a seed's arms share is in
-//! `<out>/cold-start/seed-<n>/`.
+//! `<out>/cold-start/seed-<n>/`. One process alone works in it.
+//!
+//! A cell of a study has its arm's run in such a folder, and the stages that it shares with other cells
+//! in a folder that any number of processes work in: `<shared>/<stage>-<hash of its settings>/seed-<n>`.
+//! Cells with the same hash share a stage, whichever part of the study they belong to; whoever needs it
+//! first makes it and the others wait.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -15,12 +20,35 @@ use crate::{Error, Result, error};
 /// What a run's folder says of the settings that it is made with, from its first moment.
 const SETTINGS: &str = "settings.json";
 
-/// The folder of an experiment, held by this process.
+/// The folder of an experiment.
 pub struct ExperimentFolder {
     root: PathBuf,
-    /// Held until the experiment ends.
-    _lock: File,
+    access: Access,
 }
+
+/// Who works in a folder.
+enum Access {
+    /// This process alone, until the experiment ends.
+    Alone { _lock: File },
+    /// Several; the stages that they share are in a folder of their own.
+    Shared(PathBuf),
+}
+
+/// Where a shared stage of these settings and this seed is, below the folder of shared stages.
+pub fn shared_run(shared: &Path, kind: RunRole<'_>, profile: &Profile, seed: u64) -> PathBuf {
+    let hash = profile.stamp(kind).hash;
+    let stage = match kind {
+        RunRole::Untrained => ArmName::UNTRAINED,
+        RunRole::Teacher => ArmName::TEACHER,
+        RunRole::ColdStart => COLD_START,
+        RunRole::Arm(name) => name,
+    };
+    shared
+        .join(format!("{stage}-{hash}"))
+        .join(format!("seed-{seed}"))
+}
+
+const COLD_START: &str = "cold-start";
 
 impl ExperimentFolder {
     /// Opens a folder for this process alone: a new or empty one, or, with `resume`, one that was
@@ -49,8 +77,25 @@ impl ExperimentFolder {
         results::write_atomically(&file, profile.to_toml().as_bytes())?;
         Ok(ExperimentFolder {
             root: root.to_owned(),
-            _lock: lock,
+            access: Access::Alone { _lock: lock },
         })
+    }
+
+    /// The folder of a cell of a study, whose shared stages are in `shared`.
+    pub fn of_cell(root: &Path, shared: &Path) -> Self {
+        ExperimentFolder {
+            root: root.to_owned(),
+            access: Access::Shared(shared.to_owned()),
+        }
+    }
+
+    /// Holds a stage that several processes may need, waiting for whoever makes it; nothing where this
+    /// process is alone.
+    pub fn hold(&self, profile: &Profile, kind: RunRole<'_>, seed: u64) -> Result<Option<File>> {
+        match &self.access {
+            Access::Alone { .. } => Ok(None),
+            Access::Shared(_) => wait_for_lock(&self.run(profile, kind, seed)?).map(Some),
+        }
     }
 
     /// The folder itself.
@@ -59,12 +104,13 @@ impl ExperimentFolder {
     }
 
     /// The folder of a run.
-    pub fn run(&self, kind: RunRole<'_>, seed: u64) -> Result<PathBuf> {
-        Ok(match kind {
-            RunRole::ColdStart => self.root.join("cold-start").join(format!("seed-{seed}")),
-            RunRole::Untrained => run_folder(&self.root, &arm_name(ArmName::UNTRAINED)?, seed),
-            RunRole::Teacher => run_folder(&self.root, &arm_name(ArmName::TEACHER)?, seed),
-            RunRole::Arm(name) => run_folder(&self.root, &arm_name(name)?, seed),
+    pub fn run(&self, profile: &Profile, kind: RunRole<'_>, seed: u64) -> Result<PathBuf> {
+        Ok(match (kind, &self.access) {
+            (RunRole::Arm(name), _) => run_folder(&self.root, &arm_name(name)?, seed),
+            (_, Access::Shared(shared)) => shared_run(shared, kind, profile, seed),
+            (RunRole::ColdStart, _) => self.root.join(COLD_START).join(format!("seed-{seed}")),
+            (RunRole::Untrained, _) => run_folder(&self.root, &arm_name(ArmName::UNTRAINED)?, seed),
+            (RunRole::Teacher, _) => run_folder(&self.root, &arm_name(ArmName::TEACHER)?, seed),
         })
     }
 
@@ -72,8 +118,9 @@ impl ExperimentFolder {
     ///
     /// # Errors
     /// Names every key that differs, with both values.
-    pub fn check(&self, kind: RunRole<'_>, seed: u64, stamp: &ProfileStamp) -> Result<bool> {
-        let folder = self.run(kind, seed)?;
+    pub fn check(&self, profile: &Profile, kind: RunRole<'_>, seed: u64) -> Result<bool> {
+        let folder = self.run(profile, kind, seed)?;
+        let stamp = profile.stamp(kind);
         let file = folder.join(SETTINGS);
         if !file.exists() {
             return Ok(false);
@@ -96,11 +143,11 @@ impl ExperimentFolder {
     }
 
     /// Writes what a run is made with, before anything else of it.
-    pub fn begin(&self, kind: RunRole<'_>, seed: u64, stamp: &ProfileStamp) -> Result<PathBuf> {
-        let folder = self.run(kind, seed)?;
-        if !self.check(kind, seed, stamp)? {
+    pub fn begin(&self, profile: &Profile, kind: RunRole<'_>, seed: u64) -> Result<PathBuf> {
+        let folder = self.run(profile, kind, seed)?;
+        if !self.check(profile, kind, seed)? {
             std::fs::create_dir_all(&folder).map_err(error::at(&folder))?;
-            results::write_json(&folder.join(SETTINGS), stamp)?;
+            results::write_json(&folder.join(SETTINGS), &profile.stamp(kind))?;
         }
         Ok(folder)
     }
@@ -119,16 +166,63 @@ fn holds_anything(root: &Path) -> Result<bool> {
 const LOCK: &str = "lock";
 
 fn lock(root: &Path) -> Result<File> {
-    let path = root.join(LOCK);
-    let file = File::create(&path).map_err(error::at(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(problem(
+    try_lock(root)?.ok_or_else(|| {
+        problem(
             root,
             "another process is at work in it; wait for it, or give another --out".into(),
-        )),
+        )
+    })
+}
+
+/// The lock of a folder, which is made where it is not; `None` where another process has it. The
+/// system takes it back when its holder ends, however it ends.
+pub fn try_lock(folder: &Path) -> Result<Option<File>> {
+    let (path, file) = lock_file(folder)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(source)) => Err(error::at(&path)(source)),
     }
+}
+
+/// The lock of a folder, as soon as nobody else has it.
+pub fn wait_for_lock(folder: &Path) -> Result<File> {
+    if let Some(file) = try_lock(folder)? {
+        return Ok(file);
+    }
+    eprintln!(
+        "another process is at work in {}; waiting for it",
+        folder.display()
+    );
+    let (path, file) = lock_file(folder)?;
+    file.lock().map_err(error::at(&path))?;
+    Ok(file)
+}
+
+/// Whether a process holds the lock of a folder.
+pub fn is_locked(folder: &Path) -> Result<bool> {
+    let path = folder.join(LOCK);
+    if !path.exists() {
+        return Ok(false);
+    }
+    let file = File::open(&path).map_err(error::at(&path))?;
+    match file.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(source)) => Err(error::at(&path)(source)),
+    }
+}
+
+fn lock_file(folder: &Path) -> Result<(PathBuf, File)> {
+    std::fs::create_dir_all(folder).map_err(error::at(folder))?;
+    let path = folder.join(LOCK);
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(error::at(&path))?;
+    Ok((path, file))
 }
 
 /// A name as the results know it.

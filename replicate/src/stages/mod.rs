@@ -1,6 +1,7 @@
 //! The schedule: teacher by GRPO, the student's cold start by GRPO, then the arms; each evaluated on
 //! the six sets. Every stage resumes from its last saved state and leaves the same bytes.
 
+mod cell;
 mod evaluate;
 mod folder;
 mod train;
@@ -25,6 +26,9 @@ use crate::profile::{Profile, RunRole};
 use crate::progress::Report;
 use crate::{Error, Result};
 
+pub use cell::CellPlace;
+pub use folder::{is_locked, shared_run, try_lock, wait_for_lock};
+
 use evaluate::Subject;
 use folder::ExperimentFolder;
 use train::StagePlan;
@@ -40,6 +44,8 @@ pub struct Replication<'a> {
     student: PathBuf,
     teacher: PathBuf,
     compute: Compute,
+    /// The commit that froze the settings of the study which the runs are counted in.
+    preregistration: Option<String>,
 }
 
 /// The reward of the stages that every arm shares: the outcome alone.
@@ -60,6 +66,21 @@ impl<'a> Replication<'a> {
         resume: bool,
         compute: Compute,
     ) -> Result<Self> {
+        let folder = || ExperimentFolder::open(out, profile, resume);
+        let replication = Self::with_folder(profile, arms, checkpoints, folder, compute)?;
+        let seeds: Vec<u64> = replication.seeds().collect();
+        replication.check_runs(&seeds)?;
+        Ok(replication)
+    }
+
+    /// Everything but the check of the runs; the folder is opened last, when all else is there.
+    fn with_folder(
+        profile: &'a Profile,
+        arms: Vec<String>,
+        checkpoints: &Path,
+        folder: impl FnOnce() -> Result<ExperimentFolder>,
+        compute: Compute,
+    ) -> Result<Self> {
         let student = checkpoints.join(&profile.checkpoints.student);
         let teacher = checkpoints.join(&profile.checkpoints.teacher);
         for folder in [&student, &teacher] {
@@ -74,19 +95,17 @@ impl<'a> Replication<'a> {
         }
         let data = open_data(profile)?;
         let validation = data.validation(profile.evaluation.validation)?;
-        let folder = ExperimentFolder::open(out, profile, resume)?;
-        let replication = Replication {
+        Ok(Replication {
             profile,
             arms,
             data,
             validation,
-            folder,
+            folder: folder()?,
             student,
             teacher,
             compute,
-        };
-        replication.check_runs()?;
-        Ok(replication)
+            preregistration: None,
+        })
     }
 
     /// The seeds of this experiment.
@@ -95,12 +114,11 @@ impl<'a> Replication<'a> {
     }
 
     /// Refuses runs that were begun with other settings, before any work.
-    fn check_runs(&self) -> Result<()> {
-        let check =
-            |kind: RunRole<'_>, seed| self.folder.check(kind, seed, &self.profile.stamp(kind));
+    fn check_runs(&self, seeds: &[u64]) -> Result<()> {
+        let check = |kind: RunRole<'_>, seed| self.folder.check(self.profile, kind, seed);
         check(RunRole::Untrained, 0)?;
-        check(RunRole::Teacher, 0)?;
-        for seed in self.seeds() {
+        for &seed in seeds {
+            check(RunRole::Teacher, self.profile.schedule.teacher_seed(seed))?;
             check(RunRole::ColdStart, seed)?;
             for arm in &self.arms {
                 check(RunRole::Arm(arm), seed)?;
@@ -109,11 +127,31 @@ impl<'a> Replication<'a> {
         Ok(())
     }
 
-    /// Everything: the base, the teacher, and every arm and seed. Hashes of all runs.
+    /// Everything: the base, the teachers, and every arm and seed. Hashes of all runs.
     pub fn run(&self, report: &mut Report<'_>) -> Result<Vec<(PathBuf, RunHashes)>> {
-        let schedule = &self.profile.schedule;
-        let grpo = &self.profile.grpo;
-        let mut hashes = vec![self.evaluate(
+        let mut hashes = vec![self.untrained(report)?];
+        let mut teacher: Option<(u64, PathBuf)> = None;
+        for seed in self.seeds() {
+            let own = self.profile.schedule.teacher_seed(seed);
+            if teacher.as_ref().is_none_or(|(known, _)| *known != own) {
+                let (checkpoint, run) = self.teacher(own, report)?;
+                hashes.push(run);
+                teacher = Some((own, checkpoint));
+            }
+            let cold = self.cold_start(seed, report)?;
+            for name in &self.arms {
+                if let Some((_, teacher)) = &teacher {
+                    hashes.push(self.arm(name, seed, teacher, &cold, report)?);
+                }
+            }
+        }
+        Ok(hashes)
+    }
+
+    /// The student's base on the test sets.
+    fn untrained(&self, report: &mut Report<'_>) -> Result<(PathBuf, RunHashes)> {
+        let _held = self.folder.hold(self.profile, RunRole::Untrained, 0)?;
+        self.evaluate(
             &Subject {
                 kind: RunRole::Untrained,
                 arm: ArmName::UNTRAINED,
@@ -123,49 +161,49 @@ impl<'a> Replication<'a> {
                 origins: BTreeMap::new(),
             },
             report,
-        )?];
-        let teacher = self.train(
+        )
+    }
+
+    /// A teacher, trained and evaluated: its checkpoint and its run.
+    fn teacher(
+        &self,
+        seed: u64,
+        report: &mut Report<'_>,
+    ) -> Result<(PathBuf, (PathBuf, RunHashes))> {
+        let _held = self.folder.hold(self.profile, RunRole::Teacher, seed)?;
+        let updates = self.profile.schedule.teacher;
+        let checkpoint = self.train(
             StagePlan {
                 kind: RunRole::Teacher,
                 stage: "teacher",
                 reward: &PLAIN,
                 from: &self.teacher,
                 teacher: None,
-                seed: 0,
-                updates: schedule.teacher,
-                learning_rate: grpo.teacher_learning_rate,
+                seed,
+                updates,
+                learning_rate: self.profile.grpo.teacher_learning_rate,
                 earlier: None,
             },
             report,
         )?;
-        hashes.push(self.evaluate(
+        let run = self.evaluate(
             &Subject {
                 kind: RunRole::Teacher,
                 arm: ArmName::TEACHER,
-                seed: 0,
-                checkpoint: &teacher,
-                updates: BTreeMap::from([("teacher".into(), schedule.teacher as u64)]),
+                seed,
+                checkpoint: &checkpoint,
+                updates: BTreeMap::from([("teacher".into(), updates as u64)]),
                 origins: BTreeMap::from([("teacher-base".into(), weights_hash(&self.teacher)?)]),
             },
             report,
-        )?);
-        for seed in self.seeds() {
-            self.seed(seed, &teacher, &mut hashes, report)?;
-        }
-        Ok(hashes)
+        )?;
+        Ok((checkpoint, run))
     }
 
-    /// The cold start and all arms of one seed.
-    fn seed(
-        &self,
-        seed: u64,
-        teacher: &Path,
-        hashes: &mut Vec<(PathBuf, RunHashes)>,
-        report: &mut Report<'_>,
-    ) -> Result<()> {
-        let schedule = &self.profile.schedule;
-        let learning_rate = self.profile.grpo.learning_rate;
-        let cold = self.train(
+    /// The cold start that a seed's arms share; its checkpoint.
+    fn cold_start(&self, seed: u64, report: &mut Report<'_>) -> Result<PathBuf> {
+        let _held = self.folder.hold(self.profile, RunRole::ColdStart, seed)?;
+        self.train(
             StagePlan {
                 kind: RunRole::ColdStart,
                 stage: "cold-start",
@@ -173,51 +211,60 @@ impl<'a> Replication<'a> {
                 from: &self.student,
                 teacher: None,
                 seed,
-                updates: schedule.cold_start,
-                learning_rate,
+                updates: self.profile.schedule.cold_start,
+                learning_rate: self.profile.grpo.learning_rate,
                 earlier: None,
             },
             report,
+        )
+    }
+
+    /// One arm with one seed, trained and evaluated.
+    fn arm(
+        &self,
+        name: &str,
+        seed: u64,
+        teacher: &Path,
+        cold: &Path,
+        report: &mut Report<'_>,
+    ) -> Result<(PathBuf, RunHashes)> {
+        let schedule = &self.profile.schedule;
+        let arm = &self.profile.arms[name];
+        let updates = arm.updates.unwrap_or(schedule.arm);
+        let kind = RunRole::Arm(name);
+        let cold_folder = self.folder.run(self.profile, RunRole::ColdStart, seed)?;
+        let checkpoint = self.train(
+            StagePlan {
+                kind,
+                stage: name,
+                reward: &arm.reward,
+                from: cold,
+                teacher: Some(teacher),
+                seed,
+                updates,
+                learning_rate: self.profile.grpo.learning_rate,
+                earlier: Some(&cold_folder),
+            },
+            report,
         )?;
-        let cold_folder = self.folder.run(RunRole::ColdStart, seed)?;
-        for name in &self.arms {
-            let arm = &self.profile.arms[name];
-            let updates = arm.updates.unwrap_or(schedule.arm);
-            let kind = RunRole::Arm(name);
-            let checkpoint = self.train(
-                StagePlan {
-                    kind,
-                    stage: name,
-                    reward: &arm.reward,
-                    from: &cold,
-                    teacher: Some(teacher),
-                    seed,
-                    updates,
-                    learning_rate,
-                    earlier: Some(&cold_folder),
-                },
-                report,
-            )?;
-            hashes.push(self.evaluate(
-                &Subject {
-                    kind,
-                    arm: name,
-                    seed,
-                    checkpoint: &checkpoint,
-                    updates: BTreeMap::from([
-                        ("cold-start".into(), schedule.cold_start as u64),
-                        (name.clone(), updates as u64),
-                    ]),
-                    origins: BTreeMap::from([
-                        ("student-base".into(), weights_hash(&self.student)?),
-                        ("cold-start".into(), weights_hash(&cold)?),
-                        ("teacher".into(), weights_hash(teacher)?),
-                    ]),
-                },
-                report,
-            )?);
-        }
-        Ok(())
+        self.evaluate(
+            &Subject {
+                kind,
+                arm: name,
+                seed,
+                checkpoint: &checkpoint,
+                updates: BTreeMap::from([
+                    ("cold-start".into(), schedule.cold_start as u64),
+                    (name.to_owned(), updates as u64),
+                ]),
+                origins: BTreeMap::from([
+                    ("student-base".into(), weights_hash(&self.student)?),
+                    ("cold-start".into(), weights_hash(cold)?),
+                    ("teacher".into(), weights_hash(teacher)?),
+                ]),
+            },
+            report,
+        )
     }
 
     /// The gates, measured on the validation questions after [`Replication::run`]; kept in
@@ -242,7 +289,7 @@ impl<'a> Replication<'a> {
             for seed in self.seeds() {
                 let metrics = self
                     .folder
-                    .run(RunRole::Arm(plain), seed)?
+                    .run(self.profile, RunRole::Arm(plain), seed)?
                     .join(results::METRICS);
                 let lines: Vec<UpdateMetrics> = results::read_lines(&metrics)?;
                 trained.extend(lines.iter().rev().find_map(|line| line.validation));
@@ -251,9 +298,13 @@ impl<'a> Replication<'a> {
         let seed = self.profile.first_seed;
         let cold = self
             .folder
-            .run(RunRole::ColdStart, seed)?
+            .run(self.profile, RunRole::ColdStart, seed)?
             .join("checkpoint");
-        let teacher = self.folder.run(RunRole::Teacher, 0)?.join("checkpoint");
+        let teacher_seed = self.profile.schedule.teacher_seed(seed);
+        let teacher = self
+            .folder
+            .run(self.profile, RunRole::Teacher, teacher_seed)?
+            .join("checkpoint");
         let detection = detections(
             &mut self.policy(&cold)?,
             &self.policy(&teacher)?.model.detached()?,

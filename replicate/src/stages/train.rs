@@ -36,8 +36,7 @@ pub(super) struct StagePlan<'s> {
 impl Replication<'_> {
     /// Trains one stage to its end, from its last saved state; the folder of its checkpoint.
     pub(super) fn train(&self, plan: StagePlan<'_>, report: &mut Report<'_>) -> Result<PathBuf> {
-        let stamp = self.profile.stamp(plan.kind);
-        let folder = self.folder.begin(plan.kind, plan.seed, &stamp)?;
+        let folder = self.folder.begin(self.profile, plan.kind, plan.seed)?;
         let finished = folder.join("checkpoint");
         if checkpoint::is_finished(&folder)? {
             return Ok(finished);
