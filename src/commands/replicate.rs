@@ -45,7 +45,7 @@ pub struct Args {
 }
 
 /// `replicate/` of the checkout that the command was built from, or of the current folder.
-fn recipe_folder() -> PathBuf {
+pub fn recipe_folder() -> PathBuf {
     let here = Path::new("replicate");
     match here.join("checkpoints").exists() {
         true => here.to_owned(),
