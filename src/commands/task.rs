@@ -109,8 +109,8 @@ impl Posed {
             let unknown = unknown_words(tokenizer, text.unwrap_or_default())?;
             if !unknown.is_empty() {
                 eprintln!(
-                    "warning: the tokenizer does not know these parts of the {what}, and the model \
-                     reads {UNKNOWN} in their place: {}",
+                    "warning: the tokenizer does not know all of these words of the {what}; the \
+                     model reads {UNKNOWN} in their place: {}",
                     unknown.join(", ")
                 );
             }
@@ -122,16 +122,26 @@ impl Posed {
 /// The token of vocabularies that cannot write every text.
 const UNKNOWN: &str = "<unk>";
 
-/// The parts of a text that become [`UNKNOWN`], quoted.
+/// The words of a text, up to the blanks around them, in which something becomes [`UNKNOWN`]; each
+/// once, quoted.
 fn unknown_words(tokenizer: &Tokenizer, text: &str) -> anyhow::Result<Vec<String>> {
     let Some(unknown) = tokenizer.token_to_id(UNKNOWN) else {
         return Ok(Vec::new());
     };
     let tokens = tokenizer.encode_plain(text)?;
-    let spans = tokens.into_iter().filter(|(id, _)| *id == unknown);
-    Ok(spans
-        .map(|(_, span)| format!("{:?}", text.get(span).unwrap_or(text)))
-        .collect())
+    let mut words = Vec::new();
+    for (_, span) in tokens.into_iter().filter(|(id, _)| *id == unknown) {
+        let before = text.get(..span.start).unwrap_or_default();
+        let start = before.trim_end_matches(|c: char| !c.is_whitespace()).len();
+        let after = text.get(span.end..).unwrap_or_default();
+        let rest = after.trim_start_matches(|c: char| !c.is_whitespace());
+        let word = text.get(start..text.len() - rest.len()).unwrap_or(text);
+        let word = format!("{:?}", word.trim());
+        if !words.contains(&word) {
+            words.push(word);
+        }
+    }
+    Ok(words)
 }
 
 /// A task from a figure's file, its boxes and a question.
@@ -239,7 +249,7 @@ mod tests {
         assert!(of("largest of row ka").is_empty());
         assert_eq!(
             of("largest of row Total, ka, \u{e9}t\u{e9}"),
-            ["\"To\"", "\"l\"", "\"\u{e9}t\u{e9}\""]
+            ["\"Total,\"", "\"\u{e9}t\u{e9}\""]
         );
     }
 }

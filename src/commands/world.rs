@@ -94,8 +94,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         bail!("--out {}: expected a folder, found a file", out.display());
     }
     let end = args.first.checked_add(args.n as usize);
-    let end =
-        end.with_context(|| format!("--first {}: so far no question is counted", args.first))?;
+    let end = end.with_context(|| {
+        format!(
+            "--first {} with --n {}: questions are counted from 0 to {}",
+            args.first,
+            args.n,
+            usize::MAX - 1
+        )
+    })?;
     let world = world(args.seed)?;
     let seed = world.seed;
     let data = Data::micro(world, end);
