@@ -53,6 +53,19 @@ impl TestSet {
     }
 }
 
+impl TestSet {
+    /// How many questions the published set has.
+    pub fn published_size(self) -> usize {
+        match self {
+            TestSet::CharXiv => 1000,
+            TestSet::ChartQaHorizontal => 444,
+            TestSet::ChartQaVertical => 382,
+            TestSet::Vwtq => 750,
+            TestSet::VwtqSyn | TestSet::VTabFact => 250,
+        }
+    }
+}
+
 impl fmt::Display for TestSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

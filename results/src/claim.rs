@@ -162,7 +162,11 @@ impl Claim {
 
     /// What is being tested: never the paper's table unless the profile is `paper`.
     pub fn label(&self) -> String {
-        self.run_kind.claim()
+        let claim = self.run_kind.claim();
+        match self.arm_label == ArmName::IAPO {
+            true => claim,
+            false => claim.replacen("IAPO", "A variant of IAPO", 1),
+        }
     }
 
     /// The verdict in one line.

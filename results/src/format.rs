@@ -13,6 +13,7 @@ use crate::json::json;
 use crate::paper::UNREPORTED;
 use crate::record::SETS;
 use crate::statistics::{Cell, Estimate};
+use crate::summary::summary;
 use crate::table::{Shown, Table, TableRow};
 
 /// The form in which a table is written.
@@ -28,16 +29,19 @@ pub enum Format {
     Latex,
     /// Everything that the table holds, numbers in full.
     Json,
+    /// A GitHub table of four columns: arm, average, difference to VTool-R1, questions and seeds.
+    Summary,
 }
 
 impl Format {
     /// All of them.
-    pub const ALL: [Format; 5] = [
+    pub const ALL: [Format; 6] = [
         Format::Terminal,
         Format::Markdown,
         Format::Csv,
         Format::Latex,
         Format::Json,
+        Format::Summary,
     ];
 
     /// The name on the command line.
@@ -48,6 +52,7 @@ impl Format {
             Format::Csv => "csv",
             Format::Latex => "latex",
             Format::Json => "json",
+            Format::Summary => "summary",
         }
     }
 }
@@ -78,6 +83,7 @@ impl Table {
             Format::Csv => csv(self),
             Format::Latex => latex(self),
             Format::Json => json(self),
+            Format::Summary => summary(self),
         }
     }
 }
@@ -468,7 +474,7 @@ mod tests {
             ("micro", "Given models on the micro world's questions, not"),
             ("shared/data", "Given models on the test sets, beside"),
         ] {
-            let [terminal, markdown, csv, latex, json] = rendered(data, ArmName::TEACHER);
+            let [terminal, markdown, csv, latex, json, _] = rendered(data, ArmName::TEACHER);
             for text in [&terminal, &markdown, &latex] {
                 assert!(text.contains(title), "{text}");
                 assert!(!text.contains("claim") && !text.contains("Rule"), "{text}");

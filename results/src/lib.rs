@@ -29,6 +29,7 @@ mod run_kind;
 mod runs;
 pub mod statistics;
 mod stored;
+mod summary;
 mod table;
 
 pub use check::{Finding, Level, check};

@@ -350,7 +350,7 @@ pub fn results(table: &Table) -> Result<String> {
             area.draw(&dot).map_err(|error| error.to_string())?;
             label(
                 area,
-                row.arm.name(),
+                &row.label,
                 (x + 34, y),
                 &text_style(14, HPos::Left, VPos::Center),
             )?;

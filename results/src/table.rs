@@ -7,7 +7,9 @@ use crate::options::TableOptions;
 use crate::paper::Paper;
 use crate::record::{ArmName, SETS};
 use crate::runs::Runs;
-use crate::statistics::{ArmEstimates, ArmScores, Cell, Estimate, estimate};
+use crate::statistics::{
+    ArmEstimates, ArmScores, Bootstrap, Cell, CrossedEstimate, Estimate, compare, estimate,
+};
 
 /// The table of some runs and the claim's verdict.
 #[derive(Clone, Debug)]
@@ -31,6 +33,9 @@ pub struct TableRow {
     pub arm: ArmName,
     /// Its name for people.
     pub label: String,
+    /// Its difference to VTool-R1, by the rule; `None` for VTool-R1 itself and where the two cannot
+    /// be compared.
+    pub difference: Option<CrossedEstimate>,
     /// Its accuracies.
     pub estimates: ArmEstimates,
     /// Seeds.
@@ -72,6 +77,7 @@ impl Table {
                     tool_call_rate: scores.tool_call_rate,
                     tool_success_rate: scores.tool_success_rate,
                     label: runs.label(&arm),
+                    difference: difference_to_plain(runs, &scores, options),
                     arm,
                 }
             })
@@ -99,6 +105,26 @@ impl Table {
             claim,
         }
     }
+}
+
+/// The difference of an arm to VTool-R1, GRPO with nothing added.
+fn difference_to_plain(
+    runs: &Runs,
+    scores: &ArmScores,
+    options: &TableOptions,
+) -> Option<CrossedEstimate> {
+    let plain: ArmName = ArmName::VTOOL_R1.parse().ok()?;
+    if scores.arm == plain {
+        return None;
+    }
+    let plain = ArmScores::collect(&plain, runs.records());
+    // The rule's interval alone is wanted.
+    let few = Bootstrap {
+        resamples: 1,
+        ..options.bootstrap
+    };
+    let found = compare(scores, &plain, options.not_judged_limit, &few);
+    found.ok().map(|difference| difference.crossed)
 }
 
 /// In which form the claimed arm was trained in runs that were recorded before an arm's form stood

@@ -26,12 +26,12 @@ pub enum Rubric {
 
 impl Rubric {
     /// The judge of a set's authors: CharXiv's own grading, ReFocus' judges for the sets that
-    /// ReFocus made or took over.
+    /// ReFocus made or took over; any other set is judged as a table's.
     pub fn of_set(set: TestSet) -> Self {
         match set {
             TestSet::CharXiv => Rubric::CharXiv,
             TestSet::ChartQaHorizontal | TestSet::ChartQaVertical => Rubric::RefocusChart,
-            TestSet::Vwtq | TestSet::VwtqSyn | TestSet::VTabFact => Rubric::RefocusTable,
+            _ => Rubric::RefocusTable,
         }
     }
 

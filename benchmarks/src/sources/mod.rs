@@ -32,7 +32,7 @@ use std::path::PathBuf;
 
 pub use charxiv::{bare_question, response_prompt};
 pub use error::{Place, RecordName, SourceError};
-pub use set::{Listing, LoadReport, LoadedSet, official_size};
+pub use set::{Listing, LoadReport, LoadedSet};
 pub use training::{TrainingSplit, load_training};
 
 use crate::TestSet;
@@ -126,7 +126,7 @@ pub fn load(data: &Path, set: TestSet) -> Result<LoadedSet, SourceError> {
         }
     }
     let files = below(data, &files);
-    LoadedSet::new(set, official_size(set), files, entries)
+    LoadedSet::new(set, set.published_size(), files, entries)
 }
 
 /// Brings the files of `set` from the hub into `folder`, for [`load`]; a folder that is complete

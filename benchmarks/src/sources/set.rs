@@ -20,7 +20,7 @@ pub struct LoadReport {
     pub set: TestSet,
     /// The files it was read from, relative to the data folder.
     pub files: Vec<String>,
-    /// How many questions the published set has: [`official_size`] for a test set.
+    /// How many questions the published set has: [`TestSet::published_size`] for a test set.
     pub official: usize,
     /// How many of them the files hold.
     pub rows: usize,
@@ -41,17 +41,6 @@ pub struct LoadReport {
     pub labels_with_markup: usize,
     /// Gold answers given as a list.
     pub list_answers: usize,
-}
-
-/// How many questions the published set has.
-pub fn official_size(set: TestSet) -> usize {
-    match set {
-        TestSet::CharXiv => 1000,
-        TestSet::ChartQaHorizontal => 444,
-        TestSet::ChartQaVertical => 382,
-        TestSet::Vwtq => 750,
-        TestSet::VwtqSyn | TestSet::VTabFact => 250,
-    }
 }
 
 /// Odd labels of one figure.
