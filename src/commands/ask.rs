@@ -13,6 +13,7 @@ use replicate::compute::{Compute, DeviceName, WeightType};
 use replicate::policy::LocalPolicy;
 
 use super::checkpoint;
+use super::micro::model_or_student;
 use super::output::print;
 use super::png::{expect_png, readable, write_png};
 use super::task::TaskSource;
@@ -85,7 +86,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let posed = args.source.read()?;
     let compute = Compute::open(args.device, args.weights)?;
-    let model = args.source.model(args.model.as_deref())?;
+    let model = model_or_student(args.model.as_deref())?;
     let model = checkpoint::resolve(&model)?;
     let mut policy = LocalPolicy::load(&model, &compute, args.max_new_tokens)?;
     policy.temperature = args.temperature;
@@ -99,7 +100,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let episode = run_episodes(&mut policy, &tasks, &options)?.remove(0)?;
     let mut text = turns(&episode);
     if let Some(observation) = &episode.observation {
-        let out = args.out.unwrap_or_else(|| args.source.beside(&posed));
+        let out = args.out.unwrap_or(posed.edited);
         match posed.generated {
             Some(_) => write_png(&out, &readable(observation))?,
             None => write_png(&out, observation)?,

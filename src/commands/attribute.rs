@@ -17,6 +17,7 @@ use serde_json::json;
 use visual_tools::{BLUR, blurred};
 
 use super::checkpoint;
+use super::micro::model_or_student;
 use super::output::print;
 use super::task::TaskSource;
 
@@ -160,7 +161,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     );
     let posed = args.source.read()?;
     let task = &posed.task;
-    let model = args.source.model(args.model.as_deref())?;
+    let model = model_or_student(args.model.as_deref())?;
     let compute = Compute::open(args.device, args.weights)?;
     let load = |name: &str| -> anyhow::Result<LocalPolicy> {
         let folder = checkpoint::resolve(name)?;

@@ -18,8 +18,15 @@ pub fn world(seed: Option<u64>) -> anyhow::Result<World> {
     Ok(world)
 }
 
-/// The untrained student of the repository, `replicate/checkpoints/micro/student`.
-pub fn student() -> anyhow::Result<String> {
+/// The model that is asked: the one given, else the untrained student of the repository,
+/// `replicate/checkpoints/micro/student`.
+///
+/// # Errors
+/// A student that is not there.
+pub fn model_or_student(given: Option<&str>) -> anyhow::Result<String> {
+    if let Some(name) = given {
+        return Ok(name.to_owned());
+    }
     let folder = recipe_folder().join("checkpoints/micro/student");
     ensure!(
         folder.is_dir(),

@@ -40,6 +40,9 @@ pub struct Posed {
     pub task: Task,
     /// Of a generated question: its data, gold answer and right call.
     pub generated: Option<(Data, Item)>,
+    /// Where the edited figure goes if nothing else is said: beside the figure, or into the current
+    /// folder.
+    pub edited: PathBuf,
 }
 
 impl TaskSource {
@@ -50,8 +53,11 @@ impl TaskSource {
             let data = Data::micro(micro::world(None)?, position.index);
             let item = position.item(&data)?;
             let task = item.question.task.clone();
-            let generated = Some((data, item));
-            return Ok(Posed { task, generated });
+            return Ok(Posed {
+                edited: format!("{}.edited.png", item.question.id).into(),
+                task,
+                generated: Some((data, item)),
+            });
         }
         let image = self.image.as_deref();
         let image = image.context("give --image FILE or --micro SET/INDEX")?;
@@ -69,25 +75,11 @@ impl TaskSource {
             );
             task.tools = Some(text.to_owned());
         }
-        let generated = None;
-        Ok(Posed { task, generated })
-    }
-
-    /// The model that is asked: the one given, else the micro student.
-    pub fn model(&self, given: Option<&str>) -> anyhow::Result<String> {
-        match given {
-            Some(name) => Ok(name.to_owned()),
-            None => micro::student(),
-        }
-    }
-
-    /// Where a picture made of the figure goes: beside the figure, or into the current folder.
-    pub fn beside(&self, posed: &Posed) -> PathBuf {
-        match (&self.image, &posed.generated) {
-            (Some(image), _) => image.with_extension("edited.png"),
-            (None, Some((_, item))) => PathBuf::from(format!("{}.edited.png", item.question.id)),
-            (None, None) => PathBuf::from("edited.png"),
-        }
+        Ok(Posed {
+            edited: image.with_extension("edited.png"),
+            task,
+            generated: None,
+        })
     }
 }
 
@@ -109,8 +101,8 @@ impl Posed {
             let unknown = unknown_words(tokenizer, text.unwrap_or_default())?;
             if !unknown.is_empty() {
                 eprintln!(
-                    "warning: the tokenizer does not know all of these words of the {what}; the \
-                     model reads {UNKNOWN} in their place: {}",
+                    "warning: the tokenizer has no tokens for parts of these words of the {what}; the \
+                     model reads {UNKNOWN} there: {}",
                     unknown.join(", ")
                 );
             }
@@ -242,7 +234,7 @@ mod tests {
 
     #[test]
     fn parts_that_the_micro_tokenizer_does_not_know() {
-        let student = micro::student().unwrap();
+        let student = micro::model_or_student(None).unwrap();
         let file = std::fs::read(Path::new(&student).join("tokenizer.json")).unwrap();
         let tokenizer = Tokenizer::from_bytes(&file).unwrap();
         let of = |text: &str| unknown_words(&tokenizer, text).unwrap();
