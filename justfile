@@ -23,9 +23,17 @@ eval-all *ARGS:
 tables *ARGS:
     cargo run --release --quiet --bin iapo -- tables {{ARGS}}
 
-# one episode, turn by turn
+# questions of the micro world as pictures (--set vwtq --n 20 --out DIR)
+world *ARGS:
+    cargo run --release --quiet --bin iapo -- world {{ARGS}}
+
+# one episode, turn by turn (--micro vwtq/17)
 ask *ARGS:
     cargo run --release --quiet --bin iapo -- ask {{ARGS}}
+
+# what of its prompt speaks for a tool call (--micro vwtq/17)
+attribute *ARGS:
+    cargo run --release --quiet --bin iapo -- attribute {{ARGS}}
 
 # the micro base checkpoints again from nothing
 pretrain *ARGS:

@@ -231,3 +231,22 @@ fn every_method_and_the_form_of_an_arm() {
     let json = run(&["--profile", "micro", "--arm", "iapo-occlusion"]);
     insta::assert_snapshot!(json["settings"], @r#"{"baseline":"zero","masses":"positive-drops","smoothing":0.001,"tokens":"content","divergence":"jensen-shannon","method":{"name":"occlusion"}}"#);
 }
+
+/// The call of the repository's own model, in the form that an arm trains with, beside its teacher.
+#[test]
+fn a_question_of_the_micro_world() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("map");
+    let output = Command::new(env!("CARGO_BIN_EXE_iapo"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["attribute", "--micro", "vwtq/17", "--profile", "micro"])
+        .args(["--arm", "iapo-occlusion"])
+        .args(["--teacher", "replicate/checkpoints/micro/teacher", "--out"])
+        .arg(&out)
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && told.is_empty(), "{told}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    insta::assert_snapshot!(said.replace(folder.path().to_str().unwrap(), "DIR"));
+}

@@ -8,7 +8,6 @@ use agent::{Conversation, Task, first_turn};
 use anyhow::{Context, bail, ensure};
 use attribution::{Baseline, Method};
 use baselines::attribution_settings::{AttributedTokens, AttributionSettings};
-use benchmarks::sources::checkpoint;
 use replicate::alignment::{CalledPrompt, attribute, attribute_from};
 use replicate::attribution_map::{AttributionMap, PatchGrid, TokenScore};
 use replicate::compute::{Compute, DeviceName, WeightType};
@@ -17,7 +16,10 @@ use replicate::profile::Profile;
 use serde_json::json;
 use visual_tools::{BLUR, blurred};
 
-use super::ask;
+use super::checkpoint;
+use super::micro::model_or_student;
+use super::output::print;
+use super::task::TaskSource;
 
 /// The methods of the attribution crate, by its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -45,17 +47,13 @@ const LARGEST_GAP: f64 = 0.5;
 #[derive(clap::Args)]
 pub struct Args {
     /// The checkpoint's folder, or a model of the hub: `ORG/NAME` or `ORG/NAME@REVISION`.
-    #[arg(long, value_name = "DIR|HUB-ID")]
-    model: String,
+    #[arg(long, value_name = "DIR|HUB-ID", required_unless_present = "micro")]
+    model: Option<String>,
+    #[command(flatten)]
+    source: TaskSource,
     /// Compares with this checkpoint, which has the same tokenizer, on the same prompt and call.
     #[arg(long, value_name = "DIR|HUB-ID")]
     teacher: Option<String>,
-    /// The figure, PNG or JPEG.
-    #[arg(long, value_name = "FILE")]
-    image: PathBuf,
-    /// Named boxes in pixels, as for `iapo ask`.
-    #[arg(long, value_name = "FILE")]
-    boxes: Option<PathBuf>,
     /// The completion to attribute, in place of the model's own greedy one.
     #[arg(long, value_name = "TEXT")]
     call: Option<String>,
@@ -91,8 +89,6 @@ pub struct Args {
     /// The files `OUT.json` and `OUT.svg` (`OUT.teacher.svg` with a teacher).
     #[arg(long, default_value = "attribution", value_name = "OUT")]
     out: PathBuf,
-    /// The question.
-    question: String,
 }
 
 impl Args {
@@ -163,23 +159,26 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         "--call is empty: there is nothing to attribute; give the call's text, or leave --call out \
          to attribute the model's own"
     );
-    let task = ask::task(&args.image, args.boxes.as_deref(), &args.question)?;
+    let posed = args.source.read()?;
+    let task = &posed.task;
+    let model = model_or_student(args.model.as_deref())?;
     let compute = Compute::open(args.device, args.weights)?;
     let load = |name: &str| -> anyhow::Result<LocalPolicy> {
         let folder = checkpoint::resolve(name)?;
         Ok(LocalPolicy::load(&folder, &compute, args.max_new_tokens)?)
     };
-    let mut policy = load(&args.model)?;
+    let mut policy = load(&model)?;
+    posed.warn_of_unknown_words(policy.processor.tokenizer())?;
     let teacher = match &args.teacher {
         Some(name) => {
             let teacher = load(name)?;
-            check_tokenizers((args.model.as_str(), &policy), (name.as_str(), &teacher))?;
+            check_tokenizers((model.as_str(), &policy), (name.as_str(), &teacher))?;
             Some((name, teacher))
         }
         None => None,
     };
-    let options = policy.style.options();
-    let conversation = first_turn(&task, options.prompt);
+    let options = posed.options(policy.style);
+    let conversation = first_turn(task, options.prompt);
     let call = match &args.call {
         Some(text) => {
             let mut ids = policy.processor.tokenizer().encode(text)?;
@@ -217,7 +216,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         settings: &settings,
     };
     let own = attributed.map(&mut policy)?;
-    let mut usable = show(&args.model, &own);
+    let (mut text, mut usable) = show(&model, &own);
     let svg = own.to_svg(&task.image)?;
     results::write_atomically(&args.out.with_extension("svg"), svg.as_bytes())?;
 
@@ -228,21 +227,24 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut json = json!({ "settings": described, "model": own });
     if let Some((name, mut teacher)) = teacher {
         let theirs = attributed.map(&mut teacher)?;
-        usable &= show(name, &theirs);
+        let (shown, theirs_usable) = show(name, &theirs);
+        text += &shown;
+        usable &= theirs_usable;
         let distribution = |map: &AttributionMap| attribution::Distribution::new(&map.shares, 0.0);
         let divergence = settings
             .divergence
             .between(&distribution(&own)?, &distribution(&theirs)?)?;
         let name = json!(settings.divergence);
         let name = name.as_str().unwrap_or_default();
-        println!("divergence of model from teacher ({name}): {divergence:.4}");
+        text += &format!("divergence of model from teacher ({name}): {divergence:.4}\n");
         let svg = theirs.to_svg(&task.image)?;
         results::write_atomically(&args.out.with_extension("teacher.svg"), svg.as_bytes())?;
         json["teacher"] = json!(theirs);
         json["divergence"] = json!(divergence);
     }
     results::write_json(&args.out.with_extension("json"), &json)?;
-    println!("{} and .svg", args.out.with_extension("json").display());
+    text += &format!("{} and .svg\n", args.out.with_extension("json").display());
+    print(&text)?;
     if !usable {
         eprintln!(
             "error: a completeness gap above {:.0} % of what is to be explained makes the shares \
@@ -341,16 +343,16 @@ impl Attributed<'_> {
     }
 }
 
-/// Prints a map's shares; whether they say anything.
-fn show(model: &str, map: &AttributionMap) -> bool {
-    println!("{model}: {}", map.call.replace('\n', " "));
+/// A map's shares as text; whether they say anything.
+fn show(model: &str, map: &AttributionMap) -> (String, bool) {
+    let mut text = format!("{model}: {}\n", map.call.replace('\n', " "));
     let named = ["P context", "R request", "I image", "T tools"];
     for (name, share) in named.iter().zip(&map.shares) {
-        println!("  {name:10} {share:.3}");
+        text += &format!("  {name:10} {share:.3}\n");
     }
     let Some(gap) = map.relative_gap else {
-        return true;
+        return (text, true);
     };
-    println!("  completeness gap {:.1} %", 100.0 * gap);
-    gap <= LARGEST_GAP
+    text += &format!("  completeness gap {:.1} %\n", 100.0 * gap);
+    (text, gap <= LARGEST_GAP)
 }

@@ -6,6 +6,8 @@ use std::process::{Command, ExitCode};
 
 use results::Machine;
 
+use super::output::print;
+
 /// What this machine has, what fits, what is missing and how to get it.
 #[derive(clap::Args, Debug)]
 pub struct Args {}
@@ -21,10 +23,7 @@ const PAPER: (u64, u64) = (64 * GIB, 120 * GIB);
 
 /// Runs the command.
 pub fn run(_: Args) -> anyhow::Result<ExitCode> {
-    print!(
-        "{}",
-        diagnose(&Machine::detect(), free_disk(Path::new(".")))
-    );
+    print(&diagnose(&Machine::detect(), free_disk(Path::new("."))))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -3,16 +3,21 @@
 mod ask;
 mod attribute;
 mod check;
+mod checkpoint;
 mod doctor;
 mod eval_all;
+mod micro;
 mod output;
 mod parity;
+mod png;
 mod pretrain;
 mod replicate;
 mod score;
 mod study;
 mod tables;
+mod task;
 mod tool;
+mod world;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -36,6 +41,7 @@ enum Command {
     Check(check::Args),
     Score(score::Args),
     Tool(tool::Args),
+    World(world::Args),
     Ask(ask::Args),
     Attribute(attribute::Args),
     Pretrain(pretrain::Args),
@@ -54,6 +60,7 @@ impl Cli {
             Command::Check(args) => check::run(args),
             Command::Score(args) => score::run(args),
             Command::Tool(args) => tool::run(args),
+            Command::World(args) => world::run(args),
             Command::Ask(args) => ask::run(args),
             Command::Attribute(args) => attribute::run(args),
             Command::Pretrain(args) => pretrain::run(args),

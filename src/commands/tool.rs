@@ -1,14 +1,15 @@
 //! `iapo tool`: one visual tool on one image, painted as ReFocus paints with Pillow.
 
-use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
-use image::{ImageFormat, RgbImage};
+use anyhow::Context;
+use image::RgbImage;
 use visual_tools::{
     FigureBoxes, NamedBoxes, StepOutcome, Style, Tool, ToolCall, Unchanged, apply_reporting,
 };
+
+use super::png::{expect_png, write_png};
 
 /// Applies one visual tool to one image.
 #[derive(Debug, clap::Args)]
@@ -39,12 +40,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// Does the work of [`run`] and returns what the user should know.
 fn edit(args: &Args) -> anyhow::Result<Vec<String>> {
-    if ImageFormat::from_path(&args.out).ok() != Some(ImageFormat::Png) {
-        bail!(
-            "--out {}: expected a name that ends in .png",
-            args.out.display()
-        );
-    }
+    expect_png(&args.out)?;
     let names = parse_names(&args.names)?;
     let mut boxes = read_boxes(&args.boxes)?;
     let image = read_image(&args.image)?;
@@ -113,16 +109,6 @@ fn read_boxes(path: &Path) -> anyhow::Result<NamedBoxes> {
 
 fn read_image(path: &Path) -> anyhow::Result<RgbImage> {
     Ok(image_files::read(path)?)
-}
-
-/// Writes the picture whole or not at all.
-fn write_png(path: &Path, image: &RgbImage) -> anyhow::Result<()> {
-    let mut bytes = Cursor::new(Vec::new());
-    image
-        .write_to(&mut bytes, ImageFormat::Png)
-        .with_context(|| format!("cannot encode {}", path.display()))?;
-    results::write_atomically(path, &bytes.into_inner())
-        .with_context(|| format!("give another --out than {}", path.display()))
 }
 
 #[cfg(test)]

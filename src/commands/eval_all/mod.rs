@@ -151,7 +151,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     for (model, arm) in args.models.iter().zip(&arms) {
         let local = match &args.endpoint {
             Some(_) => None,
-            None => Some(benchmarks::sources::checkpoint::resolve(model)?),
+            None => Some(super::checkpoint::resolve(model)?),
         };
         let checkpoint = match &local {
             Some(folder) => weights_hash(folder)?,
