@@ -10,6 +10,7 @@ mod parity;
 mod pretrain;
 mod replicate;
 mod score;
+mod signals;
 mod tables;
 mod tool;
 
