@@ -200,7 +200,9 @@ fn rows() -> Run {
             let mut out = Vec::new();
             let _ = score_rows(set, &scorer, &input, &mut out, "out".as_ref());
             for line in String::from_utf8(out).expect("JSON is UTF-8").lines() {
-                assert!(serde_json::from_str::<Value>(line).is_ok(), "{line}");
+                // Fields that are handed on may have lone surrogates, as Python writes them.
+                let read = serde_json::from_str::<serde::de::IgnoredAny>(line);
+                assert!(read.is_ok(), "{line}");
             }
         }
     })
