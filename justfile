@@ -62,6 +62,11 @@ nodes *ARGS:
 forms *ARGS:
     cargo run --release --example forms -- {{ARGS}}
 
+# kills, full disks, flipped bits and mutated inputs on the built command: results/reliability.md
+soak *ARGS:
+    cargo build --release --bin iapo --example soak --example fuzz_stable
+    cargo run --release --quiet --example soak -- {{ARGS}}
+
 # criterion benches of the fused operators
 bench *ARGS:
     cargo bench -p fused-ops {{ARGS}}

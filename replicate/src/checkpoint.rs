@@ -1,11 +1,12 @@
 //! Finished checkpoints: written whole, known by the hash of their weights, verified when read.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::policy::LocalPolicy;
 use crate::{Error, Result, error};
 
-/// The file beside a finished checkpoint that holds the hash of its weights.
+/// The file beside a finished checkpoint: the hash of its weights, then a line `HASH  NAME` for each of
+/// its other files, all BLAKE3.
 const HASH_FILE: &str = "checkpoint.blake3";
 
 /// Writes `<folder>/checkpoint`, which appears whole or not at all, and its hash beside it.
@@ -16,8 +17,12 @@ pub fn save(policy: &LocalPolicy, folder: &Path) -> Result<()> {
         std::fs::remove_dir_all(&unfinished).map_err(error::at(&unfinished))?;
     }
     policy.save(&unfinished)?;
-    let hash = weights_hash(&unfinished)?;
-    results::write_atomically(&folder.join(HASH_FILE), hash.as_bytes())?;
+    let mut hashes = format!("{}\n", weights_hash(&unfinished)?);
+    for name in other_files(&unfinished)? {
+        let path = unfinished.join(&name);
+        hashes.push_str(&format!("{}  {name}\n", file_hash(&path)?));
+    }
+    results::write_atomically(&folder.join(HASH_FILE), hashes.as_bytes())?;
     std::fs::rename(&unfinished, &checkpoint).map_err(error::at(&checkpoint))?;
     Ok(())
 }
@@ -42,20 +47,57 @@ pub fn is_finished(folder: &Path) -> Result<bool> {
             ),
         });
     }
-    let expected = std::fs::read_to_string(&file).map_err(error::at(&file))?;
+    let text = std::fs::read_to_string(&file).map_err(error::at(&file))?;
+    let mut lines = text.lines();
+    let expected = lines.next().unwrap_or_default().trim();
     let found = weights_hash(&checkpoint)?;
-    if expected.trim() != found {
-        return Err(Error::RunDirectory {
-            problem: format!(
-                "its weights have the hash {}, expected {}: the file is damaged; delete this folder, \
-                 and the same command with --resume makes the stage again",
-                &found[..16],
-                &expected.trim().get(..16).unwrap_or_default()
-            ),
-            path: checkpoint,
-        });
+    if expected != found {
+        return Err(damaged("its weights have", &found, expected, checkpoint));
+    }
+    for line in lines {
+        let (expected, name) = line.split_once("  ").unwrap_or(("", line));
+        let found = file_hash(&checkpoint.join(name))?;
+        if expected != found {
+            return Err(damaged(
+                &format!("{name} has"),
+                &found,
+                expected,
+                checkpoint,
+            ));
+        }
     }
     Ok(true)
+}
+
+fn damaged(what: &str, found: &str, expected: &str, checkpoint: PathBuf) -> Error {
+    Error::RunDirectory {
+        problem: format!(
+            "{what} the hash {}, expected {}: the file is damaged; delete this folder, and the same \
+             command with --resume makes the stage again",
+            found.get(..16).unwrap_or(found),
+            expected.get(..16).unwrap_or(expected)
+        ),
+        path: checkpoint,
+    }
+}
+
+/// The names of a checkpoint's files that hold no weights, in order.
+fn other_files(folder: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(error::at(folder))? {
+        let path = entry.map_err(error::at(folder))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if !name.ends_with(".safetensors") {
+            names.push(name.into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn file_hash(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(error::at(path))?;
+    Ok(blake3::hash(&bytes).to_hex().to_string())
 }
 
 /// BLAKE3 of a checkpoint's weights, whether in one file or in shards.

@@ -57,6 +57,9 @@ pub enum Error {
         /// What was seen, and which setting to look at.
         problem: String,
     },
+    /// The process was asked to stop.
+    #[error("stopped by a signal; what is saved is whole: give the same command with --resume")]
+    Stopped,
     /// A tool call without a token, to which no log-probability belongs.
     #[error("call {call} of prompt {prompt} has no token to attribute")]
     EmptyCall {

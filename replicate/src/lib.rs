@@ -10,6 +10,7 @@ pub mod deviations;
 mod error;
 pub mod evaluation;
 pub mod gates;
+pub mod interrupt;
 pub mod packing;
 pub mod policy;
 pub mod pretrain;

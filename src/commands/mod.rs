@@ -13,6 +13,7 @@ mod png;
 mod pretrain;
 mod replicate;
 mod score;
+mod signals;
 mod study;
 mod tables;
 mod task;

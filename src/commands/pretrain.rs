@@ -8,6 +8,8 @@ use replicate::pretrain::{pretrain, recipe::Recipe};
 use replicate::profile::Profile;
 use replicate::progress::Progress;
 
+use super::signals::{self, OnSignal};
+
 /// Makes the base checkpoints of the micro profile from nothing; goes on where it was stopped.
 #[derive(clap::Args)]
 pub struct Args {
@@ -33,6 +35,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.out.is_file() {
         bail!("{}: is a file; --out names a folder", args.out.display());
     }
+    signals::watch(
+        OnSignal::AtOnce,
+        format!(
+            "what is saved in {} is whole: give the same command again",
+            args.out.display()
+        ),
+    )?;
     let mut progress = Progress::new();
     let world = Profile::load("micro", &[])?.world;
     let world = world.context("the micro profile has no [world]")?;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use super::signals::{self, OnSignal};
 use replicate::compute::{Compute, DeviceName};
 use replicate::deviations::deviations;
 use replicate::profile::Profile;
@@ -90,12 +91,26 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         2 + seeds * arms.len(),
         out.display()
     );
+    signals::watch(
+        OnSignal::AfterStep,
+        format!(
+            "what is saved in {} is whole: give the same command with --resume",
+            out.display()
+        ),
+    )?;
     let started = Instant::now();
     let mut progress = Progress::new();
     let hashes = replication.run(&mut |stage, step, steps, figures| {
         progress.report(stage, step, steps, figures);
-    })?;
+    });
     progress.finish();
+    let hashes = match hashes {
+        Err(stopped @ replicate::Error::Stopped) => {
+            eprintln!("{stopped}");
+            return Ok(ExitCode::from(signals::STOPPED));
+        }
+        hashes => hashes?,
+    };
 
     let runs = Runs::load(std::slice::from_ref(&out))?;
     let table = Table::new(&runs, &Paper::committed()?, &TableOptions::default());

@@ -81,7 +81,7 @@ impl Rubric {
     /// The judges that evaluate are read with care. The two of VTool-R1's training are read as
     /// there, since their quirks are a part of that reward, but for the judge's thoughts and for a
     /// number that is neither 0 nor 1.
-    pub(super) fn verdict(self, prompt: &str, reply: &str) -> Option<Verdict> {
+    pub fn verdict(self, prompt: &str, reply: &str) -> Option<Verdict> {
         match self {
             Rubric::CharXiv => reply::graded(reply),
             Rubric::RefocusChart | Rubric::RefocusTable | Rubric::VtoolV2Eval => reply::bit(reply),

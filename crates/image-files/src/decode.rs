@@ -10,7 +10,7 @@
 //! of grey with alpha.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Cursor, Seek};
+use std::io::{self, BufRead, BufReader, Cursor, Seek, SeekFrom};
 use std::path::Path;
 
 use image::metadata::Orientation;
@@ -161,8 +161,9 @@ fn over_white(value: u8, alpha: u8) -> u8 {
 
 /// A decoder with its header read.
 fn open<'a>(
-    reader: impl BufRead + Seek + 'a,
+    mut reader: impl BufRead + Seek + 'a,
 ) -> Result<(ImageFormat, impl ImageDecoder + 'a), ImageFileError> {
+    check_chunks_fit(&mut reader).map_err(|error| ImageFileError::Broken(error.to_string()))?;
     let mut reader = ImageReader::new(reader);
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MAX_BYTES);
@@ -232,6 +233,35 @@ fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
         Orientation::from_exif(u8::try_from(digit.to_digit(10)?).ok()?)
     })
     .unwrap_or(Orientation::NoTransforms)
+}
+
+/// Refuses a WebP file with a chunk that reaches beyond the end of the file: the decoder makes room for
+/// what a chunk says it holds before it reads it.
+fn check_chunks_fit(reader: &mut (impl BufRead + Seek)) -> io::Result<()> {
+    let mut header = [0; 12];
+    let read = reader.read_exact(&mut header);
+    let is_webp = read.is_ok() && header.starts_with(b"RIFF") && header.ends_with(b"WEBP");
+    if is_webp {
+        let end = reader.seek(SeekFrom::End(0))?;
+        let mut at = header.len() as u64;
+        while at + 8 <= end {
+            let mut chunk = [0; 8];
+            reader.seek(SeekFrom::Start(at))?;
+            reader.read_exact(&mut chunk)?;
+            let [name @ .., a, b, c, d] = chunk;
+            let size = u64::from(u32::from_le_bytes([a, b, c, d]));
+            at += 8;
+            if size > end - at {
+                return Err(io::Error::other(format!(
+                    "the WebP chunk '{}' says it has {size} bytes, {} are left",
+                    name.escape_ascii(),
+                    end - at
+                )));
+            }
+            at += size + size % 2;
+        }
+    }
+    reader.rewind()
 }
 
 /// Refuses a RIFF file that is shorter than its header says.

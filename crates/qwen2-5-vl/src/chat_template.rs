@@ -17,7 +17,7 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::{Map, Value};
 
 use crate::processor_error::ProcessorError;
-use crate::template_source::{self, GROWN};
+use crate::template_source::{self, GROWN, HELD};
 
 /// A compiled chat template.
 pub struct ChatTemplate {
@@ -96,8 +96,25 @@ impl ChatTemplate {
         );
         // Called when rendering, which puts the one that counts in its place.
         environment.add_function(GROWN, |value: Jinja| value);
+        environment.add_filter(HELD, |value: Jinja| -> Result<Jinja, Error> {
+            let mut left = MOST_HELD;
+            match holds_namespace(&value, 0, &mut left) {
+                false if left > 0 => Ok(value),
+                _ => Err(Error::new(
+                    ErrorKind::InvalidOperation,
+                    "a namespace may hold neither a namespace nor more than 100,000 values",
+                )),
+            }
+        });
+        let prepared = template_source::prepare(&source, &syntax).map_err(|reason| {
+            ProcessorError::Template {
+                path: path.to_owned(),
+                stage,
+                reason,
+            }
+        })?;
         environment
-            .add_template_owned(NAME, template_source::prepare(&source, &syntax))
+            .add_template_owned(NAME, prepared)
             .map_err(|error| failed(path, stage, &error))?;
         Ok(Self {
             environment,
@@ -283,6 +300,37 @@ impl Made {
         }
         Ok(())
     }
+}
+
+/// Most values in what is put into a namespace at once.
+const MOST_HELD: usize = 100_000;
+
+/// Whether a namespace is in a value, which could then hold itself; `left` is the number of values that
+/// are still looked at.
+fn holds_namespace(value: &Jinja, depth: usize, left: &mut usize) -> bool {
+    *left = left.saturating_sub(1);
+    if *left == 0 {
+        return false;
+    }
+    let is_namespace = value
+        .as_object()
+        .is_some_and(|object| object.type_name().ends_with("::Namespace"));
+    if is_namespace || depth > 64 {
+        return true;
+    }
+    let keyed = value.kind() == ValueKind::Map;
+    if !keyed && value.kind() != ValueKind::Seq {
+        return false;
+    }
+    value.try_iter().is_ok_and(|mut items| {
+        items.any(|item| {
+            let inner = match keyed {
+                true => value.get_item(&item).unwrap_or_default(),
+                false => item,
+            };
+            holds_namespace(&inner, depth + 1, left)
+        })
+    })
 }
 
 /// Bytes of a text, items of a list, an integer itself.

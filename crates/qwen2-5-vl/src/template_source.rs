@@ -14,18 +14,63 @@ use serde_json::Value;
 /// The function that sees the result of every operation that can make a text longer.
 pub(crate) const GROWN: &str = "__grown";
 
+/// The filter that sees what is put into a namespace: one that held itself could be neither printed nor
+/// compared in finite time.
+pub(crate) const HELD: &str = "__held";
+
 /// The source to compile. One that does not parse is returned as it is: compiling it says why.
-pub(crate) fn prepare(source: &str, syntax: &SyntaxConfig) -> String {
+///
+/// # Errors
+/// A number that cannot be told in JSON, so that nothing could be put under a watch.
+pub(crate) fn prepare(source: &str, syntax: &SyntaxConfig) -> Result<String, String> {
     let source = without_generation(source, syntax);
-    let watched = parse(&source, "template", syntax.clone())
-        .ok()
-        .and_then(|tree| serde_json::to_value(tree).ok())
-        .map(|tree| {
-            let mut insertions = Vec::new();
-            operations(&tree, &mut insertions);
-            watch(&source, insertions)
-        });
-    watched.unwrap_or(source)
+    let Ok(tree) = parse(&source, "template", syntax.clone()) else {
+        return Ok(source);
+    };
+    let tree = serde_json::to_value(tree)
+        .map_err(|error| format!("a value in it cannot be read: {error}"))?;
+    let mut insertions = Vec::new();
+    operations(&tree, &mut insertions);
+    Ok(with_held(&watch(&source, insertions), syntax))
+}
+
+/// Puts what is assigned to an attribute through [`HELD`]: `{% set a.b = x %}` is
+/// `{% set a.b =( x )|__held %}`.
+fn with_held(source: &str, syntax: &SyntaxConfig) -> String {
+    let mut held = String::with_capacity(source.len());
+    let mut copied = 0;
+    // In a tag `set`: whether its target has a dot, and whether its value has begun.
+    let (mut in_set, mut dotted, mut in_value) = (false, false, false);
+    let mut starts = false;
+    for token in tokenize(source, false, syntax.clone()) {
+        let Ok((token, span)) = token else { break };
+        let (start, end) = (span.start_offset as usize, span.end_offset as usize);
+        let mut insert = |at: usize, text: &str| {
+            held.push_str(source.get(copied..at).unwrap_or_default());
+            held.push_str(text);
+            copied = at;
+        };
+        match token {
+            Token::Ident("set") if starts => (in_set, dotted, in_value) = (true, false, false),
+            Token::Dot if in_set && !in_value => dotted = true,
+            Token::Assign if in_set && !in_value => {
+                in_value = true;
+                if dotted {
+                    insert(end, "(");
+                }
+            }
+            Token::BlockEnd => {
+                if in_set && dotted && in_value {
+                    insert(start, &format!(")|{HELD} "));
+                }
+                in_set = false;
+            }
+            _ => {}
+        }
+        starts = matches!(token, Token::BlockStart);
+    }
+    held.push_str(source.get(copied..).unwrap_or_default());
+    held
 }
 
 /// Replaces the tags of transformers' generation blocks.
@@ -97,7 +142,7 @@ mod tests {
 
     #[test]
     fn tags_are_replaced_and_texts_are_not() {
-        let prepared = |source| prepare(source, &SyntaxConfig::default());
+        let prepared = |source| prepare(source, &SyntaxConfig::default()).unwrap();
         assert_eq!(
             prepared("{%- generation -%}{{ x }}{% endgeneration+%}"),
             "{%- with -%}{{ x }}{% endwith+%}"
@@ -114,7 +159,7 @@ mod tests {
 
     #[test]
     fn what_grows_is_watched() {
-        let prepared = |source| prepare(source, &SyntaxConfig::default());
+        let prepared = |source| prepare(source, &SyntaxConfig::default()).unwrap();
         assert_eq!(
             prepared("ä{% set x = (x ~ x) ~ 'a' %}"),
             "ä{% set x = __grown((__grown(x ~ x)) ~ 'a') %}"
@@ -122,6 +167,10 @@ mod tests {
         assert_eq!(
             prepared("{{ a - 1 if a + 1 else 2 }}"),
             "{{ a - 1 if __grown(a + 1) else 2 }}"
+        );
+        assert_eq!(
+            prepared("{%- set ns.x = a + 1 -%}{% set y = a.b %}{% set ns.z %}{% endset %}"),
+            "{%- set ns.x =( __grown(a + 1) )|__held -%}{% set y = a.b %}{% set ns.z %}{% endset %}"
         );
     }
 }

@@ -21,7 +21,7 @@ use crate::policy::LocalPolicy;
 use crate::profile::RunRole;
 use crate::progress::Report;
 use crate::records::{Recorder, sampled};
-use crate::{Result, provenance};
+use crate::{Error, Result, interrupt, provenance};
 
 /// Questions whose images are held at once.
 const CHUNK: usize = 128;
@@ -73,6 +73,9 @@ impl Replication<'_> {
                 let own = self.chunk(&mut policy, &recorder, set, start..end, &mut attributed)?;
                 records.extend(own);
                 report(&label, records.len(), total, "");
+                if interrupt::requested() {
+                    return Err(Error::Stopped);
+                }
             }
         }
         write_lines(&folder.join(results::RECORDS), &records)?;

@@ -60,14 +60,21 @@ impl ExperimentFolder {
     pub fn open(root: &Path, profile: &Profile, resume: bool) -> Result<Self> {
         std::fs::create_dir_all(root).map_err(error::at(root))?;
         let file = root.join("profile.toml");
-        let begun = file.exists();
-        if !begun && holds_anything(root)? {
-            return Err(problem(
+        let occupied = || {
+            problem(
                 root,
                 "is not empty and holds no run; give an empty or new folder as --out".into(),
-            ));
+            )
+        };
+        // In this order: another process makes its lock before anything else.
+        if holds_anything(root)? && !root.join(LOCK).exists() && !file.exists() {
+            return Err(occupied());
         }
         let lock = lock(root)?;
+        let begun = file.exists();
+        if !begun && holds_anything(root)? {
+            return Err(occupied());
+        }
         if begun && !resume {
             return Err(problem(
                 root,

@@ -15,7 +15,7 @@ use crate::probe::Probe;
 use crate::profile::RunRole;
 use crate::progress::Report;
 use crate::training::{Teachers, Training};
-use crate::{Result, checkpoint, error};
+use crate::{Error, Result, checkpoint, error, interrupt};
 
 /// One stage of training.
 pub(super) struct StagePlan<'s> {
@@ -120,9 +120,13 @@ impl Replication<'_> {
             }
             report(&label, update + 1, plan.updates, &figures(&line));
             metrics.append(&line)?;
-            if last || (update + 1) % schedule.save_every == 0 {
+            let stop = interrupt::requested();
+            if last || stop || (update + 1) % schedule.save_every == 0 {
                 metrics.sync()?;
                 training.trainer.save(&states, update + 1)?;
+            }
+            if stop {
+                return Err(Error::Stopped);
             }
         }
         metrics.sync()?;

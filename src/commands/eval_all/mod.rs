@@ -27,6 +27,7 @@ use replicate::compute::{Compute, DeviceName, WeightType};
 use replicate::policy::LocalPolicy;
 use results::{ArmName, Format, Paper, RECORDS, Runs, Table, TableOptions, run_folder};
 
+use super::signals::{self, OnSignal};
 use data::Asked;
 use run::Evaluation;
 use tally::Tally;
@@ -147,6 +148,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         (rule, charxiv) => Scoring::of(rule, charxiv),
     };
 
+    signals::watch(
+        OnSignal::AtOnce,
+        format!(
+            "what was answered is kept in {}: give the same command again",
+            out.display()
+        ),
+    )?;
     let mut tally = Tally::default();
     for (model, arm) in args.models.iter().zip(&arms) {
         let local = match &args.endpoint {
