@@ -409,8 +409,8 @@ fn resolve(files: &BTreeMap<String, String>, path: &[String], depth: usize) -> O
                     .collect();
                 let mut exported = Vec::new();
                 let body = text[at + 4..].trim_start_matches("self::");
-                if body.starts_with("crate::") {
-                    expand(&[], &body[7..], &mut exported);
+                if let Some(rest) = body.strip_prefix("crate::") {
+                    expand(&[], rest, &mut exported);
                 } else {
                     expand(&base, body, &mut exported);
                 }

@@ -151,7 +151,8 @@ mod tests {
     #[test]
     fn each_alarm_is_raised_by_its_cause_and_said_once() {
         let alarms = Profile::load("micro", &[]).unwrap().alarms;
-        let provoked: [(&str, &dyn Fn(&mut UpdateMetrics)); 6] = [
+        type Cause<'a> = &'a dyn Fn(&mut UpdateMetrics);
+        let provoked: [(&str, Cause); 6] = [
             ("kl", &|line| line.kl = 12.0),
             ("grad_norm", &|line| line.grad_norm = 2e28),
             ("ratio", &|line| line.ratio = 0.5),
