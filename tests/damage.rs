@@ -128,6 +128,20 @@ fn a_template_whose_namespace_holds_itself_is_an_error() {
 }
 
 #[test]
+fn a_template_that_formats_to_a_width_beyond_memory_is_an_error() {
+    for source in [
+        "{{ '%-9223372036854775808s' | format(1) }}",
+        "{{ '%.99999f' | format(1) }}",
+        "{{ '%*d' | format(99999999, 1) }}",
+    ] {
+        let error = rendered(source).unwrap_err();
+        assert!(error.contains("wider than"), "{error}");
+    }
+    let fine = "{{ '**a: %5s %03d** %%' | format('b', 7) }}";
+    assert_eq!(rendered(fine).unwrap(), "**a:     b 007** %");
+}
+
+#[test]
 fn a_template_with_an_integer_beyond_64_bits_is_still_bounded() {
     let factors = " * 9".repeat(40);
     let error = rendered(&format!(

@@ -2,6 +2,9 @@
 
 use std::fmt::Write;
 
+/// What was found and mended before: a run of today no longer shows it.
+const FOUND: &str = include_str!("found.md");
+
 /// Counts of outcomes by fault, in the order in which they came.
 #[derive(Default)]
 pub struct Trials {
@@ -68,6 +71,7 @@ impl Trials {
             let _ = writeln!(text, "- {fault}: {outcome}: {details}");
         }
         text.push_str(mutated);
+        text.push_str(FOUND);
         text
     }
 }

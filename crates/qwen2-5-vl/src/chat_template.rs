@@ -246,9 +246,19 @@ impl ChatTemplate {
             },
         );
         environment.add_filter("__indent", minijinja::filters::indent);
+        environment.add_filter(
+            "format",
+            |state: &mut State, text: Jinja, arguments: Rest<Jinja>| -> Result<Jinja, Error> {
+                bounded_widths(&text)?;
+                let all: Vec<Jinja> = std::iter::once(text).chain(arguments.0).collect();
+                state.env().empty_state().apply_filter("__format", &all)
+            },
+        );
+        environment.add_filter("__format", minijinja::filters::format);
         environment.set_unknown_method_callback(move |state, value, method, arguments| {
             match (method, arguments) {
                 ("replace", [_, to, ..]) => made.product("replace", value, to)?,
+                ("format", _) => bounded_widths(value)?,
                 ("join", [items, ..]) => made.product("join", items, value)?,
                 _ => {}
             }
@@ -300,6 +310,27 @@ impl Made {
         }
         Ok(())
     }
+}
+
+/// Refuses a format with a width or precision of five digits or more, or taken from an argument: as
+/// many characters would be made at once.
+fn bounded_widths(format: &Jinja) -> Result<(), Error> {
+    let text = format.as_str().unwrap_or_default();
+    for specification in text.split(['%', ':']).skip(1) {
+        let end = specification.find(|c: char| !"-+ #<>^=_,.*0123456789".contains(c));
+        let specification = &specification[..end.unwrap_or(specification.len())];
+        let long = |digits: &str| digits.trim_start_matches('0').len() > 4;
+        let too_wide = specification.split(|c: char| !c.is_ascii_digit()).any(long);
+        // After `:` an asterisk may fill, and a text such as `**a:** 5` is no format.
+        let taken = specification.contains('*') && text.contains(&format!("%{specification}"));
+        if too_wide || taken {
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                format!("the format '{specification}' is wider than 9,999 or names no width"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Most values in what is put into a namespace at once.
