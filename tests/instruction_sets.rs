@@ -45,7 +45,11 @@ const OLDER: (&str, &str) = (
 fn expect_the_same(sets: &[InstructionSet]) {
     let dir = tempfile::tempdir().unwrap();
     let expected = hashes(&dir.path().join("chosen"), &[("RAYON_NUM_THREADS", "2")]);
-    assert_eq!(expected, golden(), "not the bytes that golden/smoke.json holds");
+    assert_eq!(
+        expected,
+        golden(),
+        "not the bytes that golden/smoke.json holds"
+    );
     for set in sets {
         if !set.is_available() {
             println!("skipped: this processor lacks {set}");
