@@ -17,3 +17,8 @@ pub use episode::{
 pub use policy::{Completion, CompletionRequest, Policy};
 pub use prompt::{ObservationMode, PromptStyle, final_answer, first_turn, second_turn};
 pub use task::Task;
+
+/// The example of the README, run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -112,6 +112,11 @@ impl Draw for Generator {
     }
 }
 
+/// The example of the README, run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 #[cfg(test)]
 mod tests {
     use super::*;
