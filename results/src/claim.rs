@@ -114,7 +114,11 @@ impl Claim {
                 &options.bootstrap,
             );
             let claimed = (at_scale && *arm == claim.against).then_some(claim.difference / 100.0);
+            // Between trained arms one seed says nothing about seeds, whatever its interval.
+            let trained = |name: &str| ![ArmName::UNTRAINED, ArmName::TEACHER].contains(&name);
+            let single = first.seeds.len() < 2 || second.seeds.len() < 2;
             let decision = match &difference {
+                Ok(_) if single && trained(arm.name()) => Decision::Undecided,
                 Ok(difference) => Decision::of(&difference.crossed, claimed),
                 Err(_) => Decision::NotTested,
             };
@@ -371,6 +375,16 @@ mod tests {
             &Paper::committed().unwrap(),
             &options(),
         )
+    }
+
+    #[test]
+    fn one_seed_decides_nothing() {
+        let mut runs = fixture::runs(100);
+        runs.retain(|run| run.records[0].seed == 0);
+        let claim = test(runs);
+        assert!(claim.main.difference.is_ok());
+        assert_eq!(claim.main.decision, Decision::Undecided);
+        assert_ne!(claim.best_baseline, Decision::Held);
     }
 
     #[test]
