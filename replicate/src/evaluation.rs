@@ -12,7 +12,7 @@ use crate::policy::LocalPolicy;
 use crate::{Error, Result};
 
 /// Questions that are asked together: their images are held at once.
-const ASKED_TOGETHER: usize = 128;
+pub const ASKED_TOGETHER: usize = 128;
 
 /// Scored answers, in the order of the items. `seed` gives each question's sample, which is not read
 /// at temperature 0; `progress` is told how many more are done.

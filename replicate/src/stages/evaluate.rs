@@ -16,15 +16,12 @@ use super::Replication;
 use super::folder::arm_name;
 use crate::alignment::{CalledPrompt, attribute};
 use crate::checkpoint::weights_hash;
-use crate::evaluation::{answers, greedy_answers};
+use crate::evaluation::{ASKED_TOGETHER, answers, greedy_answers};
 use crate::policy::LocalPolicy;
 use crate::profile::RunRole;
 use crate::progress::Report;
 use crate::records::{Recorder, sampled};
 use crate::{Error, Result, interrupt, provenance};
-
-/// Questions whose images are held at once.
-const CHUNK: usize = 128;
 
 /// What is evaluated.
 pub(super) struct Subject<'s> {
@@ -68,8 +65,8 @@ impl Replication<'_> {
         let mut records = Vec::with_capacity(total);
         for &(set, size) in &sets {
             let mut attributed = 0;
-            for start in (0..size).step_by(CHUNK) {
-                let end = (start + CHUNK).min(size);
+            for start in (0..size).step_by(ASKED_TOGETHER) {
+                let end = (start + ASKED_TOGETHER).min(size);
                 let own = self.chunk(&mut policy, &recorder, set, start..end, &mut attributed)?;
                 records.extend(own);
                 report(&label, records.len(), total, "");
