@@ -47,7 +47,7 @@ pub enum TestItem {
 pub struct TrainingQuestions {
     /// Those that can be asked.
     pub items: Vec<Item>,
-    /// Those whose image cannot be decoded: they are left out and counted.
+    /// Those whose image cannot be decoded: they are left out, and whoever trains names them.
     pub undecodable: Vec<Undecodable>,
 }
 

@@ -141,11 +141,22 @@ impl<'a> Training<'a> {
             clock = Instant::now();
         };
         let stream = self.stream.purpose("rollout").index(index as u64);
+        let questions = self
+            .data
+            .training(&self.stream, index, self.profile.grpo.prompts)?;
+        for left_out in &questions.undecodable {
+            eprintln!(
+                "{}, update {}: question {} is left out: {}",
+                self.stage,
+                made + 1,
+                left_out.id,
+                left_out.reason
+            );
+        }
         let groups = rollout::sample(
             &mut self.policy,
             self.data,
-            self.data
-                .training(&self.stream, index, self.profile.grpo.prompts)?,
+            questions,
             self.profile.grpo.samples,
             &stream,
         )?;
