@@ -206,7 +206,7 @@ fn generate(checkpoint: &Path, settings: &Settings) -> Result<Work> {
             grids: Vec::new(),
         })
         .collect();
-    let seeds = vec![vec![0; settings.number("samples")?]; prompts.len()];
+    let seeds = vec![vec![Some(0); settings.number("samples")?]; prompts.len()];
     let options = GenerationOptions {
         max_new_tokens: settings.number("new")?,
         temperature: 0.0,
@@ -264,7 +264,7 @@ fn grpo_update(checkpoint: &Path, settings: &Settings) -> Result<Work> {
         let requests: Vec<CompletionRequest> = (0..prompts * samples)
             .map(|index| CompletionRequest {
                 conversation: &conversations[index / samples],
-                seed: update * 100_000 + index as u64,
+                seed: Some(update * 100_000 + index as u64),
             })
             .collect();
         let completions = policy
@@ -372,7 +372,10 @@ fn called_prompt(checkpoint: &Path) -> Result<(Model, Arc<EncodedPrompt>, Vec<Ve
     // Distinct samples of the policy itself, as a group of rollouts has them.
     for seed in 0..200 {
         let completion = policy
-            .complete(&[CompletionRequest { conversation, seed }])?
+            .complete(&[CompletionRequest {
+                conversation,
+                seed: Some(seed),
+            }])?
             .remove(0)?;
         if completion.text.contains("focus_on") && !calls.contains(&completion.token_ids) {
             calls.push(completion.token_ids);

@@ -81,13 +81,14 @@ pub enum EvaluationError<E: std::error::Error + 'static> {
     Judge(#[from] JudgeError),
 }
 
-/// Asks `questions`, each with its seed, and scores the answers, in their order.
+/// Asks `questions`, each with its seed (greedily without one), and scores the answers, in their
+/// order.
 ///
 /// # Errors
 /// Only what ends the run; the failure of one episode or one verdict is in its place.
 pub fn answer<P: Policy>(
     policy: &mut P,
-    questions: &[(&Question, u64)],
+    questions: &[(&Question, Option<u64>)],
     options: &EpisodeOptions,
     scoring: Scoring<'_>,
 ) -> Result<Vec<Answered>, EvaluationError<P::Error>> {
@@ -174,7 +175,7 @@ fn from_rule(question: &Question, episode: Episode, scoring: Scoring<'_>) -> Ans
 /// Replaces the verdicts of `indices` by the judge's.
 fn ask_judge(
     judge: &dyn Judge,
-    questions: &[(&Question, u64)],
+    questions: &[(&Question, Option<u64>)],
     indices: &[usize],
     answered: &mut [Answered],
 ) -> Result<(), JudgeError> {

@@ -51,7 +51,7 @@ fn evaluated(question: &Question, says: &'static str) -> Verdict {
         tools: Style::refocus(),
     };
     let rule = Scoring::Official { charxiv: None };
-    let answered = answer(&mut Says(says), &[(question, 0)], &options, rule).unwrap();
+    let answered = answer(&mut Says(says), &[(question, None)], &options, rule).unwrap();
     assert_eq!(answered[0].prediction.as_deref(), Some(says));
     answered[0].verdict
 }

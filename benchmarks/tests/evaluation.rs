@@ -72,7 +72,8 @@ fn each_set_has_its_rule_and_no_failure_is_wrong() {
         question(TestSet::Vwtq, "4", "the one that fails", "5"),
         question(TestSet::CharXiv, "5", &charxiv.replace("red", "blue"), "B"),
     ];
-    let asked: Vec<(&Question, u64)> = questions.iter().map(|question| (question, 0)).collect();
+    let asked: Vec<(&Question, Option<u64>)> =
+        questions.iter().map(|question| (question, None)).collect();
     let server = Server::start(|received| {
         let text = whole_text(received);
         if text.contains("the one that fails") {
@@ -183,7 +184,8 @@ fn real_charts_with_real_boxes_go_through_both_turns() {
         });
         let client = client(&server);
         let mut policy = EndpointPolicy::new(&client, SamplingParameters::greedy(64));
-        let asked: Vec<(&Question, u64)> = questions.iter().map(|question| (question, 0)).collect();
+        let asked: Vec<(&Question, Option<u64>)> =
+            questions.iter().map(|question| (question, None)).collect();
         let rule = Scoring::Official { charxiv: None };
         for (answered, question) in answer(&mut policy, &asked, &options(), rule)
             .unwrap()

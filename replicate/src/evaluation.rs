@@ -14,45 +14,42 @@ use crate::{Error, Result};
 /// Questions that are asked together: their images are held at once.
 pub const ASKED_TOGETHER: usize = 128;
 
-/// Scored answers, in the order of the items. `seed` gives each question's sample, which is not read
-/// at temperature 0; `progress` is told how many more are done.
-pub fn answers(
-    policy: &mut LocalPolicy,
-    data: &Data,
-    items: &[Item],
-    scoring: Scoring<'_>,
-    seed: impl Fn(&Item) -> u64,
-    mut progress: impl FnMut(usize),
-) -> Result<Vec<Answered>> {
-    let options = data.episodes();
-    let mut found = Vec::with_capacity(items.len());
-    for batch in items.chunks(ASKED_TOGETHER) {
-        let asked: Vec<_> = batch
-            .iter()
-            .map(|item| (&item.question, seed(item)))
-            .collect();
-        let answered = answer(policy, &asked, &options, scoring).map_err(|error| match error {
-            EvaluationError::Policy(error) => error,
-            EvaluationError::Judge(error) => Error::Judge(error),
-        })?;
-        found.extend(answered);
-        policy.forget();
-        progress(batch.len());
-    }
-    Ok(found)
-}
-
-/// [`answers`] at temperature 0.
+/// Scored greedy answers, in the order of the items.
 pub fn greedy_answers(
     policy: &mut LocalPolicy,
     data: &Data,
     items: &[Item],
     scoring: Scoring<'_>,
-    progress: impl FnMut(usize),
 ) -> Result<Vec<Answered>> {
-    policy.at_temperature(0.0, |policy| {
-        answers(policy, data, items, scoring, |_| 0, progress)
-    })
+    Ok(answers(policy, data, items, scoring, None)?.0)
+}
+
+/// Scored answers, in the order of the items: greedy ones, and where `seed` gives each question the
+/// seed of a sample at the policy's temperature, sampled ones. Both are asked for together, so that
+/// they share a prompt's images and its forward pass.
+pub fn answers(
+    policy: &mut LocalPolicy,
+    data: &Data,
+    items: &[Item],
+    scoring: Scoring<'_>,
+    seed: Option<&dyn Fn(&Item) -> u64>,
+) -> Result<(Vec<Answered>, Vec<Answered>)> {
+    let options = data.episodes();
+    let (mut greedy, mut sampled) = (Vec::with_capacity(items.len()), Vec::new());
+    for batch in items.chunks(ASKED_TOGETHER) {
+        let once = batch.iter().map(|item| (&item.question, None));
+        let again = seed.map(|seed| batch.iter().map(|item| (&item.question, Some(seed(item)))));
+        let asked: Vec<_> = once.chain(again.into_iter().flatten()).collect();
+        let answered = answer(policy, &asked, &options, scoring).map_err(|error| match error {
+            EvaluationError::Policy(error) => error,
+            EvaluationError::Judge(error) => Error::Judge(error),
+        })?;
+        let mut answered = answered.into_iter();
+        greedy.extend(answered.by_ref().take(batch.len()));
+        sampled.extend(answered);
+        policy.forget();
+    }
+    Ok((greedy, sampled))
 }
 
 /// Greedy accuracy, call rate and success on validation questions. What has no verdict is left out
@@ -63,7 +60,7 @@ pub fn validate(
     items: &[Item],
     scoring: Scoring<'_>,
 ) -> Result<Validation> {
-    let answered = greedy_answers(policy, data, items, scoring, |_| ())?;
+    let answered = greedy_answers(policy, data, items, scoring)?;
     let share = |holds: &dyn Fn(&Answered) -> bool, among: usize| {
         let count = answered.iter().filter(|one| holds(one)).count();
         count as f64 / among.max(1) as f64
@@ -128,25 +125,23 @@ pub fn forced_answers(
         );
         asked.push((index, second));
     }
-    policy.at_temperature(0.0, |policy| {
-        let mut right = vec![None; items.len()];
-        for batch in asked.chunks(ASKED_TOGETHER) {
-            let requests: Vec<CompletionRequest> = batch
-                .iter()
-                .map(|(_, conversation)| CompletionRequest {
-                    conversation,
-                    seed: 0,
-                })
-                .collect();
-            for ((index, _), completion) in batch.iter().zip(policy.complete(&requests)?) {
-                let text = completion?.text;
-                let gold = items[*index].question.gold.as_str();
-                right[*index] = Some(final_answer(&text) == Some(gold));
-            }
-            policy.forget();
+    let mut right = vec![None; items.len()];
+    for batch in asked.chunks(ASKED_TOGETHER) {
+        let requests: Vec<CompletionRequest> = batch
+            .iter()
+            .map(|(_, conversation)| CompletionRequest {
+                conversation,
+                seed: None,
+            })
+            .collect();
+        for ((index, _), completion) in batch.iter().zip(policy.complete(&requests)?) {
+            let text = completion?.text;
+            let gold = items[*index].question.gold.as_str();
+            right[*index] = Some(final_answer(&text) == Some(gold));
         }
-        Ok(right)
-    })
+        policy.forget();
+    }
+    Ok(right)
 }
 
 /// A mean with its 95 % interval, by the normal approximation.
@@ -210,7 +205,7 @@ pub fn base_card(
     items: &[Item],
     scoring: Scoring<'_>,
 ) -> Result<BaseCard> {
-    let answered = greedy_answers(policy, data, items, scoring, |_| ())?;
+    let answered = greedy_answers(policy, data, items, scoring)?;
     let share = |holds: &dyn Fn(&Item, &Answered) -> bool| {
         let pairs = items.iter().zip(&answered);
         let count = pairs.filter(|(item, one)| holds(item, one)).count();

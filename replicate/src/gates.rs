@@ -71,7 +71,7 @@ pub fn sample_calls(
         .flat_map(|(index, item)| {
             let stream = stream.index(index as u64);
             (0..samples as u64)
-                .map(move |sample| (&item.question.task, stream.index(sample).seed()))
+                .map(move |sample| (&item.question.task, Some(stream.index(sample).seed())))
         })
         .collect();
     let episodes = run_episodes(policy, &tasks, &data.episodes())?

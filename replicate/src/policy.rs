@@ -61,7 +61,7 @@ pub struct LocalPolicy {
     pub processor: Arc<Processor>,
     /// How the model was trained to be asked.
     pub style: EpisodeStyle,
-    /// 0 is greedy.
+    /// Of samples, that is of requests with a seed; 0 is greedy.
     pub temperature: f64,
     /// Longest completion of a turn, tokens.
     pub max_new_tokens: usize,
@@ -102,14 +102,6 @@ impl LocalPolicy {
             &path,
             self.style.to_json().as_bytes(),
         )?)
-    }
-
-    /// What `work` gives while the policy samples at `temperature`.
-    pub fn at_temperature<T>(&mut self, temperature: f64, work: impl FnOnce(&mut Self) -> T) -> T {
-        let before = std::mem::replace(&mut self.temperature, temperature);
-        let done = work(self);
-        self.temperature = before;
-        done
     }
 
     /// Forgets encoded conversations: after an update of the vision tower, or to save memory.
@@ -242,7 +234,7 @@ impl Policy for LocalPolicy {
         let tokens = |group: &(Arc<EncodedPrompt>, Vec<usize>)| group.0.prompt.input_ids.len();
         for batch in cut(&groups, self.budgets.rollout_tokens, tokens) {
             let prompts: Vec<Prompt> = batch.iter().map(|(e, _)| e.prompt.clone()).collect();
-            let seeds: Vec<Vec<u64>> = batch
+            let seeds: Vec<Vec<Option<u64>>> = batch
                 .iter()
                 .map(|(_, members)| members.iter().map(|&index| requests[index].seed).collect())
                 .collect();

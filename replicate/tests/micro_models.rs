@@ -200,9 +200,9 @@ fn an_episode_does_not_depend_on_its_companions() {
     let micros: Vec<MicroQuestion> = (0..5).map(micro).collect();
     let tasks: Vec<_> = micros
         .iter()
-        .flat_map(|m| (0..3).map(move |seed| (&m.question.task, seed)))
+        .flat_map(|m| (0..3).map(move |seed| (&m.question.task, Some(seed))))
         .collect();
-    let texts = |policy: &mut LocalPolicy, tasks: &[(&agent::Task, u64)]| -> Vec<String> {
+    let texts = |policy: &mut LocalPolicy, tasks: &[(&agent::Task, Option<u64>)]| -> Vec<String> {
         policy.forget();
         run_episodes(policy, tasks, &EpisodeStyle::Micro.options())
             .unwrap()

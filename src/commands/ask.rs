@@ -96,7 +96,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         policy,
         words: args.call,
     };
-    let tasks = [(&posed.task, args.seed)];
+    let tasks = [(&posed.task, Some(args.seed))];
     let episode = run_episodes(&mut policy, &tasks, &options)?.remove(0)?;
     let mut text = turns(&episode);
     if let Some(observation) = &episode.observation {

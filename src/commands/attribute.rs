@@ -188,7 +188,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         None => {
             let request = agent::CompletionRequest {
                 conversation: &conversation,
-                seed: 0,
+                seed: None,
             };
             agent::Policy::complete(&mut policy, &[request])?
                 .remove(0)?

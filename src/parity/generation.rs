@@ -90,7 +90,7 @@ fn generated(
         repetition_penalty: penalty,
         stop_ids: Vec::new(),
     };
-    let seeds = vec![vec![0]; prompts.len()];
+    let seeds = vec![vec![None]; prompts.len()];
     let sampled = model.generate(&prompts, &seeds, &options)?;
     let ids = sampled
         .iter()

@@ -75,11 +75,11 @@ pub struct EpisodeOptions {
 
 /// Runs one episode for each `(task, seed)`: all first turns together, then all second turns.
 ///
-/// The seed of the second turn is derived from the first's, so an episode does not depend on its
-/// companions. An episode whose request failed is an `Err` in its place.
+/// An episode without a seed is greedy, whatever the policy's temperature. The seed of the second
+/// turn is derived from the first's, so an episode does not depend on its companions. An episode whose request failed is an `Err` in its place.
 pub fn run_episodes<P: Policy>(
     policy: &mut P,
-    tasks: &[(&Task, u64)],
+    tasks: &[(&Task, Option<u64>)],
     options: &EpisodeOptions,
 ) -> Result<Vec<Result<Episode, P::Error>>, P::Error> {
     // Samples of one task share its conversation, so that a policy can share the prefill.
@@ -133,7 +133,7 @@ pub fn run_episodes<P: Policy>(
                     options.prompt,
                     options.observation,
                 );
-                pending.push((index, next, second_seed(seed)));
+                pending.push((index, next, seed.map(second_seed)));
             }
             let answer = if outcome.called() {
                 None

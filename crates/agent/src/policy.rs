@@ -2,14 +2,15 @@
 
 use crate::Conversation;
 
-/// One completion to make: the conversation and the seed of its sample.
+/// One completion to make: the conversation, and how it is drawn.
 #[derive(Clone, Debug)]
 pub struct CompletionRequest<'a> {
     /// The chat up to the policy's turn. Requests that share a conversation (the same address)
     /// may share its prefill.
     pub conversation: &'a Conversation,
-    /// Seed of this sample; unused when decoding is greedy.
-    pub seed: u64,
+    /// Seed of this sample at the policy's temperature; `None` takes the likeliest token at every
+    /// step, whatever the temperature.
+    pub seed: Option<u64>,
 }
 
 /// What a policy said.

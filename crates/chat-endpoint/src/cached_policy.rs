@@ -165,7 +165,7 @@ mod tests {
                 .iter()
                 .map(|conversation| CompletionRequest {
                     conversation,
-                    seed: 0,
+                    seed: None,
                 })
                 .collect();
             let said = policy.complete(&requests).unwrap();

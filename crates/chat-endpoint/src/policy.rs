@@ -16,7 +16,7 @@ pub struct EndpointPolicy<'a> {
 
 impl<'a> EndpointPolicy<'a> {
     /// A policy that decodes with `parameters`; when it samples (`temperature` above 0), each
-    /// request's own seed replaces theirs.
+    /// request's own seed replaces theirs, and a request without one is greedy.
     pub fn new(client: &'a Client, parameters: SamplingParameters) -> Self {
         EndpointPolicy { client, parameters }
     }
@@ -24,7 +24,10 @@ impl<'a> EndpointPolicy<'a> {
     fn parameters(&self, request: &CompletionRequest<'_>) -> SamplingParameters {
         let mut parameters = self.parameters.clone();
         if parameters.temperature > 0.0 {
-            parameters.seed = Some((request.seed & 0x7fff_ffff) as u32);
+            parameters.seed = request.seed.map(|seed| (seed & 0x7fff_ffff) as u32);
+            if request.seed.is_none() {
+                parameters.temperature = 0.0;
+            }
         }
         parameters
     }

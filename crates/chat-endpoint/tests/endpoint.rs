@@ -250,7 +250,7 @@ fn one_question_refused_costs_that_question_alone() {
         .iter()
         .map(|conversation| CompletionRequest {
             conversation,
-            seed: 0,
+            seed: None,
         })
         .collect();
     let completions = policy.complete(&requests).unwrap();
@@ -427,7 +427,7 @@ fn samples_differ_by_their_seed_and_greedy_decoding_has_none() {
     let server = Server::start(|received| Behaviour::Say(received.body["seed"].to_string()));
     let client = Client::new(settings(&server), None, None).unwrap();
     let conversation = ask("q");
-    let requests: Vec<CompletionRequest<'_>> = [5, u64::MAX]
+    let requests: Vec<CompletionRequest<'_>> = [Some(5), Some(u64::MAX), None]
         .into_iter()
         .map(|seed| CompletionRequest {
             conversation: &conversation,
@@ -443,9 +443,9 @@ fn samples_differ_by_their_seed_and_greedy_decoding_has_none() {
             .map(|completion| completion.unwrap().text)
             .collect()
     };
-    assert_eq!(texts(&parameters), ["null", "null"]);
+    assert_eq!(texts(&parameters), ["null", "null", "null"]);
     parameters.temperature = 1.0;
-    assert_eq!(texts(&parameters), ["5", "2147483647"]);
+    assert_eq!(texts(&parameters), ["5", "2147483647", "null"]);
 }
 
 #[test]
@@ -485,7 +485,7 @@ fn a_whole_episode_with_a_tool_runs_through_an_endpoint() {
         tools: Style::refocus(),
     };
     let mut policy = EndpointPolicy::new(&client, SamplingParameters::greedy(64));
-    let episodes = run_episodes(&mut policy, &[(&task, 1)], &options).unwrap();
+    let episodes = run_episodes(&mut policy, &[(&task, Some(1))], &options).unwrap();
     let episode = episodes[0].as_ref().unwrap();
     assert!(episode.outcome.succeeded(), "{:?}", episode.outcome);
     assert!(

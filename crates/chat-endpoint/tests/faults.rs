@@ -425,7 +425,7 @@ fn a_thought_is_kept_in_the_cache_and_out_of_the_answer() {
     let conversation = ask("q");
     let request = agent::CompletionRequest {
         conversation: &conversation,
-        seed: 0,
+        seed: None,
     };
     let completions = agent::Policy::complete(&mut policy, &[request]).unwrap();
     assert_eq!(completions[0].as_ref().unwrap().text, "FINAL ANSWER: 4");

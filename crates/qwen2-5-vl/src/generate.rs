@@ -120,15 +120,15 @@ impl Cache {
 }
 
 impl Model {
-    /// Generates `samples[i].len()` samples for each prompt `i`, each from its own seed. Vision
-    /// tokens are never chosen.
+    /// Generates `samples[i].len()` samples for each prompt `i`, each from its own seed; one
+    /// without a seed is greedy, whatever the temperature. Vision tokens are never chosen.
     ///
     /// Fails on an empty prompt, on image features that do not fit (naming the prompt and both
     /// counts), on options outside their range, and when the model's scores are not finite.
     pub fn generate(
         &self,
         prompts: &[Prompt],
-        samples: &[Vec<u64>],
+        samples: &[Vec<Option<u64>>],
         options: &GenerationOptions,
     ) -> Result<Vec<Vec<Sampled>>> {
         options.check()?;
@@ -210,7 +210,7 @@ impl Generation {
         model: Model,
         first: usize,
         prompts: &[Prompt],
-        samples: &[Vec<u64>],
+        samples: &[Vec<Option<u64>>],
         options: &GenerationOptions,
     ) -> Result<Self> {
         let mut embeddings = Vec::with_capacity(prompts.len());

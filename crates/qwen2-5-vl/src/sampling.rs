@@ -54,18 +54,21 @@ impl GenerationOptions {
 /// One sample's choices: its generator and what it has seen.
 #[derive(Debug)]
 pub(crate) struct Sampler {
-    generator: Generator,
+    /// None takes the likeliest token.
+    generator: Option<Generator>,
     seen: BTreeSet<u32>,
 }
 
 impl Sampler {
-    pub fn new(seed: u64, options: &GenerationOptions, prompt: &[u32]) -> Self {
+    pub fn new(seed: Option<u64>, options: &GenerationOptions, prompt: &[u32]) -> Self {
         let seen = match options.repetition_penalty {
             Some(penalty) if penalty != 1.0 => prompt.iter().copied().collect(),
             _ => BTreeSet::new(),
         };
         Sampler {
-            generator: Stream::new(seed).purpose("sampling").generator(),
+            generator: seed
+                .filter(|_| options.temperature > 0.0)
+                .map(|seed| Stream::new(seed).purpose("sampling").generator()),
             seen,
         }
     }
@@ -84,11 +87,9 @@ impl Sampler {
                 *score = f32::NEG_INFINITY;
             }
         }
-        let greedy = options.temperature == 0.0;
-        let inverse = if greedy {
-            1.0
-        } else {
-            (1.0 / options.temperature) as f32
+        let inverse = match self.generator {
+            None => 1.0,
+            Some(_) => (1.0 / options.temperature) as f32,
         };
         let top = largest(&scores)?;
         let penalty = options.repetition_penalty.filter(|&penalty| penalty != 1.0);
@@ -105,10 +106,7 @@ impl Sampler {
             }
         }
         let total = |weights: &[f32]| weights.iter().map(|&weight| f64::from(weight)).sum::<f64>();
-        let (token, log_total) = if greedy {
-            let total = total(&weights(plain.as_ref().unwrap_or(&scores), top, inverse));
-            (argmax(&scores), libm::log(total))
-        } else {
+        let (token, log_total) = if let Some(generator) = &mut self.generator {
             let mut chances = weights(&scores, largest(&scores)?, inverse);
             let log_total = libm::log(match &plain {
                 Some(plain) => total(&weights(plain, top, inverse)),
@@ -117,8 +115,11 @@ impl Sampler {
             if let Some(p) = options.top_p.filter(|&p| p < 1.0) {
                 keep_nucleus(&mut chances, p);
             }
-            let drawn = self.generator.unit() * total(&chances);
+            let drawn = generator.unit() * total(&chances);
             (inverse_cumulative(&chances, drawn), log_total)
+        } else {
+            let total = total(&weights(plain.as_ref().unwrap_or(&scores), top, inverse));
+            (argmax(&scores), libm::log(total))
         };
         if penalty.is_some() {
             self.seen.insert(token as u32);
@@ -221,7 +222,7 @@ mod tests {
         let logits = [0.0, 1.0, 2.0, 5.0];
         let options = options(2.0, None, None);
         let mut counts = [0usize; 4];
-        let mut sampler = Sampler::new(3, &options, &[]);
+        let mut sampler = Sampler::new(Some(3), &options, &[]);
         let draws = 20_000;
         for _ in 0..draws {
             let (token, log_prob) = sampler.choose(&logits, &[3], &options).unwrap();
@@ -251,7 +252,7 @@ mod tests {
     #[test]
     fn the_penalty_moves_the_choice_but_not_the_log_prob() {
         let options = options(0.0, None, Some(2.0));
-        let mut sampler = Sampler::new(0, &options, &[1]);
+        let mut sampler = Sampler::new(Some(0), &options, &[1]);
         let (token, log_prob) = sampler.choose(&[1.5, 2.0, -1.0], &[], &options).unwrap();
         assert_eq!(token, 0);
         let z: f64 = [1.5, 2.0, -1.0].iter().map(|v: &f64| v.exp()).sum();
@@ -262,7 +263,7 @@ mod tests {
     #[test]
     fn broken_scores_are_an_error() {
         let options = options(1.0, None, None);
-        let mut sampler = Sampler::new(0, &options, &[]);
+        let mut sampler = Sampler::new(Some(0), &options, &[]);
         assert!(sampler.choose(&[f32::NAN, 1.0], &[], &options).is_err());
         assert!(sampler.choose(&[0.0], &[0], &options).is_err());
         assert!(

@@ -16,8 +16,12 @@ fn a_batch_generates_what_each_prompt_does_alone() {
     let prompts: Vec<Prompt> = (0..4)
         .map(|i| prompt(&model, i, 3 + 2 * i as usize))
         .collect();
-    let seeds: Vec<Vec<u64>> = (0..4)
-        .map(|i| (0..=i).map(|s| 100 * i + s).collect())
+    // The last sample of each is greedy beside the others.
+    let seeds: Vec<Vec<Option<u64>>> = (0..4)
+        .map(|i| {
+            let sampled = (0..=i).map(|s| Some(100 * i + s));
+            sampled.chain([None]).collect()
+        })
         .collect();
     for (temperature, top_p, penalty) in [
         (1.0, None, None),
@@ -38,6 +42,16 @@ fn a_batch_generates_what_each_prompt_does_alone() {
                 let (found, expected) = (&together[index][sample], &alone[0][0]);
                 assert_eq!(found.token_ids, expected.token_ids);
                 assert_eq!(found.stopped, expected.stopped);
+                if seed.is_none() {
+                    let greedy = GenerationOptions {
+                        temperature: 0.0,
+                        ..options.clone()
+                    };
+                    let alone = model
+                        .generate(std::slice::from_ref(prompt), &[vec![Some(1)]], &greedy)
+                        .unwrap();
+                    assert_eq!(found.token_ids, alone[0][0].token_ids);
+                }
                 assert!(largest_difference(&found.log_probs, &expected.log_probs) < 1e-4);
             }
         }
@@ -102,7 +116,7 @@ fn log_probs(model: &Model, prompt: &Prompt, samples: &[Sampled], temperature: f
 fn sampled_log_probs_are_those_of_training() {
     let model = model(false, 4);
     let prompt = prompt(&model, 7, 6);
-    let seeds = vec![(0..8).collect::<Vec<u64>>()];
+    let seeds = vec![(0..8).map(Some).collect::<Vec<Option<u64>>>()];
     for (temperature, top_p) in [(1.0, None), (0.6, Some(0.8)), (0.0, None)] {
         let options = GenerationOptions {
             top_p,
@@ -131,7 +145,7 @@ fn a_cached_prompt_is_a_fresh_one() {
         ..options(0.0)
     };
     let sampled = &model
-        .generate(std::slice::from_ref(&prompt), &[vec![0]], &options)
+        .generate(std::slice::from_ref(&prompt), &[vec![None]], &options)
         .unwrap()[0][0];
     let banned = model.config().vision_token_ids();
     let mut ids = prompt.input_ids.clone();
@@ -199,7 +213,7 @@ fn vision_tokens_are_never_sampled() {
         let samples = model
             .generate(
                 std::slice::from_ref(&prompt),
-                &[(0..16).collect()],
+                &[(0..16).map(Some).collect()],
                 &options,
             )
             .unwrap();

@@ -334,7 +334,7 @@ fn images_that_do_not_fit_are_errors_with_both_counts() {
     };
     let two = [prompt.clone(), short];
     let message = model
-        .generate(&two, &[vec![1], vec![1]], &options(1.0))
+        .generate(&two, &[vec![Some(1)], vec![Some(1)]], &options(1.0))
         .unwrap_err()
         .to_string();
     assert!(
@@ -345,13 +345,21 @@ fn images_that_do_not_fit_are_errors_with_both_counts() {
         grids: vec![],
         ..prompt.clone()
     };
-    assert!(model.generate(&[wrong], &[vec![1]], &options(1.0)).is_err());
+    assert!(
+        model
+            .generate(&[wrong], &[vec![Some(1)]], &options(1.0))
+            .is_err()
+    );
     let empty = Prompt {
         input_ids: vec![],
         image_features: None,
         grids: vec![],
     };
-    assert!(model.generate(&[empty], &[vec![1]], &options(1.0)).is_err());
+    assert!(
+        model
+            .generate(&[empty], &[vec![Some(1)]], &options(1.0))
+            .is_err()
+    );
     assert!(model.generate(&[prompt], &[], &options(1.0)).is_err());
 }
 
@@ -383,7 +391,7 @@ fn bf16_trains_too() {
     }
     let prompt = prompt(&model, 1, 3);
     let samples = model
-        .generate(&[prompt], &[vec![1, 2]], &options(1.0))
+        .generate(&[prompt], &[vec![Some(1), Some(2)]], &options(1.0))
         .unwrap();
     assert_eq!(samples[0].len(), 2);
 }

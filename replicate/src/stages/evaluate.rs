@@ -16,7 +16,7 @@ use super::Replication;
 use super::folder::arm_name;
 use crate::alignment::{CalledPrompt, attribute};
 use crate::checkpoint::weights_hash;
-use crate::evaluation::{ASKED_TOGETHER, answers, greedy_answers};
+use crate::evaluation::{ASKED_TOGETHER, answers};
 use crate::policy::LocalPolicy;
 use crate::profile::RunRole;
 use crate::progress::Report;
@@ -134,18 +134,11 @@ impl Replication<'_> {
                 TestItem::Known(_) => {}
             }
         }
-        let greedy = greedy_answers(policy, &self.data, &items, scoring, |_| ())?;
-        let drawn = match self.profile.evaluation.sampled {
-            true => {
-                let stream = Stream::new(recorder.seed).purpose("sampled evaluation");
-                let seed = |item: &Item| stream.purpose(&item.question.id).seed();
-                let temperature = self.profile.grpo.temperature;
-                policy.at_temperature(temperature, |policy| {
-                    answers(policy, &self.data, &items, scoring, seed, |_| ())
-                })?
-            }
-            false => Vec::new(),
-        };
+        let stream = Stream::new(recorder.seed).purpose("sampled evaluation");
+        let seed = |item: &Item| stream.purpose(&item.question.id).seed();
+        let seed = self.profile.evaluation.sampled.then_some(&seed as _);
+        policy.temperature = self.profile.grpo.temperature;
+        let (greedy, drawn) = answers(policy, &self.data, &items, scoring, seed)?;
         let shares = self.attributions(policy, &greedy, attributed)?;
         let mut records: Vec<Record> = items
             .iter()

@@ -36,7 +36,7 @@ pub fn sample(
         .flat_map(|(prompt, item)| {
             let stream = stream.index(prompt as u64);
             (0..samples as u64)
-                .map(move |sample| (&item.question.task, stream.index(sample).seed()))
+                .map(move |sample| (&item.question.task, Some(stream.index(sample).seed())))
         })
         .collect();
     let mut episodes = run_episodes(policy, &tasks, &data.episodes())?

@@ -252,8 +252,8 @@ impl<'a> Evaluation<'a> {
                         TestItem::Ready(item) => items.push(*item),
                     }
                 }
-                let asked: Vec<(&Question, u64)> =
-                    items.iter().map(|item| (&item.question, 0)).collect();
+                let asked: Vec<(&Question, Option<u64>)> =
+                    items.iter().map(|item| (&item.question, None)).collect();
                 let answered = match asked.is_empty() {
                     true => Vec::new(),
                     false => {
