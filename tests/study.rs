@@ -46,8 +46,8 @@ fn fail(mut command: Command) -> String {
     errors
 }
 
-/// A study that is far too short to learn: two arms with two seeds in a part that tunes, one arm with
-/// one seed in a part that counts.
+/// A study that is far too short to learn: two arms with two seeds in a part that tunes, and in one
+/// that counts.
 fn tiny(folder: &Path, penalty: &str) {
     std::fs::create_dir_all(folder).unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
@@ -60,16 +60,17 @@ fn tiny(folder: &Path, penalty: &str) {
     write(
         "parts.toml",
         "[[parts]]\nname = \"A\"\nphase = \"tuning\"\narms = [\"vtool-r1\", \"torl\"]\n\
-         [[parts]]\nname = \"B\"\nphase = \"counted\"\narms = [\"torl\"]\n",
+         [[parts]]\nname = \"B\"\nphase = \"counted\"\narms = [\"vtool-r1\", \"torl\"]\n",
     );
     write(
         "preregistration.toml",
         &format!(
-            "tests = []\n[seeds]\ntuning = {{ first = 1000, count = 2 }}\ncounted = {{ first = 2000, count = 1 }}\n\
+            "[seeds]\ntuning = {{ first = 1000, count = 2 }}\ncounted = {{ first = 2000, count = 2 }}\n\
              [worlds]\ntuning = 5\n[settings]\n[tuned]\n\"arms.torl.penalty\" = {penalty}\n\
              [rule]\nmeasure = \"macro-average\"\nanswers = \"greedy\"\n\
              interval = \"crossed-random-effects\"\ncorrection = \"holm\"\nalpha = 0.05\n\
-             smallest_effect = 1.0\nlooks = 1\n"
+             smallest_effect = 1.0\nlooks = 1\n\
+             [[tests]]\nname = \"H1\"\narm = \"torl\"\nover = [\"vtool-r1\"]\n"
         ),
     );
     write(
@@ -140,6 +141,35 @@ fn the_studys_cells() {
     assert_eq!(ids.len(), cells.len());
 }
 
+/// The report has the primary test when all its cells are there, not before, and a changed one is
+/// noticed.
+fn reports(study: &Path, out: &Path) {
+    let report = out.join(replicate::study::REPORT);
+    let written = || {
+        succeed(iapo(study, out, &["--report"]));
+        std::fs::read_to_string(&report).unwrap()
+    };
+    let whole = written();
+    let row = |text: &str| {
+        text.lines()
+            .find(|line| line.contains("torl − vtool-r1"))
+            .is_some()
+    };
+    assert!(row(&whole), "{whole}");
+    assert!(whole.contains("## All arms"), "{whole}");
+    succeed(iapo(study, out, &["--report", "--check"]));
+    std::fs::write(&report, whole.replacen("H1", "H2", 1)).unwrap();
+    let noticed = fail(iapo(study, out, &["--report", "--check"]));
+    assert!(noticed.contains("is not what the runs say"), "{noticed}");
+    // One cell less: no look at the others.
+    let (cell, aside) = (out.join("B/main/torl/seed-2001"), out.join("aside"));
+    std::fs::rename(&cell, &aside).unwrap();
+    let early = written();
+    assert!(!row(&early), "{early}");
+    assert!(early.contains("3 of 4 cells"), "{early}");
+    std::fs::rename(&aside, &cell).unwrap();
+}
+
 /// The forms that the occlusion arm is compared with have its weight as soon as it is decided, and the
 /// world follows the commit.
 #[test]
@@ -173,12 +203,13 @@ fn counted_cells_are_refused_until_all_is_decided_and_committed() {
     assert_eq!(resolved.pointer("/world/seed"), Some(&seed.into()));
     let penalty = resolved.pointer("/arms/torl/penalty").unwrap();
     assert!((penalty.as_f64().unwrap() - 0.7).abs() < 1e-6, "{penalty}");
+    reports(&study, &out);
     // Each seed has its own teacher.
     let teachers: Vec<PathBuf> = hashes(&out)
         .into_keys()
         .filter(|path| path.to_string_lossy().contains("teacher-"))
         .collect();
-    assert_eq!(teachers.len(), 1);
+    assert_eq!(teachers.len(), 2);
     assert!(teachers[0].ends_with("seed-2000"), "{teachers:?}");
     // A change after the freeze is refused again, and what is there is not redone.
     std::fs::write(

@@ -51,7 +51,7 @@ mod tests {
     use crate::evidence::tests::terms_of;
 
     #[test]
-    fn the_policys_own_habits_pay() {
+    fn own_habits_of_the_policy_pay() {
         let settings = OwnLogProb {
             weight: 0.5,
             without_call: WithoutCall::Zero,

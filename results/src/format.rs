@@ -88,6 +88,18 @@ impl Table {
     }
 }
 
+/// A plain markdown table.
+pub fn markdown_table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let mut builder = Builder::default();
+    builder.push_record(header.iter().copied());
+    for row in rows {
+        builder.push_record(row);
+    }
+    let mut table = builder.build();
+    table.with(Style::markdown());
+    table.to_string()
+}
+
 fn header() -> Vec<String> {
     ["arm"]
         .into_iter()

@@ -38,7 +38,7 @@ pub use error::{Error, Result};
 pub use files::{
     Appender, Checked, read_json, read_lines, write_atomically, write_json, write_lines,
 };
-pub use format::{Format, differences};
+pub use format::{Format, differences, markdown_table};
 pub use integrity::{MANIFEST, METRICS, RECORDS, verify, write_manifest};
 pub use machine::{Cuda, Machine, peak_memory_bytes};
 pub use manifest::{FORMAT, FileStamp, Manifest, ProfileStamp};

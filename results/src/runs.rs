@@ -41,6 +41,14 @@ pub struct Runs {
 }
 
 impl Run {
+    /// A run from its files, compared with its manifest.
+    ///
+    /// # Errors
+    /// A file that is not there, cannot be read or is not what was written.
+    pub fn load(folder: &Path) -> Result<Self> {
+        read_run(folder)
+    }
+
     /// Whether the manifest holds the records' checksum, which reading has then compared.
     pub fn is_verified(&self) -> bool {
         let files = self.manifest.as_ref().map(|manifest| &manifest.files);

@@ -16,7 +16,9 @@ pub mod simulation;
 
 pub use bootstrap::{Bootstrap, Estimate};
 pub use cells::{ArmEstimates, Cell, estimate};
-pub use crossed::{CrossedEstimate, Design, SetDifferences, VarianceComponents, crossed};
+pub use crossed::{
+    CrossedEstimate, Design, SetDifferences, VarianceComponents, crossed, over_seeds,
+};
 pub use hypotheses::{Conclusion, Hypothesis, Outcome, decide, holm, intersection_union};
 pub use level::{LEVEL, Z_LEVEL};
 pub use paired::{Incomparable, PairedDifference, SetDifference, compare};

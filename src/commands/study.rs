@@ -7,9 +7,9 @@ use anyhow::{Context, bail};
 use replicate::compute::{Compute, DeviceName};
 use replicate::progress::Progress;
 use replicate::study::{
-    CostEstimate, Costs, Counts, Ended, Freeze, Invocation, Job, Made, Phase, State, Study,
+    CostEstimate, Costs, Counts, Ended, Freeze, Invocation, Job, Made, Phase, REPORT, State, Study,
     StudyCell, Workers, estimated_minutes, hyperqueue_command, make, slurm_script, state, work,
-    write_jobs,
+    write_jobs, write_report,
 };
 
 use super::replicate::recipe_folder;
@@ -29,6 +29,12 @@ pub struct Args {
     /// Says what is done, running, failed and missing, and makes nothing.
     #[arg(long)]
     status: bool,
+    /// Writes report.md from the finished cells, and makes nothing.
+    #[arg(long, conflicts_with_all = ["status", "dry_run"])]
+    report: bool,
+    /// With --report: compares with the report that is there instead of writing it.
+    #[arg(long, requires = "report")]
+    check: bool,
     /// Where runs go. Finished ones are left as they are.
     #[arg(long, value_name = "DIR", default_value = "results/study")]
     out: PathBuf,
@@ -78,6 +84,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ok(freeze) => (Some(freeze), None),
         Err(error) => (None, Some(error)),
     };
+    if args.report {
+        return report(&args, &study, freeze.as_ref());
+    }
     let mut cells = study.cells(freeze.as_ref())?;
     cells.retain(|cell| parts.contains(&cell.part));
     let states: Vec<State> = cells
@@ -136,6 +145,31 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Writes the report, or says where the one that is there differs.
+fn report(args: &Args, study: &Study, freeze: Option<&Freeze>) -> anyhow::Result<ExitCode> {
+    if !args.check {
+        let path = write_report(study, freeze, &args.out)?;
+        println!("{}", path.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let path = args.out.join(REPORT);
+    let there = std::fs::read_to_string(&path)
+        .with_context(|| format!("{}: no report to compare with", path.display()))?;
+    let found = replicate::study::report(study, freeze, &args.out)?;
+    let differing = results::differences(&there, &found);
+    if differing.is_empty() && there == found {
+        println!("{} is what the runs say", path.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    for line in &differing {
+        eprintln!("{line}");
+    }
+    bail!(
+        "{} is not what the runs say; `iapo study --report` writes it anew",
+        path.display()
+    )
 }
 
 /// The process of one job.

@@ -9,6 +9,7 @@
 //! <out>/<part>/<label>/<arm>/seed-<n>/   a cell: an arm's run, its log, its error if it failed
 //! <out>/shared/<stage>-<hash>/seed-<n>/  teachers, cold starts and the untrained base, by settings
 //! <out>/jobs.jsonl                       what is still to be made, one cell per line
+//! <out>/report.md                        what the finished cells say
 //! ```
 //!
 //! A cell is finished when its manifest is there with the hash of its settings; nothing else is
@@ -25,6 +26,7 @@ mod local;
 mod part;
 mod plan;
 mod preregistration;
+mod report;
 mod status;
 
 pub use cell::StudyCell;
@@ -39,4 +41,5 @@ pub use preregistration::{
     Answers, Correction, DecisionRule, IntervalRule, Measure, Preregistration, PrimaryTest,
     SeedRange, Seeds, UNDECIDED, Worlds,
 };
+pub use report::{REPORT, report, write_report};
 pub use status::{Counts, State, state};

@@ -225,6 +225,26 @@ impl Terms {
     }
 }
 
+/// The mean of a measurement that is made once a seed, with Student's interval over seeds; `None` of
+/// fewer than two.
+pub fn over_seeds(values: &[f64]) -> Option<CrossedEstimate> {
+    let count = values.len();
+    if count < 2 {
+        return None;
+    }
+    let between = variance(values);
+    Some(CrossedEstimate {
+        value: mean(values.iter().copied()),
+        standard_error: (between / count as f64).sqrt(),
+        degrees_of_freedom: (count - 1) as f64,
+        components: VarianceComponents {
+            seed: Some(between),
+            question: 0.0,
+            residual: 0.0,
+        },
+    })
+}
+
 impl CrossedEstimate {
     /// The two-sided interval of `level` (0.95 for [`LEVEL`]).
     pub fn interval(&self, level: f64) -> (f64, f64) {

@@ -90,6 +90,34 @@ impl ArmScores {
     }
 }
 
+impl ArmScores {
+    /// The scores of some of the seeds; those that the arm does not have are left out. The rates of
+    /// calls stay those of all.
+    pub fn of_seeds(&self, seeds: &[u64]) -> Self {
+        let kept: Vec<usize> = (0..self.seeds.len())
+            .filter(|&index| seeds.contains(&self.seeds[index]))
+            .collect();
+        let mut chosen = self.clone();
+        chosen.seeds = kept.iter().map(|&index| self.seeds[index]).collect();
+        for set in chosen.sets.iter_mut().flatten() {
+            set.scores = kept
+                .iter()
+                .map(|&index| set.scores[index].clone())
+                .collect();
+        }
+        chosen
+    }
+
+    /// The mean over the sets of the accuracy on each; `None` where a set has no verdict.
+    pub fn macro_average(&self) -> Option<f64> {
+        let mut sum = 0.0;
+        for set in &self.sets {
+            sum += set.as_ref()?.cell()?.accuracy;
+        }
+        Some(sum / self.sets.len().max(1) as f64)
+    }
+}
+
 impl SetScores {
     fn collect(records: &[&Record], seeds: &[u64]) -> Self {
         let questions: BTreeMap<&str, &str> = records

@@ -1,0 +1,168 @@
+//! What a study's records say, as one page: `<out>/report.md`.
+//!
+//! The tuning parts are shown as far as they are there. The counted parts are looked at once: their
+//! section says how many cells are missing until all cells of the tested arms are there.
+
+mod arms;
+mod counted;
+mod screening;
+mod tuning;
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use crate::Result;
+
+use super::cell::StudyCell;
+use super::freeze::Freeze;
+use super::part::{Part, Phase};
+use super::plan::Study;
+use super::status::{State, state};
+
+/// The page's file name.
+pub const REPORT: &str = "report.md";
+
+/// Finished cells of one part and label.
+pub(super) struct VariantCells<'c> {
+    pub label: &'c str,
+    pub cells: Vec<&'c StudyCell>,
+}
+
+impl VariantCells<'_> {
+    /// Its arms in the order of the file.
+    fn arms(&self) -> Vec<&str> {
+        let mut arms: Vec<&str> = Vec::new();
+        for cell in &self.cells {
+            if !arms.contains(&cell.arm.name()) {
+                arms.push(cell.arm.name());
+            }
+        }
+        arms
+    }
+}
+
+/// The cells of a study that are finished, and how many there should be.
+pub(super) struct Progress<'s> {
+    study: &'s Study,
+    out: &'s Path,
+    cells: Vec<(StudyCell, bool)>,
+}
+
+impl Progress<'_> {
+    /// The cells of a part: how many are finished, how many there are.
+    fn count(&self, part: &str) -> (usize, usize) {
+        let own = || self.cells.iter().filter(|(cell, _)| cell.part == part);
+        (own().filter(|(_, done)| *done).count(), own().count())
+    }
+
+    /// The counted parts whose arms the primary tests name, with the profile's own settings.
+    fn tested_parts(&self) -> Vec<&Part> {
+        let tests = &self.study.preregistration.tests;
+        let named = |arm: &String| {
+            let mut tested = tests.iter();
+            tested.any(|test| test.arm == *arm || test.over.contains(arm))
+        };
+        let parts = self.study.parts.iter();
+        parts
+            .filter(|part| {
+                let plain = part.base_seed.is_none() && part.set.is_empty();
+                plain
+                    && part.phase == Phase::Counted
+                    && part.variants.is_empty()
+                    && part.arms.iter().any(named)
+            })
+            .collect()
+    }
+
+    /// The finished cells of a part, by variant.
+    fn variants(&self, part: &str) -> Vec<VariantCells<'_>> {
+        let mut found: Vec<VariantCells<'_>> = Vec::new();
+        for (cell, done) in &self.cells {
+            if cell.part != part || !done {
+                continue;
+            }
+            match found.iter_mut().find(|known| known.label == cell.label) {
+                Some(known) => known.cells.push(cell),
+                None => found.push(VariantCells {
+                    label: &cell.label,
+                    cells: vec![cell],
+                }),
+            }
+        }
+        found
+    }
+}
+
+/// The page's text.
+///
+/// # Errors
+/// A finished run that cannot be read.
+pub fn report(study: &Study, freeze: Option<&Freeze>, out: &Path) -> Result<String> {
+    let cells = study.cells(freeze)?;
+    let frozen = freeze.is_some();
+    let cells = cells
+        .into_iter()
+        .map(|cell| {
+            let done = state(&cell, out, frozen)? == State::Done;
+            Ok((cell, done))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let progress = Progress { study, out, cells };
+    let mut text =
+        "# The study\n\nWritten by `iapo study --report` from the runs in this folder; nothing \
+                    in it is typed by hand. What is tested and by which rule stands in \
+                    `replicate/study/preregistration.toml`.\n"
+            .to_owned();
+    if let Some(freeze) = freeze {
+        let _ = write!(
+            text,
+            "\nFrozen by commit `{}`; the counted world's seed is {}.\n",
+            freeze.commit,
+            freeze.world_seed()
+        );
+    }
+    text.push_str("\n## Cells\n\n");
+    let rows: Vec<Vec<String>> = study
+        .parts
+        .iter()
+        .map(|part| {
+            let (done, all) = progress.count(&part.name);
+            let phase = match part.phase {
+                Phase::World => "chooses the world",
+                Phase::Tuning => "tunes",
+                Phase::Counted => "counted",
+            };
+            vec![
+                part.name.clone(),
+                phase.to_owned(),
+                all.to_string(),
+                done.to_string(),
+            ]
+        })
+        .collect();
+    text.push_str(&results::markdown_table(
+        &["part", "what for", "cells", "finished"],
+        &rows,
+    ));
+    text.push('\n');
+    counted::sections(&progress, &mut text)?;
+    for part in &study.parts {
+        match part.phase {
+            Phase::World => screening::section(&progress, &part.name, &mut text)?,
+            Phase::Tuning => tuning::section(&progress, part, &mut text)?,
+            Phase::Counted => {}
+        }
+    }
+    Ok(text)
+}
+
+/// Writes the page and returns its path.
+///
+/// # Errors
+/// As [`report`]; a page that cannot be written.
+pub fn write_report(study: &Study, freeze: Option<&Freeze>, out: &Path) -> Result<PathBuf> {
+    let text = report(study, freeze, out)?;
+    let path = out.join(REPORT);
+    results::write_atomically(&path, text.as_bytes())?;
+    Ok(path)
+}
