@@ -11,7 +11,7 @@ replicate *ARGS:
 smoke OUT="runs/smoke":
     cargo run --release --quiet --bin iapo -- replicate --profile smoke --out {{OUT}}
 
-# the cells of the study (--status, --dry-run, --part A, --workers N, --engine slurm)
+# the cells of the study (--status, --report, --dry-run, --part A, --workers N, --engine slurm)
 study *ARGS:
     cargo run --release --quiet --bin iapo -- study {{ARGS}}
 

@@ -97,7 +97,7 @@ fn hashes(out: &Path) -> BTreeMap<PathBuf, (String, String)> {
     fn collect(out: &Path, folder: &Path, found: &mut BTreeMap<PathBuf, (String, String)>) {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            if path.join(results::RECORDS).exists() {
+            if results::is_stored(&path.join(results::RECORDS)) {
                 let hashes = run_hashes(&path).unwrap();
                 let relative = path.strip_prefix(out).unwrap().to_owned();
                 found.insert(relative, (hashes.records, hashes.metrics));
@@ -168,6 +168,10 @@ fn reports(study: &Path, out: &Path) {
     assert!(!row(&early), "{early}");
     assert!(early.contains("3 of 4 cells"), "{early}");
     std::fs::rename(&aside, &cell).unwrap();
+    // Packed, the same runs say the same.
+    succeed(iapo(study, out, &["--pack"]));
+    assert!(cell.join("records.jsonl.delta.gz").is_file());
+    assert_eq!(written(), whole);
 }
 
 /// The forms that the occlusion arm is compared with have its weight as soon as it is decided, and the

@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use crate::policy::LocalPolicy;
+use crate::state::sync;
 use crate::{Error, Result, error};
 
 /// The file beside a finished checkpoint: the hash of its weights, then a line `HASH  NAME` for each of
 /// its other files, all BLAKE3.
 const HASH_FILE: &str = "checkpoint.blake3";
 
-/// Writes `<folder>/checkpoint`, which appears whole or not at all, and its hash beside it.
+/// Writes `<folder>/checkpoint`, which appears whole or not at all, and its hash beside it. Both are on
+/// the disk afterwards: states that could make them again may go.
 pub fn save(policy: &LocalPolicy, folder: &Path) -> Result<()> {
     let checkpoint = folder.join("checkpoint");
     let unfinished = folder.join("checkpoint.unfinished");
@@ -20,11 +22,13 @@ pub fn save(policy: &LocalPolicy, folder: &Path) -> Result<()> {
     let mut hashes = format!("{}\n", weights_hash(&unfinished)?);
     for name in other_files(&unfinished)? {
         let path = unfinished.join(&name);
+        sync(&path)?;
         hashes.push_str(&format!("{}  {name}\n", file_hash(&path)?));
     }
     results::write_atomically(&folder.join(HASH_FILE), hashes.as_bytes())?;
+    sync(&unfinished)?;
     std::fs::rename(&unfinished, &checkpoint).map_err(error::at(&checkpoint))?;
-    Ok(())
+    sync(folder)
 }
 
 /// Whether a stage's folder holds its finished checkpoint, whole.

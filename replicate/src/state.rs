@@ -181,7 +181,7 @@ fn file_name(path: &Path) -> String {
 }
 
 /// On the disk, so that what is deleted afterwards is not the last copy.
-fn sync(path: &Path) -> Result<()> {
+pub(crate) fn sync(path: &Path) -> Result<()> {
     let file = File::open(path).map_err(error::at(path))?;
     file.sync_all().map_err(error::at(path))
 }

@@ -9,6 +9,7 @@ struct Readme;
 
 mod check;
 mod claim;
+mod delta;
 mod error;
 mod files;
 #[cfg(test)]
@@ -21,6 +22,7 @@ mod manifest;
 mod metrics;
 mod numbers;
 mod options;
+mod packed;
 mod paper;
 mod plot;
 mod record;
@@ -34,6 +36,7 @@ mod table;
 
 pub use check::{Finding, Level, check};
 pub use claim::{Claim, Comparison, Decision};
+pub use delta::pack_records;
 pub use error::{Error, Result};
 pub use files::{
     Appender, Checked, read_json, read_lines, write_atomically, write_json, write_lines,
@@ -45,6 +48,7 @@ pub use manifest::{FORMAT, FileStamp, Manifest, ProfileStamp};
 pub use metrics::{Alignment, AttributionMetrics, UpdateMetrics, Validation};
 pub use numbers::{NOT_MEASURED, number, p_value, percent, points};
 pub use options::TableOptions;
+pub use packed::{gzip, pack, unpack};
 pub use paper::{Paper, PaperClaim};
 pub use plot::{learning_curves, results};
 pub use record::{ArmName, BlockShares, Record, SETS, SampledAnswer};

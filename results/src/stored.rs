@@ -1,4 +1,5 @@
-//! Files that may be kept compressed: `records.jsonl`, or `records.jsonl.gz` in its place.
+//! Files that may be kept compressed: `records.jsonl`, or in its place `records.jsonl.gz`, or
+//! `records.jsonl.delta.gz` beside another run's records.
 //!
 //! Recorded runs are kept with `gzip -9n`; checksums and line counts are those of the text, so a
 //! manifest holds for both.
@@ -6,6 +7,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::delta::{delta, read_delta};
 use crate::error::{Error, Result};
 
 /// No file of a run is larger than this; a compressed one that claims more is not read to its end.
@@ -18,9 +20,9 @@ pub fn compressed(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Whether a file is there, as it is or compressed.
+/// Whether a file is there, in any of its forms.
 pub fn is_stored(path: &Path) -> bool {
-    path.is_file() || compressed(path).is_file()
+    path.is_file() || compressed(path).is_file() || delta(path).is_file()
 }
 
 /// The bytes of a file, decompressed where only its compressed form is there.
@@ -28,25 +30,37 @@ pub fn is_stored(path: &Path) -> bool {
 /// # Errors
 /// Neither form can be read, both are there, or the compressed one is damaged.
 pub fn read_stored(path: &Path) -> Result<Vec<u8>> {
-    let packed = compressed(path);
-    if !packed.is_file() {
-        return std::fs::read(path).map_err(Error::io("read", path));
-    }
-    if path.is_file() {
+    let forms = [path.to_path_buf(), compressed(path), delta(path)];
+    let mut there = forms.iter().filter(|form| form.is_file());
+    if let (Some(first), Some(second)) = (there.next(), there.next()) {
         return Err(Error::Damaged {
-            path: path.to_path_buf(),
+            path: first.clone(),
             expected: "one form of it".to_string(),
-            found: format!("{} beside it", packed.display()),
+            found: format!("{} beside it", second.display()),
             advice: "delete the one that is not wanted".to_string(),
         });
     }
-    let file = std::fs::File::open(&packed).map_err(Error::io("read", &packed))?;
+    if forms[1].is_file() {
+        return gunzip(&forms[1]);
+    }
+    if forms[2].is_file() {
+        return read_delta(path);
+    }
+    std::fs::read(path).map_err(Error::io("read", path))
+}
+
+/// The bytes of a gzip file.
+///
+/// # Errors
+/// It cannot be read, or is damaged.
+pub(crate) fn gunzip(packed: &Path) -> Result<Vec<u8>> {
+    let file = std::fs::File::open(packed).map_err(Error::io("read", packed))?;
     let mut bytes = Vec::new();
     flate2::read::MultiGzDecoder::new(std::io::BufReader::new(file))
         .take(LARGEST)
         .read_to_end(&mut bytes)
         .map_err(|source| Error::Damaged {
-            path: packed.clone(),
+            path: packed.to_path_buf(),
             expected: "a whole gzip file".to_string(),
             found: source.to_string(),
             advice: "take the file again from where the run was recorded".to_string(),

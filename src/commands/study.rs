@@ -8,8 +8,8 @@ use replicate::compute::{Compute, DeviceName};
 use replicate::progress::Progress;
 use replicate::study::{
     CostEstimate, Costs, Counts, Ended, Freeze, Invocation, Job, Made, Phase, REPORT, State, Study,
-    StudyCell, Workers, estimated_minutes, hyperqueue_command, make, slurm_script, state, work,
-    write_jobs, write_report,
+    StudyCell, Workers, estimated_minutes, hyperqueue_command, make, pack, slurm_script, state,
+    work, write_jobs, write_report,
 };
 
 use super::replicate::recipe_folder;
@@ -35,6 +35,9 @@ pub struct Args {
     /// With --report: compares with the report that is there instead of writing it.
     #[arg(long, requires = "report")]
     check: bool,
+    /// Compresses the finished cells for a repository, and makes nothing.
+    #[arg(long, conflicts_with_all = ["status", "dry_run", "report"])]
+    pack: bool,
     /// Where runs go. Finished ones are left as they are.
     #[arg(long, value_name = "DIR", default_value = "results/study")]
     out: PathBuf,
@@ -95,6 +98,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .collect::<Result<_, _>>()?;
     if args.status {
         return Ok(status(&args.out, &cells, &states));
+    }
+    if args.pack {
+        let finished = cells.iter().zip(&states);
+        let finished: Vec<&StudyCell> = finished
+            .filter(|(_, state)| **state == State::Done)
+            .map(|(cell, _)| cell)
+            .collect();
+        pack(&finished, &args.out)?;
+        println!("{} finished cells are packed", finished.len());
+        return Ok(ExitCode::SUCCESS);
     }
     let todo: Vec<&StudyCell> = cells
         .iter()

@@ -23,6 +23,7 @@ mod files;
 mod freeze;
 mod job;
 mod local;
+mod pack;
 mod part;
 mod plan;
 mod preregistration;
@@ -35,6 +36,7 @@ pub use engine::{Invocation, hyperqueue_command, slurm_script};
 pub use freeze::Freeze;
 pub use job::{Job, Made, make, write_jobs};
 pub use local::{Ended, Summary, Workers, estimated_minutes, work};
+pub use pack::pack;
 pub use part::{Part, Phase, Search, Variant};
 pub use plan::Study;
 pub use preregistration::{

@@ -1,0 +1,52 @@
+//! Finished cells in the form in which a repository keeps them: compressed, records as what differs
+//! from the first cell of their variant.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use results::{METRICS, RECORDS};
+
+use crate::Result;
+
+use super::cell::StudyCell;
+
+/// Packs the runs of finished cells and the finished runs that they share. What is packed already is
+/// left as it is.
+///
+/// # Errors
+/// A file that cannot be read or written.
+pub fn pack(cells: &[&StudyCell], out: &Path) -> Result<()> {
+    // Runs that answer the same questions, by the folder of their variant or of their shared stage.
+    let mut alike: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
+    for cell in cells {
+        for folder in [
+            cell.folder(out),
+            cell.teacher_folder(out),
+            cell.cold_start_folder(out),
+            cell.untrained_folder(out),
+        ] {
+            // A stage that is not finished goes on with its plain files.
+            let finished = folder.join(results::MANIFEST).exists();
+            let of_stage = folder.parent().map(Path::to_path_buf).unwrap_or_default();
+            let of_variant = cell.variant_folder(out);
+            let group = match folder.starts_with(&of_variant) {
+                true => of_variant,
+                false => of_stage,
+            };
+            let known = alike.entry(group).or_default();
+            if finished && !known.contains(&folder) {
+                known.push(folder);
+            }
+        }
+    }
+    for folders in alike.into_values() {
+        for (index, folder) in folders.iter().enumerate() {
+            match index {
+                0 => results::pack(&folder.join(RECORDS))?,
+                _ => results::pack_records(&folder.join(RECORDS), &folders[0].join(RECORDS))?,
+            }
+            results::pack(&folder.join(METRICS))?;
+        }
+    }
+    Ok(())
+}
