@@ -46,8 +46,8 @@ fn fail(mut command: Command) -> String {
     errors
 }
 
-/// A study that is far too short to learn: two arms with two seeds in a part that tunes, and in one
-/// that counts.
+/// A study that is far too short to learn: two arms with two seeds in a part that tunes and in one
+/// that counts, and one seed in two worlds.
 fn tiny(folder: &Path, penalty: &str) {
     std::fs::create_dir_all(folder).unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
@@ -60,7 +60,10 @@ fn tiny(folder: &Path, penalty: &str) {
     write(
         "parts.toml",
         "[[parts]]\nname = \"A\"\nphase = \"tuning\"\narms = [\"vtool-r1\", \"torl\"]\n\
-         [[parts]]\nname = \"B\"\nphase = \"counted\"\narms = [\"vtool-r1\", \"torl\"]\n",
+         [[parts]]\nname = \"B\"\nphase = \"counted\"\narms = [\"vtool-r1\", \"torl\"]\n\
+         [[parts]]\nname = \"C\"\nphase = \"counted\"\nseeds = 1\narms = [\"vtool-r1\", \"torl\"]\n\
+         [[parts.variants]]\nlabel = \"two\"\nset = { \"world.difficulty.named\" = [2, 2] }\n\
+         [[parts.variants]]\nlabel = \"three\"\nset = { \"world.difficulty.named\" = [3, 3] }\n",
     );
     write(
         "preregistration.toml",
@@ -168,6 +171,11 @@ fn reports(study: &Path, out: &Path) {
     assert!(!row(&early), "{early}");
     assert!(early.contains("3 of 4 cells"), "{early}");
     std::fs::rename(&aside, &cell).unwrap();
+    // A part with variants is a map of gains, when it is whole.
+    assert!(whole.contains("0 of 4 cells are there"), "{whole}");
+    succeed(iapo(study, out, &["--part", "C", "--workers", "2"]));
+    let whole = written();
+    assert!(whole.contains("### Gain against room"), "{whole}");
     // Packed, the same runs say the same.
     succeed(iapo(study, out, &["--pack"]));
     assert!(cell.join("records.jsonl.delta.gz").is_file());
@@ -208,12 +216,12 @@ fn counted_cells_are_refused_until_all_is_decided_and_committed() {
     let penalty = resolved.pointer("/arms/torl/penalty").unwrap();
     assert!((penalty.as_f64().unwrap() - 0.7).abs() < 1e-6, "{penalty}");
     reports(&study, &out);
-    // Each seed has its own teacher.
+    // Each seed and each world has its own teacher.
     let teachers: Vec<PathBuf> = hashes(&out)
         .into_keys()
         .filter(|path| path.to_string_lossy().contains("teacher-"))
         .collect();
-    assert_eq!(teachers.len(), 2);
+    assert_eq!(teachers.len(), 4, "two seeds, and one in two other worlds");
     assert!(teachers[0].ends_with("seed-2000"), "{teachers:?}");
     // A change after the freeze is refused again, and what is there is not redone.
     std::fs::write(

@@ -171,14 +171,18 @@ fn report(args: &Args, study: &Study, freeze: Option<&Freeze>) -> anyhow::Result
     let there = std::fs::read_to_string(&path)
         .with_context(|| format!("{}: no report to compare with", path.display()))?;
     let found = replicate::study::report(study, freeze, &args.out)?;
-    let differing = results::differences(&there, &found);
-    if differing.is_empty() && there == found {
+    if there == found {
         println!("{} is what the runs say", path.display());
         return Ok(ExitCode::SUCCESS);
     }
-    for line in &differing {
-        eprintln!("{line}");
-    }
+    let differing = there
+        .lines()
+        .zip(found.lines())
+        .position(|(there, found)| there != found);
+    let line = differing.unwrap_or_else(|| there.lines().count().min(found.lines().count()));
+    let of = |text: &str| text.lines().nth(line).unwrap_or("nothing").to_owned();
+    eprintln!("line {}: {}", line + 1, of(&there));
+    eprintln!("the runs say: {}", of(&found));
     bail!(
         "{} is not what the runs say; `iapo study --report` writes it anew",
         path.display()

@@ -8,6 +8,7 @@ use results::{ArmName, Record, Run, UpdateMetrics};
 use crate::Result;
 
 use super::super::cell::StudyCell;
+use super::mechanism::Composition;
 
 /// An arm over its seeds.
 pub struct Arm {
@@ -17,6 +18,8 @@ pub struct Arm {
     pub greedy: ArmScores,
     /// Answers sampled at the temperature of training; without a set where none were drawn.
     pub sampled: ArmScores,
+    /// What the greedy answers are made of.
+    pub composition: Composition,
     /// By seed in order, one line an update.
     pub metrics: Vec<Vec<UpdateMetrics>>,
     /// Updates in all, with those before the arm's own.
@@ -27,11 +30,13 @@ impl Arm {
     /// The arm of runs in given folders.
     pub fn load<'f>(name: &ArmName, folders: impl IntoIterator<Item = &'f Path>) -> Result<Self> {
         let (mut greedy, mut sampled) = (Vec::new(), Vec::new());
+        let mut composition = Composition::default();
         let mut metrics = Vec::new();
         let mut updates = 0;
         for folder in folders {
             let run = Run::load(folder)?;
             for record in run.records {
+                composition.add(&record);
                 if let Some(answer) = &record.sampled {
                     sampled.push(Record {
                         verdict: answer.verdict,
@@ -53,6 +58,7 @@ impl Arm {
             greedy: ArmScores::collect(name, &greedy),
             sampled: ArmScores::collect(name, &sampled),
             name: name.clone(),
+            composition,
             metrics,
             updates,
         })
@@ -88,6 +94,12 @@ impl Arm {
                 .filter_map(value),
         )
     }
+}
+
+/// Divergence from the teacher on the probe, right and wrong calls together.
+pub fn divergence(line: &UpdateMetrics) -> Option<f64> {
+    let found = line.alignment.as_ref()?;
+    Some((found.right + found.wrong) / 2.0)
 }
 
 /// The mean; `None` of nothing.

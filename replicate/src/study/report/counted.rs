@@ -9,9 +9,7 @@ use results::statistics::{
     ArmScores, Bootstrap, Conclusion, CrossedEstimate, Hypothesis, Outcome, PairedDifference,
     compare, decide, over_seeds,
 };
-use results::{
-    ArmName, SETS, TableOptions, UpdateMetrics, markdown_table, number, p_value, points,
-};
+use results::{ArmName, SETS, TableOptions, markdown_table, number, p_value, points};
 
 use crate::{Error, Result};
 
@@ -20,8 +18,9 @@ use super::super::files;
 use super::super::part::{Part, Phase};
 use super::super::preregistration::PrimaryTest;
 use super::Progress;
-use super::arms::Arm;
+use super::arms::{Arm, divergence};
 use super::tuning::training_seconds;
+use super::{map, mechanism};
 
 /// The sections of all counted parts; nothing where no arm is tested.
 pub(super) fn sections(progress: &Progress<'_>, text: &mut String) -> Result<()> {
@@ -50,6 +49,7 @@ pub(super) fn sections(progress: &Progress<'_>, text: &mut String) -> Result<()>
     primary_tests(progress, &group, text)?;
     text.push_str("\n## All arms\n\n");
     group.describe(text)?;
+    group.explain(text);
     let others = progress.study.parts.iter().filter(|part| {
         part.phase == Phase::Counted && !tested.iter().any(|known| known.name == part.name)
     });
@@ -60,9 +60,19 @@ pub(super) fn sections(progress: &Progress<'_>, text: &mut String) -> Result<()>
             let _ = writeln!(text, "{done} of {all} cells are there.");
             continue;
         }
-        for variant in part.all_variants() {
-            let group = Group::of_parts(progress, &[part], &variant.label)?;
-            let _ = write!(text, "### {}\n\n", variant.label);
+        let groups = part
+            .all_variants()
+            .into_iter()
+            .map(|variant| {
+                let group = Group::of_parts(progress, &[part], &variant.label)?;
+                Ok((variant.label, group))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        if groups.len() > 1 {
+            map::section(&groups, text)?;
+        }
+        for (label, group) in &groups {
+            let _ = write!(text, "### {label}\n\n");
             group.describe(text)?;
             text.push('\n');
         }
@@ -71,9 +81,9 @@ pub(super) fn sections(progress: &Progress<'_>, text: &mut String) -> Result<()>
 }
 
 /// Arms that were trained with the same settings, beside their bases and teachers.
-struct Group {
+pub(super) struct Group {
     /// In the order of the files.
-    arms: Vec<Arm>,
+    pub arms: Vec<Arm>,
     /// The untrained student and the teachers.
     references: Vec<Arm>,
 }
@@ -113,7 +123,14 @@ impl Group {
         Ok(Group { arms, references })
     }
 
-    fn arm(&self, name: &str) -> Option<&Arm> {
+    /// Its teachers, over seeds.
+    pub fn teacher(&self) -> Option<&Arm> {
+        let mut known = self.references.iter();
+        known.find(|arm| arm.name.name() == ArmName::TEACHER)
+    }
+
+    /// An arm by its name.
+    pub fn arm(&self, name: &str) -> Option<&Arm> {
         self.arms.iter().find(|arm| arm.name.name() == name)
     }
 
@@ -208,10 +225,17 @@ impl Group {
     }
 }
 
-/// Divergence from the teacher on the probe, right and wrong calls together.
-fn divergence(line: &UpdateMetrics) -> Option<f64> {
-    let found = line.alignment.as_ref()?;
-    Some((found.right + found.wrong) / 2.0)
+impl Group {
+    /// What the arms' gains are made of and what they cost.
+    fn explain(&self, text: &mut String) {
+        let arms: Vec<&Arm> = self.arms.iter().collect();
+        let all: Vec<&Arm> = self.references.iter().chain(&self.arms).collect();
+        mechanism::composition(&all, text);
+        mechanism::through_training(&arms, text);
+        if let [untrained, teacher] = self.references.as_slice() {
+            mechanism::price(&arms, untrained, teacher, text);
+        }
+    }
 }
 
 /// The probe's divergence of an arm less plain GRPO's, over the seeds that both have.
@@ -239,7 +263,7 @@ fn alignment_gap(arm: &Arm, plain: &Arm) -> Option<CrossedEstimate> {
 }
 
 /// Two arms on the seeds that both have.
-fn paired(first: &ArmScores, second: &ArmScores) -> Result<PairedDifference> {
+pub(super) fn paired(first: &ArmScores, second: &ArmScores) -> Result<PairedDifference> {
     let seeds: Vec<u64> = first
         .seeds
         .iter()
@@ -264,7 +288,7 @@ fn paired(first: &ArmScores, second: &ArmScores) -> Result<PairedDifference> {
     })
 }
 
-fn with_interval(found: &CrossedEstimate) -> String {
+pub(super) fn with_interval(found: &CrossedEstimate) -> String {
     format!(
         "{} [{}, {}]",
         points(found.value),

@@ -5,6 +5,8 @@
 
 mod arms;
 mod counted;
+mod map;
+mod mechanism;
 mod screening;
 mod tuning;
 

@@ -1,0 +1,224 @@
+//! What gains are made of: the calls' focus, kinds of question, how the signals go through training.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use benchmarks::Verdict;
+use results::{Record, markdown_table, number};
+
+use super::arms::{Arm, divergence, mean};
+
+/// Right answers among judged ones.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    right: u64,
+    judged: u64,
+}
+
+impl Tally {
+    fn add(&mut self, verdict: Verdict) {
+        self.judged += u64::from(verdict != Verdict::NotJudged);
+        self.right += u64::from(verdict == Verdict::Right);
+    }
+
+    /// The share of right ones; `None` of nothing.
+    fn share(self) -> Option<f64> {
+        (self.judged > 0).then(|| self.right as f64 / self.judged as f64)
+    }
+}
+
+/// An arm's greedy answers by what was asked and called, all seeds and sets together.
+#[derive(Clone, Debug, Default)]
+pub struct Composition {
+    /// By kind of question.
+    by_kind: BTreeMap<String, Tally>,
+    /// By the number of entries that the question names.
+    by_named: BTreeMap<u32, Tally>,
+    /// After a call on what the question asks for, after another call that ran, and the rest.
+    right_focus: Tally,
+    wrong_focus: Tally,
+    without_figure: Tally,
+}
+
+impl Composition {
+    /// Counts an answer.
+    pub fn add(&mut self, record: &Record) {
+        if let Some(kind) = &record.kind {
+            self.by_kind
+                .entry(kind.clone())
+                .or_default()
+                .add(record.verdict);
+        }
+        if let Some(named) = record.named {
+            self.by_named.entry(named).or_default().add(record.verdict);
+        }
+        let place = match (record.tool_succeeded, record.right_focus) {
+            (true, Some(true)) => &mut self.right_focus,
+            (true, _) => &mut self.wrong_focus,
+            (false, _) => &mut self.without_figure,
+        };
+        place.add(record.verdict);
+    }
+
+    fn share_of(&self, part: Tally) -> Option<f64> {
+        let all = self.right_focus.judged + self.wrong_focus.judged + self.without_figure.judged;
+        (all > 0).then(|| part.judged as f64 / all as f64)
+    }
+}
+
+fn percent(share: Option<f64>) -> String {
+    number(share.map(|share| 100.0 * share), 1)
+}
+
+/// Tables of what arms' answers are made of.
+pub(super) fn composition(arms: &[&Arm], text: &mut String) {
+    text.push_str(
+        "\n### What answers are made of\n\nGreedy answers, percent. A call has the right focus when it \
+         keeps what the question asks for.\n\n",
+    );
+    let rows: Vec<Vec<String>> = arms
+        .iter()
+        .map(|arm| {
+            let made = &arm.composition;
+            vec![
+                arm.name.to_string(),
+                percent(made.share_of(made.right_focus)),
+                percent(made.right_focus.share()),
+                percent(made.share_of(made.wrong_focus)),
+                percent(made.wrong_focus.share()),
+                percent(made.share_of(made.without_figure)),
+                percent(made.without_figure.share()),
+            ]
+        })
+        .collect();
+    text.push_str(&markdown_table(
+        &[
+            "arm",
+            "right focus",
+            "right after it",
+            "another focus",
+            "right after another",
+            "no edited figure",
+            "right without",
+        ],
+        &rows,
+    ));
+    let kinds: BTreeSet<&String> = arms
+        .iter()
+        .flat_map(|arm| arm.composition.by_kind.keys())
+        .collect();
+    let named: BTreeSet<u32> = arms
+        .iter()
+        .flat_map(|arm| arm.composition.by_named.keys().copied())
+        .collect();
+    if kinds.is_empty() {
+        text.push('\n');
+        return;
+    }
+    text.push_str("\n\nAccuracy by kind of question and by the number of entries named.\n\n");
+    let mut header = vec!["arm".to_owned()];
+    header.extend(kinds.iter().map(|kind| (*kind).clone()));
+    header.extend(named.iter().map(|count| format!("{count} named")));
+    let rows: Vec<Vec<String>> = arms
+        .iter()
+        .map(|arm| {
+            let made = &arm.composition;
+            let mut row = vec![arm.name.to_string()];
+            row.extend(
+                kinds
+                    .iter()
+                    .map(|kind| percent(made.by_kind.get(*kind).and_then(|tally| tally.share()))),
+            );
+            row.extend(
+                named
+                    .iter()
+                    .map(|count| percent(made.by_named.get(count).and_then(|t| t.share()))),
+            );
+            row
+        })
+        .collect();
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    text.push_str(&markdown_table(&header, &rows));
+    text.push('\n');
+}
+
+/// How the probe's divergence and the penalty's correlation with wrong calls go through training.
+pub(super) fn through_training(arms: &[&Arm], text: &mut String) {
+    let updates: BTreeSet<u64> = arms
+        .iter()
+        .flat_map(|arm| arm.metrics.iter().flatten())
+        .filter(|line| line.alignment.is_some())
+        .map(|line| line.update)
+        .collect();
+    if updates.is_empty() {
+        return;
+    }
+    text.push_str(
+        "\n### Through training\n\nThe probe's divergence from the teacher after so many updates; then \
+         the penalty's correlation with wrong calls within prompts, mean over the updates since.\n\n",
+    );
+    let mut header = vec!["arm".to_owned()];
+    header.extend(updates.iter().map(|update| format!("divergence, {update}")));
+    header.extend(
+        updates
+            .iter()
+            .map(|update| format!("correlation, {update}")),
+    );
+    let rows: Vec<Vec<String>> = arms
+        .iter()
+        .map(|arm| {
+            let lines = || arm.metrics.iter().flatten();
+            let mut row = vec![arm.name.to_string()];
+            row.extend(updates.iter().map(|update| {
+                let at = lines().filter(|line| line.update == *update);
+                number(mean(at.filter_map(divergence)), 4)
+            }));
+            let mut from = 0;
+            row.extend(updates.iter().map(|&update| {
+                let since = lines().filter(|line| line.update > from && line.update <= update);
+                let found = mean(since.filter_map(|line| line.penalty_correlation));
+                from = update;
+                number(found, 2)
+            }));
+            row
+        })
+        .collect();
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    text.push_str(&markdown_table(&header, &rows));
+    text.push('\n');
+}
+
+/// How much of the room between the untrained student and the teacher arms close, and at what price.
+pub(super) fn price(arms: &[&Arm], untrained: &Arm, teacher: &Arm, text: &mut String) {
+    let average = |arm: &Arm| arm.greedy.macro_average();
+    let Some((low, high)) = average(untrained).zip(average(teacher)) else {
+        return;
+    };
+    text.push_str(
+        "\n### Room and price\n\nShare of the room between the untrained student and its teachers that \
+         is closed, and seconds of training a point of it.\n\n",
+    );
+    let rows: Vec<Vec<String>> = arms
+        .iter()
+        .map(|arm| {
+            let gained = average(arm).map(|value| value - low);
+            let seconds = arm.over_updates(|line| Some(super::tuning::training_seconds(line)));
+            let seconds = seconds.map(|seconds| seconds * arm.updates as f64);
+            let a_point = seconds.zip(gained.filter(|gained| *gained > 0.0));
+            vec![
+                arm.name.to_string(),
+                percent(gained.map(|gained| gained / (high - low))),
+                number(seconds, 0),
+                number(
+                    a_point.map(|(seconds, gained)| seconds / (100.0 * gained)),
+                    2,
+                ),
+            ]
+        })
+        .collect();
+    text.push_str(&markdown_table(
+        &["arm", "room closed, percent", "seconds", "seconds a point"],
+        &rows,
+    ));
+    let _ = writeln!(text);
+}
