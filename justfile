@@ -23,6 +23,10 @@ eval-all *ARGS:
 tables *ARGS:
     cargo run --release --quiet --bin iapo -- tables {{ARGS}}
 
+# profile paper through every stage with tiny models, more of it than CI has
+rehearse:
+    cargo test --release --test rehearsal -- --ignored --nocapture
+
 # questions of the micro world as pictures (--set vwtq --n 20 --out DIR)
 world *ARGS:
     cargo run --release --quiet --bin iapo -- world {{ARGS}}

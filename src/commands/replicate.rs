@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use super::signals::{self, OnSignal};
+use benchmarks::TestSet;
+use benchmarks::sources;
 use replicate::compute::{Compute, DeviceName};
 use replicate::deviations::deviations;
-use replicate::profile::Profile;
+use replicate::profile::{Profile, PromptWording};
 use replicate::progress::Progress;
 use replicate::stages::Replication;
 use results::{Format, Paper, Runs, Table, TableOptions, write_report};
@@ -15,7 +17,8 @@ use results::{Format, Paper, Runs, Table, TableOptions, write_report};
 /// Trains the arms, evaluates them on the six sets, and says whether the claim held.
 #[derive(clap::Args)]
 pub struct Args {
-    /// `micro`, `smoke`, or a profile's file (see replicate/profiles).
+    /// `micro`, `smoke`, `paper` (one card of 80 GB; replicate/PAPER.md), `paper-full`, or a profile's
+    /// file (see replicate/profiles).
     #[arg(long, default_value = "micro")]
     profile: String,
     /// Only these arms, tables `[arms.NAME]` of the profile: vtool-r1, torl, trm, iapo (the paper's
@@ -37,6 +40,10 @@ pub struct Args {
     /// Changes a setting of the profile, for example `--set arms.torl.penalty=0.5`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     changes: Vec<String>,
+    /// The folder with the questions, for profiles that load them; `hub` downloads what is missing into
+    /// `hub-data`.
+    #[arg(long, value_name = "DIR|hub")]
+    data: Option<String>,
     /// Where models run: `cpu`, `cuda` or `cuda:N`.
     #[arg(long, value_name = "DEVICE", default_value_t)]
     device: DeviceName,
@@ -54,15 +61,39 @@ pub fn recipe_folder() -> PathBuf {
     }
 }
 
+/// Where data of the hub are kept.
+const HUB_DATA: &str = "hub-data";
+
+/// Brings what a profile asks of the hub, or checks what is there.
+fn download(profile: &Profile) -> anyhow::Result<()> {
+    let folder = Path::new(HUB_DATA);
+    for set in TestSet::ALL {
+        sources::download(set, folder)?;
+    }
+    sources::download_training(folder)?;
+    let prompt = profile.data.as_ref().map(|data| data.prompt);
+    if prompt == Some(PromptWording::VtoolR1) {
+        sources::download_prompt(folder)?;
+    }
+    Ok(())
+}
+
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut changes = args.changes;
     changes.extend(args.seeds.map(|seeds| format!("seeds={seeds}")));
     changes.extend(args.first_seed.map(|seed| format!("first_seed={seed}")));
+    if let Some(folder) = &args.data {
+        let folder = if folder == "hub" { HUB_DATA } else { folder };
+        changes.push(format!("data.folder={folder:?}"));
+    }
     let profile = Profile::load(&args.profile, &changes)?;
     let arms = args.arms.unwrap_or_else(|| profile.trained.clone());
     if let Some(problem) = profile.trained_problem(&arms) {
         anyhow::bail!("--arms: {problem}");
+    }
+    if args.data.as_deref() == Some("hub") {
+        download(&profile)?;
     }
     let out = args
         .out

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use baselines::{Evidence, Reward, TeacherRole};
-use benchmarks::evaluation::Scoring;
 use results::{Appender, UpdateMetrics};
 use seeded_random::Stream;
 
@@ -14,7 +13,7 @@ use crate::evaluation::validate;
 use crate::probe::Probe;
 use crate::profile::RunRole;
 use crate::progress::Report;
-use crate::training::{Teachers, Training};
+use crate::training::{Graders, Teachers, Training};
 use crate::{Error, Result, checkpoint, error, interrupt};
 
 /// One stage of training.
@@ -50,9 +49,14 @@ impl Replication<'_> {
             Evidence::Divergence(TeacherRole::Untrained) => model_of(Some(&self.student))?,
             _ => None,
         };
+        let judges = self.judges();
         let mut training = Training::new(
             self.profile,
             &self.data,
+            Graders {
+                scoring: judges.training(),
+                verifier: self.servers.verifier(),
+            },
             plan.stage,
             plan.reward,
             self.policy(plan.from)?,
@@ -95,14 +99,16 @@ impl Replication<'_> {
             _ => None,
         };
         let schedule = &self.profile.schedule;
-        let scoring = Scoring::of(self.data.rule(), None);
+        let scoring = judges.evaluation();
         let label = format!("{} seed {}", plan.stage, plan.seed);
         let mut watch = Watch::default();
         for line in kept.iter().filter(|line| line.stage == plan.stage) {
             watch.look(&self.profile.alarms, &mut line.clone())?;
         }
         for update in first..plan.updates {
-            let mut line = training.update(update, earlier.len() + update)?;
+            let updated = training.update(update, earlier.len() + update);
+            self.servers.refuse_silence()?;
+            let mut line = updated?;
             let last = update + 1 == plan.updates;
             if last || (update + 1) % schedule.validate_every == 0 {
                 let clock = Instant::now();
