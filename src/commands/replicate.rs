@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use super::doctor::{memory_of_cards, plan_of};
 use super::signals::{self, OnSignal};
 use benchmarks::TestSet;
 use benchmarks::sources;
 use replicate::compute::{Compute, DeviceName};
 use replicate::deviations::deviations;
+use replicate::plan::Plan;
 use replicate::profile::{Profile, PromptWording};
 use replicate::progress::Progress;
 use replicate::stages::Replication;
@@ -78,6 +80,19 @@ fn download(profile: &Profile) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What is wrong with a card that a plan does not fit into.
+fn too_small(plan: &Plan) -> Option<String> {
+    let (stage, peak) = plan.largest().filter(|_| !plan.fits())?;
+    Some(format!(
+        "the stage {stage} of profile {} needs {:.1} GB at its worst moment, the card has {:.1}; any of \
+         these makes it fit: {}; `iapo plan --profile {0}` says more",
+        plan.profile,
+        peak as f64 / 1e9,
+        plan.card.memory as f64 / 1e9,
+        plan.changes.join("; ")
+    ))
+}
+
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut changes = args.changes;
@@ -99,6 +114,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .out
         .unwrap_or_else(|| Path::new("runs").join(&profile.name));
     let compute = Compute::open(args.device, profile.compute.weights)?;
+    if args.device != DeviceName::Cpu
+        && let Some(memory) = memory_of_cards()
+        && let Some(problem) = too_small(&plan_of(&profile, &arms, &args.checkpoints, memory)?)
+    {
+        anyhow::bail!("--device {}: {problem}", args.device);
+    }
     let replication = Replication::open(
         &profile,
         arms.clone(),
@@ -163,4 +184,26 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         out.join(results::REPORT).display()
     );
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_that_is_too_small_is_refused_in_the_plans_words() {
+        let profile = Profile::load("paper", &[]).unwrap();
+        let of = |gigabytes: u64| {
+            let plan = plan_of(
+                &profile,
+                &profile.trained,
+                &recipe_folder(),
+                gigabytes * 1_000_000_000,
+            )
+            .unwrap();
+            too_small(&plan)
+        };
+        assert_eq!(of(80), None);
+        insta::assert_snapshot!(of(40).unwrap());
+    }
 }

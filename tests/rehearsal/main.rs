@@ -440,3 +440,56 @@ fn a_folder_without_training_pictures_says_so() {
     assert!(error_of(command).contains("--data"));
     assert!(!Path::new("run").exists());
 }
+
+/// A quantised checkpoint is refused before anything is trained.
+#[test]
+fn a_quantised_checkpoint_is_refused() {
+    let stage = Stage::new(&Sizes { test: 1, train: 2 }, says);
+    let file = stage.at("student/config.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    config["quantization_config"] = serde_json::json!({ "quant_method": "awq", "bits": 4 });
+    std::fs::write(&file, config.to_string()).unwrap();
+    let told = error_of(stage.replicate("paper", "run", &SHORT));
+    assert!(told.contains("quanti"), "{told}");
+}
+
+/// The checks of the battery that a processor can make, a second time not made again.
+#[test]
+fn the_battery_runs_on_a_processor_and_resumes() {
+    let out = tempfile::tempdir().unwrap();
+    let battery = |device: &str| {
+        let output = Command::new("bash")
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args([
+                "benches/cuda/battery",
+                "--short",
+                "--device",
+                device,
+                "--out",
+            ])
+            .arg(out.path())
+            .env("IAPO", env!("CARGO_BIN_EXE_iapo"))
+            .output()
+            .unwrap();
+        (output.status.success(), text(&output).0)
+    };
+    let (passed, told) = battery("cpu");
+    assert!(passed, "{told}");
+    for check in ["2 operators: passed", "4 smoke: passed", "6 ratio: passed"] {
+        assert!(told.contains(check), "{told}");
+    }
+    assert!(
+        told.contains("1 device: not on a processor; needs any card"),
+        "{told}"
+    );
+    let (passed, told) = battery("cpu");
+    assert!(passed && told.contains("4 smoke: passed before"), "{told}");
+    if Command::new("nvidia-smi").output().is_err() {
+        let (passed, told) = battery("cuda");
+        assert!(
+            !passed && told.contains("1 device: no card here; needs any card"),
+            "{told}"
+        );
+    }
+}

@@ -44,8 +44,17 @@ impl Replication<'_> {
             dir.map(|dir| self.policy(dir)?.model.detached().map_err(Into::into))
                 .transpose()
         };
-        let teacher = model_of(plan.teacher)?;
-        let untrained = match plan.reward.method().evidence() {
+        let evidence = plan.reward.method().evidence();
+        let asks_teacher = matches!(
+            evidence,
+            Evidence::TeacherLogProb | Evidence::Divergence(TeacherRole::Teacher)
+        );
+        // A model that nobody asks would only take memory.
+        let teacher = match asks_teacher || self.profile.evaluation.probe > 0 {
+            true => model_of(plan.teacher)?,
+            false => None,
+        };
+        let untrained = match evidence {
             Evidence::Divergence(TeacherRole::Untrained) => model_of(Some(&self.student))?,
             _ => None,
         };
