@@ -267,13 +267,13 @@ pub fn own_calls_card(
     items: &[Item],
     scoring: Scoring<'_>,
 ) -> Result<OwnCallsCard> {
-    let offered = greedy_answers(policy, data, items, scoring, |_| ())?;
+    let offered = greedy_answers(policy, data, items, scoring)?;
     let mut bare = items.to_vec();
     for item in &mut bare {
         // An empty text offers nothing.
         item.question.task.tools = Some(String::new());
     }
-    let not_offered = greedy_answers(policy, data, &bare, scoring, |_| ())?;
+    let not_offered = greedy_answers(policy, data, &bare, scoring)?;
     let right = |one: &Answered| match one.verdict {
         Verdict::Right => Some(1.0),
         Verdict::Wrong => Some(0.0),

@@ -5,6 +5,7 @@
 //! - weights of the policy, of the reference (a copy where all weights are trained, none with adapters)
 //!   and, where the arm asks it, of the teacher, `b` each;
 //! - AdamW: two f32 moments a trained parameter, and an f32 master where `b` is 2;
+//! - the features of an update's images, of all turns: they are kept from rollout to step;
 //! - gradients: the f32 sum, and those of one micro-batch in the model's type;
 //! - the largest of
 //!   - a rollout: keys and values of `rollout_tokens` prompt tokens and of their samples, and the widest
@@ -161,6 +162,10 @@ fn of_stage(
     let logits = LOGITS.min(3 * 4 * policy.vocabulary * compute.update_tokens as u64);
     add("logits", logits, true);
     add("attention tile", scores(policy), true);
+    // A second turn has two images.
+    let images = grpo.prompts * (1 + 2 * grpo.samples);
+    let tokens = (images * workload.image_patches / 4) as u64;
+    add("image features", tokens * policy.hidden * b, true);
 
     add("rollout", rollout(profile, policy, workload, b), false);
     let micro = trained * (4 + b);

@@ -36,7 +36,12 @@ pub fn check(
         .collect();
     let requests: Vec<CompletionRequest> = conversations
         .iter()
-        .flat_map(|conversation| (0..8).map(move |seed| CompletionRequest { conversation, seed }))
+        .flat_map(|conversation| {
+            (0..8).map(move |seed| CompletionRequest {
+                conversation,
+                seed: Some(seed),
+            })
+        })
         .collect();
     let sampled = policy
         .complete(&requests)?
