@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use results::Machine;
 
 use super::output::print;
-use super::replicate::recipe_folder;
+use super::recipe::recipe_folder;
 use super::{battery, plan};
 use replicate::compute::DeviceName;
 use replicate::plan::{Card, Plan, Workload};

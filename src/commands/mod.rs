@@ -13,6 +13,7 @@ mod parity;
 mod plan;
 mod png;
 mod pretrain;
+mod recipe;
 mod replicate;
 mod score;
 mod signals;

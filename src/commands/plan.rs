@@ -9,7 +9,7 @@ use replicate::plan::{Card, Plan, Workload, published_config};
 use replicate::profile::Profile;
 
 use super::output::print;
-use super::replicate::recipe_folder;
+use super::recipe::recipe_folder;
 
 /// What a profile costs: memory by part, tokens, arithmetic, hours; arithmetic alone, nothing is loaded
 /// or trained. Fails where a stage does not fit the cards.

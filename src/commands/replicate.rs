@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use super::doctor::{memory_of_cards, plan_of};
+use super::recipe::recipe_folder;
 use super::signals::{self, OnSignal};
 use benchmarks::TestSet;
 use benchmarks::sources;
@@ -52,15 +53,6 @@ pub struct Args {
     /// The folder that the profile's checkpoints are relative to.
     #[arg(long, value_name = "DIR", default_value_os_t = recipe_folder())]
     checkpoints: PathBuf,
-}
-
-/// `replicate/` of the checkout that the command was built from, or of the current folder.
-pub fn recipe_folder() -> PathBuf {
-    let here = Path::new("replicate");
-    match here.join("checkpoints").exists() {
-        true => here.to_owned(),
-        false => Path::new(env!("CARGO_MANIFEST_DIR")).join("replicate"),
-    }
 }
 
 /// Where data of the hub are kept.

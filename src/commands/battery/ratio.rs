@@ -12,7 +12,7 @@ use replicate::profile::Profile;
 use seeded_random::Stream;
 
 use super::Compared;
-use crate::commands::replicate::recipe_folder;
+use crate::commands::recipe::recipe_folder;
 
 /// Mean and largest |p / p_sampled − 1| of the tokens of sampled first turns.
 pub fn check(
