@@ -276,19 +276,17 @@ mod tests {
     /// Seconds of the same audit at 250 TFLOP/s, with two conversations an episode.
     #[test]
     fn seconds_agree_with_the_audit_of_the_papers_scale() {
-        for (wording, update, integrated, occlusion) in [
-            ("ours", 60.0, 914.0, 30.0),
-            ("vtool-r1", 146.0, 2956.0, 70.0),
+        // The audit counts no attention, which grows with the prompt.
+        for (wording, update, integrated, occlusion, share) in [
+            ("ours", 60.0, 914.0, 30.0, 0.1),
+            ("vtool-r1", 146.0, 2956.0, 70.0, 0.25),
         ] {
             let plan = plan("paper", &[&format!("data.prompt={wording}")], 80);
             let step = |part| seconds(&plan, "iapo", part);
-            within(step("update") + step("reference"), update, 0.1);
-            within(step("attribution"), integrated, 0.1);
-            within(
-                seconds(&plan, "iapo-occlusion", "attribution"),
-                occlusion,
-                0.2,
-            );
+            within(step("update") + step("reference"), update, share);
+            within(step("attribution"), integrated, share);
+            let by_occlusion = seconds(&plan, "iapo-occlusion", "attribution");
+            within(by_occlusion, occlusion, 0.25);
             within(step("vision"), 4.0, 0.2);
         }
     }
