@@ -7,6 +7,10 @@ _default:
 replicate *ARGS:
     cargo run --release --quiet --bin iapo -- replicate {{ARGS}}
 
+# what a profile costs: memory by part, hours, what to change where it does not fit
+plan *ARGS:
+    cargo run --release --quiet --bin iapo -- plan {{ARGS}}
+
 # every stage and arm in about a minute, far too short to learn
 smoke OUT="runs/smoke":
     cargo run --release --quiet --bin iapo -- replicate --profile smoke --out {{OUT}}
@@ -22,6 +26,10 @@ eval-all *ARGS:
 # every table again from recorded runs
 tables *ARGS:
     cargo run --release --quiet --bin iapo -- tables {{ARGS}}
+
+# profile paper through every stage with tiny models, more of it than CI has
+rehearse:
+    cargo test --release --test rehearsal -- --ignored --nocapture
 
 # questions of the micro world as pictures (--set vwtq --n 20 --out DIR)
 world *ARGS:
@@ -74,6 +82,10 @@ bench *ARGS:
 # compiles everything for CUDA with NVIDIA's compiler from Python wheels; no card is needed
 check-cuda:
     bash .ci/check-cuda
+
+# the checks of a machine with a card, in order; --device cpu makes those that need none
+cuda-battery *ARGS:
+    bash benches/cuda/battery {{ARGS}}
 
 # all tests
 test:

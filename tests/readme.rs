@@ -49,3 +49,77 @@ fn the_recorded_report_shows_the_golden_table() {
         );
     }
 }
+
+/// The rows of the paper page that say what the plan says.
+fn planned(profile: &str, memory: &str) -> Vec<String> {
+    let output = Command::new(env!("CARGO_BIN_EXE_iapo"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["plan", "--profile", profile, "--memory", memory])
+        .args(["--format", "json"])
+        .output()
+        .unwrap();
+    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let number = |value: &serde_json::Value| value.as_f64().unwrap();
+    let peak = |stage: &str| -> String {
+        let stages = plan["memory"].as_array().unwrap();
+        let Some(own) = stages.iter().find(|own| own["stage"] == stage) else {
+            return String::new();
+        };
+        let parts = own["parts"].as_array().unwrap().iter();
+        let (mut always, mut passing) = (0.0, 0.0f64);
+        for part in parts {
+            match part["always"].as_bool().unwrap() {
+                true => always += number(&part["bytes"]),
+                false => passing = passing.max(number(&part["bytes"])),
+            }
+        }
+        format!("{:.0}", (always + passing) / 1e9)
+    };
+    let mut rows: Vec<String> = plan["time"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|stage| {
+            let name = stage["stage"].as_str().unwrap();
+            let seconds: f64 = match &stage["update"]["seconds"] {
+                serde_json::Value::Array(parts) => parts.iter().map(|p| number(&p[1])).sum(),
+                _ => 0.0,
+            };
+            let update = match seconds {
+                0.0 => String::new(),
+                seconds => format!("{seconds:.0}"),
+            };
+            let (updates, hours) = (&stage["updates"], number(&stage["hours"]));
+            format!(
+                "| `{profile}` | {name} | {} | {updates} | {update} | {hours:.1} |",
+                peak(name)
+            )
+        })
+        .collect();
+    rows.push(format!(
+        "| `{profile}` | all | | | | {:.0} (cost {:.0}) |",
+        number(&plan["hours"][0]),
+        number(&plan["cost"])
+    ));
+    rows
+}
+
+#[test]
+fn the_papers_page_says_what_the_plan_says() {
+    let mut table = "| profile | stage | GB | updates | seconds an update | hours |\n".to_owned();
+    table += "|---|---|---:|---:|---:|---:|\n";
+    for (profile, memory) in [("paper", "80"), ("paper-full", "141")] {
+        for row in planned(profile, memory) {
+            table += &row;
+            table.push('\n');
+        }
+    }
+    let page = read("replicate/PAPER.md");
+    let shown = page.split("<!-- plan -->\n").nth(1).unwrap();
+    let shown = shown.split("<!-- /plan -->").next().unwrap();
+    assert_eq!(
+        shown.trim(),
+        table.trim(),
+        "replicate/PAPER.md should have\n{table}"
+    );
+}

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// What is measured of one distinct call of a prompt. A field is `None` where no method asked for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct CallEvidence {
-    /// Whether the call is right, by who knows: the generator's truth.
+    /// Whether the call is right, by who knows: the generator's truth, or a verifier.
     pub right: Option<bool>,
     /// Mean log-probability of the call's tokens under the teacher, nats.
     pub teacher_log_prob: Option<f32>,
@@ -34,8 +34,11 @@ pub enum TeacherRole {
 pub enum Evidence {
     /// Nothing beyond what the tool did.
     Outcome,
-    /// [`CallEvidence::right`].
+    /// [`CallEvidence::right`], by the generator's truth.
     Truth,
+    /// [`CallEvidence::right`], by a verifier behind an endpoint. An episode whose call it could not
+    /// verify is left out of its group.
+    Verifier,
     /// [`CallEvidence::teacher_log_prob`].
     TeacherLogProb,
     /// [`CallEvidence::own_log_prob`].

@@ -5,7 +5,8 @@
 //! with credit for each turn; the verifier in IAPO's paper is GPT-4o. Deviations: credit for the
 //! whole trajectory; at the micro scale the verifier has the generator's knowledge (a call is right
 //! when it focuses exactly on what the question names) and its judgement is flipped with a stated
-//! probability, drawn once for each distinct call, so that equal calls get equal verdicts.
+//! probability, drawn once for each distinct call, so that equal calls get equal verdicts. With
+//! `verifier = "endpoint"` a model is asked instead, whose judgement stands as it is.
 
 use seeded_random::Draw;
 use serde::{Deserialize, Serialize};
@@ -14,21 +15,44 @@ use crate::deviation::{Deviation, NOT_TOLD};
 use crate::method::{RewardMethod, weight_problem};
 use crate::{Evidence, GroupEvidence, WithoutCall};
 
+/// Who verifies a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verifier {
+    /// The generator's truth, flipped with [`Trm::error_rate`].
+    #[default]
+    Truth,
+    /// The model of the profile's `[verifier]`.
+    Endpoint,
+}
+
+impl Verifier {
+    fn is_truth(&self) -> bool {
+        *self == Verifier::Truth
+    }
+}
+
 /// The method with its settings: `method = "trm"`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trm {
     /// Added when the verifier approves the call, subtracted when it rejects it.
     pub weight: f64,
-    /// Probability that the verifier's judgement is flipped.
+    /// Probability that the verifier's judgement is flipped; 0 for an endpoint.
     pub error_rate: f64,
+    /// Who verifies.
+    #[serde(default, skip_serializing_if = "Verifier::is_truth")]
+    pub verifier: Verifier,
     /// What an episode without a call gets.
     pub without_call: WithoutCall,
 }
 
 impl RewardMethod for Trm {
     fn evidence(&self) -> Evidence {
-        Evidence::Truth
+        match self.verifier {
+            Verifier::Truth => Evidence::Truth,
+            Verifier::Endpoint => Evidence::Verifier,
+        }
     }
 
     fn terms(&self, group: &GroupEvidence<'_>) -> Vec<Option<f32>> {
@@ -57,20 +81,35 @@ impl RewardMethod for Trm {
             let rate = self.error_rate;
             (!(0.0..=1.0).contains(&rate))
                 .then(|| format!("error_rate is {rate}: expected a probability, 0 to 1"))
+                .or_else(|| {
+                    (rate > 0.0 && self.verifier == Verifier::Endpoint).then(|| {
+                        format!(
+                            "error_rate is {rate}: expected 0, an endpoint's errors are its own"
+                        )
+                    })
+                })
         })
     }
 
     fn deviations(&self) -> Vec<Deviation> {
         vec![
-            Deviation::new(
-                "verifier",
-                "GPT-4o (IAPO); a trained 3B model with credit by turn (TRM)",
-                format!(
-                    "the generator's truth, flipped with probability {}, per trajectory",
-                    self.error_rate
+            match self.verifier {
+                Verifier::Truth => Deviation::new(
+                    "verifier",
+                    "GPT-4o (IAPO); a trained 3B model with credit by turn (TRM)",
+                    format!(
+                        "the generator's truth, flipped with probability {}, per trajectory",
+                        self.error_rate
+                    ),
+                    "no endpoint is needed",
                 ),
-                "no endpoint is needed",
-            ),
+                Verifier::Endpoint => Deviation::new(
+                    "verifier",
+                    "GPT-4o (IAPO); a trained 3B model with credit by turn (TRM)",
+                    "the profile's [verifier], asked in our words, per trajectory",
+                    "IAPO's prompt is not published",
+                ),
+            },
             Deviation::new("weight", NOT_TOLD, self.weight, "set beforehand"),
             self.without_call.deviation(),
         ]
@@ -87,6 +126,7 @@ mod tests {
         let settings = Trm {
             weight: 0.3,
             error_rate,
+            verifier: Verifier::Truth,
             without_call: WithoutCall::Zero,
         };
         let call = |right| CallEvidence {

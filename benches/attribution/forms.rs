@@ -12,6 +12,7 @@ use std::time::Instant;
 use anyhow::Result;
 use attribution::{Baseline, BlockMass, Divergence, Method};
 use baselines::attribution_settings::{AttributedTokens, AttributionSettings};
+use benchmarks::evaluation::Scoring;
 use replicate::alignment::attribute;
 use replicate::gates::{Detection, SampledCalls, detection, sample_calls, teacher_surprise};
 
@@ -38,7 +39,14 @@ fn main() -> Result<()> {
     let (items, stream) = subject.validation(QUESTIONS, "forms")?;
     let profile = subject.profile.clone();
     let (policy, teacher) = (&mut subject.student, &subject.teacher);
-    let sampled = sample_calls(policy, &subject.data, &items, SAMPLES, &stream)?;
+    let sampled = sample_calls(
+        policy,
+        &subject.data,
+        &items,
+        SAMPLES,
+        &stream,
+        Scoring::Exact,
+    )?;
     let replicates = profile.gates.replicates;
     let few = SampledCalls {
         prompts: sampled

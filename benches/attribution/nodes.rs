@@ -13,6 +13,7 @@ use std::time::Instant;
 use anyhow::Result;
 use attribution::{Baseline, BlockMass, Divergence, Method, Quadrature, Rule};
 use baselines::attribution_settings::AttributionSettings;
+use benchmarks::evaluation::Scoring;
 use qwen2_5_vl::Model;
 use replicate::alignment::{CallAttribution, CalledPrompt, attribute};
 use replicate::gates::{SampledCalls, sample_calls};
@@ -40,7 +41,7 @@ fn main() -> Result<()> {
     let mut subject = Subject::from_arguments("results/attribution/nodes.md")?;
     let (items, stream) = subject.validation(16, "nodes")?;
     let policy = &mut subject.student;
-    let mut sampled = sample_calls(policy, &subject.data, &items, 8, &stream)?;
+    let mut sampled = sample_calls(policy, &subject.data, &items, 8, &stream, Scoring::Exact)?;
     // Every family has its turn.
     let step = (sampled.prompts.len() / PROMPTS).max(1);
     sampled.prompts = sampled

@@ -97,10 +97,24 @@ pub fn answer<P: Policy>(
         .map(|(question, seed)| (&question.task, *seed))
         .collect();
     let episodes = run_episodes(policy, &tasks, options).map_err(EvaluationError::Policy)?;
+    let questions: Vec<&Question> = questions.iter().map(|(question, _)| *question).collect();
+    Ok(scored(&questions, episodes, scoring)?)
+}
+
+/// Scores episodes that were run already, each beside its question; an episode that failed is not
+/// judged.
+///
+/// # Errors
+/// A judge that cannot go on.
+pub fn scored<E: std::error::Error>(
+    questions: &[&Question],
+    episodes: Vec<Result<Episode, E>>,
+    scoring: Scoring<'_>,
+) -> Result<Vec<Answered>, JudgeError> {
     let mut answered: Vec<Answered> = questions
         .iter()
         .zip(episodes)
-        .map(|((question, _), episode)| match episode {
+        .map(|(question, episode)| match episode {
             Ok(episode) => from_rule(question, episode, scoring),
             Err(error) => Answered {
                 prediction: None,
@@ -116,7 +130,7 @@ pub fn answer<P: Policy>(
     let judged: Vec<(usize, &dyn Judge)> = questions
         .iter()
         .enumerate()
-        .filter_map(|(index, (question, _))| {
+        .filter_map(|(index, question)| {
             let judge = match scoring {
                 Scoring::Judged(judge) => judge,
                 Scoring::Official { charxiv } if question.set == crate::TestSet::CharXiv => {
@@ -175,13 +189,13 @@ fn from_rule(question: &Question, episode: Episode, scoring: Scoring<'_>) -> Ans
 /// Replaces the verdicts of `indices` by the judge's.
 fn ask_judge(
     judge: &dyn Judge,
-    questions: &[(&Question, Option<u64>)],
+    questions: &[&Question],
     indices: &[usize],
     answered: &mut [Answered],
 ) -> Result<(), JudgeError> {
     let mut open = Vec::new();
     for &index in indices {
-        let rubric = judge.rubric(questions[index].0.set);
+        let rubric = judge.rubric(questions[index].set);
         let completion = answered[index]
             .episode
             .as_ref()
@@ -202,7 +216,7 @@ fn ask_judge(
     let cases: Vec<Case<'_>> = open
         .iter()
         .map(|(index, prediction)| {
-            let question = questions[*index].0;
+            let question = questions[*index];
             Case {
                 set: question.set,
                 question: bare_question(&question.task.request),

@@ -101,14 +101,16 @@ fn the_real_annotations_load_whole() {
         flate2::read::GzDecoder::new(packed)
             .read_to_string(&mut text)
             .unwrap();
-        let file = folder.path().join(format!("chartqa_vcot/{name}.jsonl"));
+        let file = folder
+            .path()
+            .join(format!("chartqa/chartqa_vcot_{name}.jsonl.gz"));
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         for line in text.lines() {
             let row: Value = serde_json::from_str(line).unwrap();
             let image = row["image"].as_str().unwrap().rsplit('/').next().unwrap();
             fs::hard_link(&any, png.join(image)).unwrap();
         }
-        fs::write(file, text).unwrap();
+        fs::copy(data.join(format!("chartqa_vcot_{name}.jsonl.gz")), file).unwrap();
         let sets = sources::load_training(folder.path(), split).unwrap();
         let mut found = 0;
         for (set, size) in sets.iter().zip(sizes) {
@@ -121,4 +123,70 @@ fn the_real_annotations_load_whole() {
         }
         assert_eq!(found, inverted, "{name}");
     }
+}
+
+/// VTool-R1's tables are questions of the test sets: what is tested is not trained on, and what is held
+/// out for validation is not either.
+#[test]
+fn what_is_tested_or_held_out_is_not_trained_on() {
+    use benchmarks::data::{Data, LoadedData, TrainingFigures, ValidationSource};
+    use seeded_random::Stream;
+    use std::collections::BTreeSet;
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("images")).unwrap();
+    let mut rows = Vec::new();
+    let mut tested = serde_json::Map::new();
+    for index in 0..40 {
+        let name = format!("images/{index}.png");
+        RgbImage::from_pixel(60, 40, Rgb([index as u8; 3]))
+            .save(folder.path().join(&name))
+            .unwrap();
+        let id = format!("nu-{index}");
+        let metadata = json!({
+            "type": "table", "columns_bbox": { "Year": region(0, 0, 30, 40) },
+            "row_starters": { "1999": region(0, 20, 60, 40) },
+        });
+        rows.push(json!({
+            "figure_id": id, "query": "How many?", "answer": "3", "figure_path": name,
+            "metadata": metadata.to_string(),
+        }));
+        if index < 10 {
+            tested.insert(
+                id,
+                json!({ "query": "How many?", "answer": "3", "figure_path": name,
+                    "column_headers": [], "columns_bbox": [], "row_starters": [], "rows_bbox": [] }),
+            );
+        }
+    }
+    write_lines(&folder.path().join("table_train.jsonl"), &rows);
+    let text = Value::Object(tested).to_string();
+    fs::write(folder.path().join("tablevqa_wbb.json"), text).unwrap();
+    let loaded = LoadedData::test_sets(folder.path(), &[TestSet::Vwtq])
+        .unwrap()
+        .with_training(
+            folder.path(),
+            TrainingFigures::Tables,
+            ValidationSource::HeldOut(0.3),
+        )
+        .unwrap();
+    let [train, validation, left_out] = loaded.training_sizes();
+    assert_eq!((train + validation, left_out), (30, 10));
+    assert!((3..=18).contains(&validation), "{validation}");
+    let data = Data::loaded(loaded);
+    let ids = |items: &[benchmarks::data::Item]| -> BTreeSet<String> {
+        let ids = items.iter().map(|item| item.question.id.clone());
+        ids.collect()
+    };
+    let epoch = data.training(&Stream::new(1), 0, train).unwrap().items;
+    let held_out = data.validation(100).unwrap();
+    assert_eq!(
+        (ids(&epoch).len(), ids(&held_out).len()),
+        (train, validation)
+    );
+    assert!(ids(&epoch).is_disjoint(&ids(&held_out)));
+    for index in 0..10 {
+        assert!(!ids(&epoch).contains(&format!("nu-{index}")));
+    }
+    let boxes = &epoch[0].question.task.boxes;
+    assert!(boxes.columns.get("Year").is_some() && boxes.rows.get("1999").is_some());
 }

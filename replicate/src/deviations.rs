@@ -4,11 +4,12 @@
 //! to be the paper's, ours with a reason, or without influence on what is learnt.
 
 use baselines::{Arm, Deviation, NOT_TOLD};
-use benchmarks::data::World;
+use benchmarks::data::{TrainingFigures, World};
 use grpo::{LossAggregation, ScaleByStd, TrainedTurns};
 
 use crate::profile::{
-    Checkpoints, ComputeSettings, DataSettings, EvaluationSettings, Grpo, Profile, Schedule,
+    Checkpoints, ComputeSettings, DataSettings, EvaluationSettings, Grpo, JudgeModel, LoraSettings,
+    ModelServer, Profile, PromptWording, Schedule, TrainingRubric,
 };
 
 /// What is known of the models beyond the profile.
@@ -45,6 +46,8 @@ pub fn deviations(profile: &Profile, arms: &[String], facts: ModelFacts) -> Vec<
         seeds,
         world,
         data,
+        judge,
+        verifier,
         checkpoints: Checkpoints { student, teacher },
         schedule,
         grpo,
@@ -68,10 +71,12 @@ pub fn deviations(profile: &Profile, arms: &[String], facts: ModelFacts) -> Vec<
         "what the profile's machine can train",
     );
     questions(&mut list, world.as_ref(), data.as_ref());
+    servers(&mut list, judge.as_ref(), verifier.as_ref());
     updates(&mut list, schedule);
     optimisation(&mut list, grpo);
     let ComputeSettings {
         weights,
+        recompute,
         update_tokens,
         scoring_tokens,
         attribution_tokens,
@@ -80,6 +85,7 @@ pub fn deviations(profile: &Profile, arms: &[String], facts: ModelFacts) -> Vec<
         vision_patches,
     } = compute;
     list.without_influence(&(
+        recompute,
         update_tokens,
         scoring_tokens,
         attribution_tokens,
@@ -133,15 +139,83 @@ fn questions(list: &mut List, world: Option<&World>, data: Option<&DataSettings>
             "makes calls consequential for small models",
         );
     }
-    if let Some(DataSettings { folder }) = data {
-        list.papers(folder);
+    let Some(DataSettings {
+        folder,
+        training,
+        held_out,
+        prompt,
+        min_pixels,
+        max_pixels,
+    }) = data
+    else {
+        return;
+    };
+    list.without_influence(&(folder, held_out));
+    if *training == TrainingFigures::Charts {
         list.ours(
             "training data",
             "charts and tables of ReFocus",
             "its charts",
-            "the loader of the training tables is still to be written",
+            "VTool-R1's training tables are 70 % of the questions that the table sets ask",
+        );
+    } else {
+        list.ours(
+            "training data",
+            "charts and tables of ReFocus",
+            format!("{training:?}, without what a test set asks"),
+            "what is tested is not trained on",
         );
     }
+    if *prompt == PromptWording::Ours {
+        list.ours(
+            "description of the tools",
+            "VTool-R1's, after the question, some 3,800 tokens",
+            "ours, before the image, some 400 tokens",
+            "a third of the tokens; block T of the prompt, which is measured, is another",
+        );
+    }
+    if (*min_pixels, *max_pixels) != (Some(262_144), Some(4_194_304)) {
+        let limit = |pixels: &Option<usize>| {
+            pixels.map_or("the checkpoint's".to_owned(), |pixels| pixels.to_string())
+        };
+        list.ours(
+            "pixels of a figure",
+            "262,144 to 4,194,304 (VTool-R1)",
+            format!("{} to {}", limit(min_pixels), limit(max_pixels)),
+            "tokens that fit the machine",
+        );
+    }
+}
+
+fn servers(list: &mut List, judge: Option<&JudgeModel>, verifier: Option<&ModelServer>) {
+    // TRM's own list says who verifies.
+    list.without_influence(&verifier);
+    let Some(JudgeModel {
+        training,
+        most_unjudged,
+        server,
+    }) = judge
+    else {
+        return;
+    };
+    list.without_influence(&(most_unjudged, &server.url));
+    let vtool = "a judge, Qwen2.5-7B-Instruct (VTool-R1)";
+    match training {
+        Some(TrainingRubric::VtoolV1) => list.papers(training),
+        Some(TrainingRubric::VtoolV2) => list.ours(
+            "outcome in training",
+            vtool,
+            "a judge by the rubric of VTool-R1's second version",
+            "the profile's choice",
+        ),
+        None => list.ours(
+            "outcome in training",
+            vtool,
+            "the official rule of each set",
+            "no judge errs in the reward",
+        ),
+    }
+    list.ours("judge", vtool, &server.model, "the profile's choice");
 }
 
 fn updates(list: &mut List, schedule: &Schedule) {
@@ -175,7 +249,9 @@ fn optimisation(list: &mut List, grpo: &Grpo) {
         prompts,
         samples,
         temperature,
+        top_p,
         max_new_tokens,
+        lora,
         frozen,
         trained_turns,
         learning_rate,
@@ -212,24 +288,44 @@ fn optimisation(list: &mut List, grpo: &Grpo) {
             "the profile's choice",
         );
     }
-    ours(
-        "top-p",
-        "0.99",
-        "1.0: no token is cut off".into(),
-        "log-probabilities stay those of the policy",
-    );
+    match top_p {
+        None => ours(
+            "top-p",
+            "0.99",
+            "1.0: no token is cut off".into(),
+            "log-probabilities stay those of the policy",
+        ),
+        Some(p) if *p != 0.99 => ours("top-p", "0.99", p.to_string(), "the profile's choice"),
+        Some(_) => {}
+    }
     ours(
         "longest turn",
         "8,192 tokens",
         format!("{max_new_tokens} tokens"),
         "a call or an answer of this data",
     );
-    ours(
-        "frozen parts",
-        "none",
-        frozen.join(", "),
-        "image features are computed once per image",
-    );
+    match lora {
+        Some(LoraSettings {
+            rank,
+            alpha,
+            targets,
+        }) => ours(
+            "trained weights",
+            "all",
+            format!(
+                "low-rank adapters, rank {rank}, alpha {alpha}, on {}",
+                targets.join(", ")
+            ),
+            "masters and moments of all weights do not fit one card of 80 GB",
+        ),
+        None if !frozen.is_empty() => ours(
+            "frozen parts",
+            "none",
+            frozen.join(", "),
+            "image features are computed once per image",
+        ),
+        None => {}
+    }
     if *trained_turns == TrainedTurns::All {
         ours(
             "trained turns",

@@ -44,6 +44,14 @@ pub enum Error {
     /// Questions from files.
     #[error(transparent)]
     Source(#[from] benchmarks::sources::SourceError),
+    /// A server of the profile that cannot be asked.
+    #[error("the profile's {name}: {problem}")]
+    Server {
+        /// `judge` or `verifier`.
+        name: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
     /// A judge that cannot go on.
     #[error(transparent)]
     Judge(#[from] benchmarks::judge::JudgeError),

@@ -242,3 +242,59 @@ pub fn base_card(
         right_focus: share(&right_focus),
     })
 }
+
+/// What a base can do where nobody knows the right call.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct OwnCallsCard {
+    /// Questions with a verdict both ways.
+    pub n: usize,
+    /// Accuracy of greedy answers where no tool is offered.
+    pub not_offered: f64,
+    /// Accuracy of greedy episodes, tools offered.
+    pub offered: f64,
+    /// The second less the first, question by question.
+    pub gain: MeanInterval,
+    /// Share of greedy episodes that call.
+    pub calls: f64,
+    /// Share of greedy episodes whose call runs.
+    pub runs: f64,
+}
+
+/// Measures a base on given items, which need not know their truth.
+pub fn own_calls_card(
+    policy: &mut LocalPolicy,
+    data: &Data,
+    items: &[Item],
+    scoring: Scoring<'_>,
+) -> Result<OwnCallsCard> {
+    let offered = greedy_answers(policy, data, items, scoring)?;
+    let mut bare = items.to_vec();
+    for item in &mut bare {
+        // An empty text offers nothing.
+        item.question.task.tools = Some(String::new());
+    }
+    let not_offered = greedy_answers(policy, data, &bare, scoring)?;
+    let right = |one: &Answered| match one.verdict {
+        Verdict::Right => Some(1.0),
+        Verdict::Wrong => Some(0.0),
+        Verdict::NotJudged => None,
+    };
+    let pairs: Vec<(f64, f64)> = offered
+        .iter()
+        .zip(&not_offered)
+        .filter_map(|(with, without)| Some((right(with)?, right(without)?)))
+        .collect();
+    let mean = |values: Vec<f64>| MeanInterval::of(&values);
+    let share = |holds: &dyn Fn(&Answered) -> bool| {
+        let count = offered.iter().filter(|one| holds(one)).count();
+        count as f64 / offered.len().max(1) as f64
+    };
+    Ok(OwnCallsCard {
+        n: pairs.len(),
+        not_offered: mean(pairs.iter().map(|pair| pair.1).collect()).mean,
+        offered: mean(pairs.iter().map(|pair| pair.0).collect()).mean,
+        gain: mean(pairs.iter().map(|pair| pair.0 - pair.1).collect()),
+        calls: share(&|one| one.tool_called),
+        runs: share(&|one| one.tool_succeeded),
+    })
+}

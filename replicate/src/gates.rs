@@ -1,11 +1,14 @@
 //! The three gates that a world and its base must pass before arms are compared.
 //!
-//! 1. A right tool call helps, a wrong one hurts, each by as much as the profile demands.
+//! 1. A right tool call helps, a wrong one hurts, each by as much as the profile demands. Where nobody
+//!    knows the right call, whether the base answers better when it is offered the tools than without
+//!    them, which has no threshold.
 //! 2. GRPO alone improves the student by more than the interval, and its calls do not die out.
 //! 3. Without a threshold: whether the penalty sees wrong calls: for fresh samples of a policy, the area under the ROC curve of
 //!    the divergence as a detector of calls that are not right, counted over pairs of calls of one
 //!    prompt, because that is what group advantages compare: 0.5 sees nothing, 1 everything. The
-//!    standard error is a bootstrap's over prompts.
+//!    standard error is a bootstrap's over prompts. Where nobody knows the right call, a call counts
+//!    as right when most of the episodes that made it answered rightly.
 
 use std::sync::Arc;
 
@@ -13,7 +16,9 @@ use agent::{Episode, run_episodes};
 use attribution::Method;
 use baselines::Reward;
 use baselines::attribution_settings::{AttributedTokens, AttributionSettings};
+use benchmarks::Verdict;
 use benchmarks::data::{Data, Item};
+use benchmarks::evaluation::{Scoring, scored};
 use qwen2_5_vl::Model;
 use results::Validation;
 use seeded_random::{Draw, Stream};
@@ -21,7 +26,7 @@ use serde::Serialize;
 
 use crate::Result;
 use crate::alignment::{CalledPrompt, attribute};
-use crate::evaluation::{BaseCard, MeanInterval};
+use crate::evaluation::{BaseCard, MeanInterval, OwnCallsCard};
 use crate::policy::{EncodedPrompt, LocalPolicy};
 use crate::profile::{GateSettings, Profile};
 
@@ -57,13 +62,15 @@ pub struct PromptCalls {
     pub right: Vec<bool>,
 }
 
-/// Samples `samples` episodes of each question and keeps the prompts with right and wrong calls.
+/// Samples `samples` episodes of each question and keeps the prompts with right and wrong calls: by
+/// the questions' truth, and where they have none by how the episodes ended.
 pub fn sample_calls(
     policy: &mut LocalPolicy,
     data: &Data,
     items: &[Item],
     samples: usize,
     stream: &Stream,
+    scoring: Scoring<'_>,
 ) -> Result<SampledCalls> {
     let tasks: Vec<_> = items
         .iter()
@@ -74,23 +81,47 @@ pub fn sample_calls(
                 .map(move |sample| (&item.question.task, Some(stream.index(sample).seed())))
         })
         .collect();
-    let episodes = run_episodes(policy, &tasks, &data.episodes())?
-        .into_iter()
-        .collect::<Result<Vec<Episode>>>()?;
+    let episodes = run_episodes(policy, &tasks, &data.episodes())?;
+    let asked: Vec<_> = items
+        .iter()
+        .flat_map(|item| std::iter::repeat_n(&item.question, samples))
+        .collect();
+    let answered = scored(&asked, episodes, scoring)?;
     let mut prompts = Vec::new();
-    for (item, group) in items.iter().zip(episodes.chunks(samples)) {
-        let Some(truth) = &item.truth else { continue };
-        let (mut calls, mut right) = (Vec::new(), Vec::new());
-        for episode in group.iter().filter(|episode| episode.outcome.called()) {
+    for (item, group) in items.iter().zip(answered.chunks(samples)) {
+        let (mut calls, mut verdicts) = (Vec::new(), Vec::<Vec<bool>>::new());
+        let mut first = None;
+        for one in group {
+            let Some(episode) = one.episode.as_ref().filter(|e| e.outcome.called()) else {
+                continue;
+            };
+            let right = match (&item.truth, one.verdict) {
+                (Some(truth), _) => Some(truth.approves(episode)),
+                (None, Verdict::Right) => Some(true),
+                (None, Verdict::Wrong) => Some(false),
+                (None, Verdict::NotJudged) => None,
+            };
+            let Some(right) = right else { continue };
+            first.get_or_insert(episode);
             let ids = &episode.turns[0].completion.token_ids;
-            if !calls.contains(ids) {
-                calls.push(ids.clone());
-                right.push(truth.approves(episode));
+            match calls.iter().position(|known| known == ids) {
+                Some(known) => verdicts[known].push(right),
+                None => {
+                    calls.push(ids.clone());
+                    verdicts.push(vec![right]);
+                }
             }
         }
-        if right.contains(&true) && right.contains(&false) {
+        let most = |verdicts: &Vec<bool>| {
+            2 * verdicts.iter().filter(|right| **right).count() > verdicts.len()
+        };
+        let right: Vec<bool> = verdicts.iter().map(most).collect();
+        if let Some(episode) = first
+            && right.contains(&true)
+            && right.contains(&false)
+        {
             prompts.push(PromptCalls {
-                episode: group[0].clone(),
+                episode: episode.clone(),
                 calls,
                 right,
             });
@@ -108,6 +139,21 @@ impl SampledCalls {
             .map(|prompt| &prompt.episode.turns[0].conversation)
             .collect();
         policy.encode(&conversations)
+    }
+
+    /// The prompts as another model sees them.
+    pub fn encode_for(
+        &self,
+        other: &Model,
+        policy: &LocalPolicy,
+    ) -> Result<Vec<Arc<EncodedPrompt>>> {
+        let conversations: Vec<_> = self
+            .prompts
+            .iter()
+            .map(|prompt| &prompt.episode.turns[0].conversation)
+            .collect();
+        let encoded = policy.encode_for(other, &conversations)?;
+        Ok(encoded.into_iter().map(Arc::new).collect())
     }
 
     /// The calls as sites of attribution; `encoded` is what [`SampledCalls::encode`] gave.
@@ -137,6 +183,8 @@ pub fn divergences(
     let encoded = sampled.encode(policy)?;
     let sites = sampled.sites(policy, &encoded)?;
     let student = attribute(&policy.model.detached()?, &sites, settings, policy.budgets)?;
+    let encoded = sampled.encode_for(teacher, policy)?;
+    let sites = sampled.sites(policy, &encoded)?;
     let teacher = attribute(teacher, &sites, settings, policy.budgets)?;
     student
         .iter()
@@ -159,7 +207,7 @@ pub fn teacher_surprise(
     sampled: &SampledCalls,
     settings: &AttributionSettings,
 ) -> Result<Vec<Vec<f64>>> {
-    let encoded = sampled.encode(policy)?;
+    let encoded = sampled.encode_for(teacher, policy)?;
     let sites = sampled.sites(policy, &encoded)?;
     let found = attribute(teacher, &sites, settings, policy.budgets)?;
     Ok(found
@@ -232,11 +280,21 @@ fn spread(scores: &[Vec<f64>]) -> f64 {
     scores.iter().map(deviation).sum::<f64>() / scores.len().max(1) as f64
 }
 
+/// What the base student can do, as far as can be known.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Base {
+    /// On questions that know the right call.
+    KnownCalls(BaseCard),
+    /// On questions that do not.
+    OwnCalls(OwnCallsCard),
+}
+
 /// What a world and its base must show before arms are compared, measured after a replication.
 #[derive(Clone, Debug, Serialize)]
 pub struct Gates {
     /// Gate 1: the base student with no tool, the right one, a wrong one, and its own.
-    pub base: BaseCard,
+    pub base: Base,
     /// Gate 2: greedy validation of GRPO's students after their last update, one per seed.
     pub trained: Vec<Validation>,
     /// Gate 3: how well scores tell wrong calls from right ones, on fresh samples of the cold start.
@@ -274,11 +332,13 @@ pub fn detections(
     arms: &[String],
     data: &Data,
     items: &[Item],
+    scoring: Scoring<'_>,
 ) -> Result<Vec<(String, Detection)>> {
     policy.temperature = profile.grpo.temperature;
     let seed = profile.world.as_ref().map_or(0, |world| world.seed);
     let stream = Stream::new(seed).purpose("gate 3");
-    let sampled = sample_calls(policy, data, items, profile.grpo.samples, &stream)?;
+    let samples = profile.grpo.samples;
+    let sampled = sample_calls(policy, data, items, samples, &stream, scoring)?;
     let most = profile.gates.integrated_prompts;
     let few = SampledCalls {
         prompts: sampled.prompts.iter().take(most).cloned().collect(),
@@ -322,34 +382,56 @@ impl Gates {
                 100.0 * high
             )
         };
-        let first =
-            base.right_gain.mean >= limits.right_gain && base.wrong_loss.mean >= limits.wrong_loss;
-        let mut lines = vec![format!(
-            "gate 1, tools matter ({}): without a tool {:.1} % right; the right call gives {} points \
-             (threshold +{:.0}), a wrong one takes {} (threshold +{:.0}); n = {}; its own calls: {:.1} %",
-            passed(first),
-            100.0 * base.no_tool,
-            points(&base.right_gain),
-            100.0 * limits.right_gain,
-            points(&base.wrong_loss),
-            100.0 * limits.wrong_loss,
-            base.n,
-            100.0 * base.own_choice,
-        )];
+        let (before, asked, first) = match base {
+            Base::KnownCalls(base) => (
+                base.own_choice,
+                base.n,
+                format!(
+                    "gate 1, tools matter ({}): without a tool {:.1} % right; the right call gives {} points \
+                     (threshold +{:.0}), a wrong one takes {} (threshold +{:.0}); n = {}; its own calls: {:.1} %",
+                    passed(
+                        base.right_gain.mean >= limits.right_gain
+                            && base.wrong_loss.mean >= limits.wrong_loss
+                    ),
+                    100.0 * base.no_tool,
+                    points(&base.right_gain),
+                    100.0 * limits.right_gain,
+                    points(&base.wrong_loss),
+                    100.0 * limits.wrong_loss,
+                    base.n,
+                    100.0 * base.own_choice,
+                ),
+            ),
+            Base::OwnCalls(base) => (
+                base.offered,
+                base.n,
+                format!(
+                    "gate 1, no threshold, since nobody knows the right call: offered no tool {:.1} % right, \
+                     offered them {:.1} %, {} points; it calls in {:.0} %, {:.0} % run; n = {}",
+                    100.0 * base.not_offered,
+                    100.0 * base.offered,
+                    points(&base.gain),
+                    100.0 * base.calls,
+                    100.0 * base.runs,
+                    base.n,
+                ),
+            ),
+        };
+        let mut lines = vec![first];
         if !self.trained.is_empty() {
             let n = self.trained.len() as f64;
             let mean = self.trained.iter().map(|v| v.accuracy).sum::<f64>() / n;
             let calls = self.trained.iter().map(|v| v.tool_call_rate).sum::<f64>() / n;
             // Both are shares of the same questions; the base is one policy, the mean is of several.
-            let half = |share: f64| 1.96 * (share * (1.0 - share) / base.n.max(1) as f64).sqrt();
-            let margin = libm::hypot(half(mean), half(base.own_choice));
-            let gain = mean - base.own_choice;
+            let half = |share: f64| 1.96 * (share * (1.0 - share) / asked.max(1) as f64).sqrt();
+            let margin = libm::hypot(half(mean), half(before));
+            let gain = mean - before;
             lines.push(format!(
                 "gate 2, GRPO learns ({}): greedy validation {:.1} % before, {:.1} % after on average \
                  over {} seeds, {:+.1} [{:+.1}, {:+.1}] points (threshold: the interval above 0; \
                  unpaired), call rate {calls:.2} (threshold {})",
                 passed(gain > margin && calls > limits.call_rate),
-                100.0 * base.own_choice,
+                100.0 * before,
                 100.0 * mean,
                 self.trained.len(),
                 100.0 * gain,

@@ -12,6 +12,7 @@ pub mod evaluation;
 pub mod gates;
 pub mod interrupt;
 pub mod packing;
+pub mod plan;
 pub mod policy;
 pub mod pretrain;
 pub mod probe;

@@ -24,6 +24,8 @@ pub struct EncodedPrompt {
     pub prompt: Prompt,
     /// The block of every token of the prompt.
     pub blocks: Vec<Block>,
+    /// The images' patches, `(patches, values)`, where the vision tower is trained on them.
+    pub pixel_values: Option<Tensor>,
 }
 
 /// How much a policy holds at once. On a processor no result depends on it.
@@ -63,10 +65,15 @@ pub struct LocalPolicy {
     pub style: EpisodeStyle,
     /// Of samples, that is of requests with a seed; 0 is greedy.
     pub temperature: f64,
+    /// Nucleus that is sampled from; `None`: the whole distribution. Log-probabilities are those of
+    /// the whole distribution in either case.
+    pub top_p: Option<f64>,
     /// Longest completion of a turn, tokens.
     pub max_new_tokens: usize,
     /// How much is held at once.
     pub budgets: Budgets,
+    /// Whether encoded prompts keep their images' patches, for a vision tower that is trained.
+    pub keeps_pixels: bool,
     encoded: HashMap<ConversationId, Arc<EncodedPrompt>>,
 }
 
@@ -87,10 +94,36 @@ impl LocalPolicy {
             processor,
             style: EpisodeStyle::default(),
             temperature: 0.0,
+            top_p: None,
             max_new_tokens,
             budgets: Budgets::default(),
+            keeps_pixels: false,
             encoded: HashMap::new(),
         }
+    }
+
+    /// Sets limits to the area of a figure as the model sees it, in pixels, in place of the checkpoint's
+    /// own.
+    ///
+    /// # Errors
+    /// Limits that cannot be met.
+    pub fn limit_pixels(&mut self, least: Option<usize>, most: Option<usize>) -> Result<()> {
+        if least.is_none() && most.is_none() {
+            return Ok(());
+        }
+        let mut settings = self.processor.image_processor().settings().clone();
+        settings.min_pixels = least.unwrap_or(settings.min_pixels);
+        settings.max_pixels = most.unwrap_or(settings.max_pixels);
+        // A processor that is shared keeps its limits for the others.
+        match Arc::get_mut(&mut self.processor) {
+            Some(processor) => processor.set_image_settings(settings)?,
+            None => {
+                return Err(Error::Prompt(
+                    "the processor is in use elsewhere: set its limits when it is loaded".into(),
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Writes the checkpoint's folder: weights, processor, and how the model is asked.
@@ -134,8 +167,9 @@ impl LocalPolicy {
         let mut refused: HashMap<ConversationId, String> = HashMap::new();
         let device = self.model.device();
         let batches = self.by_patches(&fresh);
+        let keep = self.keeps_pixels;
         let encoded = side_by_side(device, batches.len(), |index| {
-            encode_batch(&self.model, &self.processor, batches[index])
+            encode_batch(&self.model, &self.processor, batches[index], keep)
         });
         for (batch, encoded) in batches.into_iter().zip(encoded) {
             let one_by_one = match encoded {
@@ -148,7 +182,7 @@ impl LocalPolicy {
                 Err(_) => batch,
             };
             for conversation in one_by_one {
-                match encode_batch(&self.model, &self.processor, &[conversation]) {
+                match encode_batch(&self.model, &self.processor, &[conversation], keep) {
                     Ok(prompts) => {
                         let known = prompts.into_iter().map(|own| (own.id, Arc::new(own)));
                         self.encoded.extend(known);
@@ -169,6 +203,27 @@ impl LocalPolicy {
                 )),
             })
             .collect())
+    }
+
+    /// Conversations as another model sees them: its own vision tower looks at the images, through this
+    /// policy's processor. Nothing is kept.
+    ///
+    /// # Errors
+    /// The first conversation that cannot be encoded.
+    pub fn encode_for(
+        &self,
+        other: &Model,
+        conversations: &[&Conversation],
+    ) -> Result<Vec<EncodedPrompt>> {
+        let batches = self.by_patches(conversations);
+        let encoded = side_by_side(other.device(), batches.len(), |index| {
+            encode_batch(other, &self.processor, batches[index], false)
+        });
+        let mut prompts = Vec::with_capacity(conversations.len());
+        for batch in encoded {
+            prompts.extend(batch?);
+        }
+        Ok(prompts)
     }
 
     /// Conversations in order, cut where the patches of their images would grow too many.
@@ -227,7 +282,7 @@ impl Policy for LocalPolicy {
         let options = GenerationOptions {
             max_new_tokens: self.max_new_tokens,
             temperature: self.temperature,
-            top_p: None,
+            top_p: self.top_p,
             repetition_penalty: None,
             stop_ids: self.processor.stop_ids().to_vec(),
         };
@@ -306,21 +361,27 @@ pub fn tokenize(
         id: *conversation.id(),
         prompt,
         blocks,
+        pixel_values: None,
     };
     Ok((tokenized, encoded.pixel_values, encoded.grids))
 }
 
 /// Conversations as prompts; their images go through the vision tower together, without gradients.
+/// The prompts keep their images' patches where `keep_pixels` says so.
 pub fn encode_batch(
     model: &Model,
     processor: &Processor,
     conversations: &[&Conversation],
+    keep_pixels: bool,
 ) -> Result<Vec<EncodedPrompt>> {
     let mut prompts = Vec::with_capacity(conversations.len());
     let (mut pixels, mut grids) = (Vec::new(), Vec::new());
     for conversation in conversations {
-        let (encoded, values, own) = tokenize(processor, conversation)?;
+        let (mut encoded, values, own) = tokenize(processor, conversation)?;
         if let Some(values) = values {
+            if keep_pixels {
+                encoded.pixel_values = Some(values.clone());
+            }
             pixels.push(values.to_device(model.device())?);
         }
         grids.extend_from_slice(&own);

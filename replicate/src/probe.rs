@@ -105,7 +105,13 @@ impl Probe {
         other: Option<&Model>,
     ) -> Result<Vec<Vec<CallAttribution>>> {
         let conversations: Vec<_> = self.prompts.iter().map(|own| &own.conversation).collect();
-        let encoded: Vec<Arc<EncodedPrompt>> = policy.encode(&conversations)?;
+        let encoded: Vec<Arc<EncodedPrompt>> = match other {
+            Some(other) => {
+                let encoded = policy.encode_for(other, &conversations)?;
+                encoded.into_iter().map(Arc::new).collect()
+            }
+            None => policy.encode(&conversations)?,
+        };
         let tokenizer = policy.processor.tokenizer();
         let prompts = encoded
             .iter()

@@ -59,6 +59,12 @@ pub struct UpdateMetrics {
     /// minus the auxiliary term of the reward, with the call being wrong; absent without such a prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub penalty_correlation: Option<f64>,
+    /// Episodes without a verdict, left out of their groups.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unjudged: u64,
+    /// Questions that could not be asked, left out of the update.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
     /// The thresholds that this update passed, by the names of the profile's `[alarms]`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alarms: Vec<String>,
@@ -94,6 +100,10 @@ pub struct AttributionMetrics {
     /// Seconds that the attribution took, the clock's; absent in files of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 fn measured_gap<'de, D: Deserializer<'de>>(input: D) -> Result<Option<f64>, D::Error> {

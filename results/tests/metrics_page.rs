@@ -82,6 +82,8 @@ fn metrics() {
         }),
         alignment: Some(Alignment::default()),
         penalty_correlation: Some(0.1),
+        unjudged: 1,
+        left_out: 1,
         alarms: vec!["kl".to_string()],
         validation: Some(Validation::default()),
         ..UpdateMetrics::default()

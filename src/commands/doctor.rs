@@ -1,4 +1,5 @@
-//! `iapo doctor`: what this machine has, which profile fits, what is missing and how to get it.
+//! `iapo doctor`: what this machine has, which profile fits, what is missing and how to get it. What the
+//! paper's scale needs is what `iapo plan` says.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -7,10 +8,22 @@ use std::process::{Command, ExitCode};
 use results::Machine;
 
 use super::output::print;
+use super::recipe::recipe_folder;
+use super::{battery, plan};
+use replicate::compute::DeviceName;
+use replicate::plan::{Card, Plan, Workload};
+use replicate::profile::Profile;
 
 /// What this machine has, what fits, what is missing and how to get it.
 #[derive(clap::Args, Debug)]
-pub struct Args {}
+pub struct Args {
+    /// The device that `--check` opens: `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    device: DeviceName,
+    /// Also opens the device, allocates and multiplies on it.
+    #[arg(long)]
+    check: bool,
+}
 
 const GIB: u64 = 1 << 30;
 
@@ -22,9 +35,56 @@ const MICRO: (u64, u64) = (2 * GIB, GIB);
 const PAPER: (u64, u64) = (64 * GIB, 120 * GIB);
 
 /// Runs the command.
-pub fn run(_: Args) -> anyhow::Result<ExitCode> {
-    print(&diagnose(&Machine::detect(), free_disk(Path::new("."))))?;
-    Ok(ExitCode::SUCCESS)
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let card = memory_of_cards();
+    print(&diagnose(
+        &Machine::detect(),
+        free_disk(Path::new(".")),
+        card,
+    )?)?;
+    if !args.check {
+        return Ok(ExitCode::SUCCESS);
+    }
+    battery::run(battery::Args::of_device(args.device))
+}
+
+/// The memory of the smallest card, bytes, asked of `nvidia-smi`, which comes with the driver; `None`
+/// where there is none.
+pub(super) fn memory_of_cards() -> Option<u64> {
+    let output = Command::new("nvidia-smi")
+        .args(["--query-gpu=memory.total", "--format=csv,noheader,nounits"])
+        .output()
+        .ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let mebibytes = text.lines().map(|line| line.trim().parse::<u64>());
+    let smallest = mebibytes
+        .collect::<Result<Vec<_>, _>>()
+        .ok()?
+        .into_iter()
+        .min()?;
+    Some(smallest << 20)
+}
+
+/// The plan of one of the paper's profiles on one card.
+pub(super) fn plan_of(
+    profile: &Profile,
+    arms: &[String],
+    checkpoints: &Path,
+    memory: u64,
+) -> anyhow::Result<Plan> {
+    let config = |name: &str| plan::config(checkpoints, name);
+    Ok(Plan::new(
+        profile,
+        arms,
+        &config(&profile.checkpoints.student)?,
+        &config(&profile.checkpoints.teacher)?,
+        Workload::of(profile),
+        Card {
+            count: 1,
+            memory,
+            ..Card::h100()
+        },
+    ))
 }
 
 /// Free bytes where the runs will be written, asked of `df`: the standard library cannot tell.
@@ -41,7 +101,10 @@ fn free_disk(folder: &Path) -> Option<u64> {
     Some(kib * 1024)
 }
 
-fn diagnose(machine: &Machine, disk: Option<u64>) -> String {
+/// The paper's profiles.
+const PAPERS: [&str; 2] = ["paper", "paper-full"];
+
+fn diagnose(machine: &Machine, disk: Option<u64>, card: Option<u64>) -> anyhow::Result<String> {
     let size = |bytes: Option<u64>| {
         bytes.map_or("unknown".to_string(), |bytes| {
             format!("{:.1} GiB", bytes as f64 / GIB as f64)
@@ -83,6 +146,9 @@ fn diagnose(machine: &Machine, disk: Option<u64>) -> String {
             ),
         },
     );
+    if card.is_some() {
+        line("card", size(card));
+    }
 
     let mut missing = Vec::new();
     let mut lacks = |needs: (u64, u64), profile: &str| {
@@ -103,13 +169,38 @@ fn diagnose(machine: &Machine, disk: Option<u64>) -> String {
     };
     let micro = !lacks(MICRO, "micro");
     let mut paper = !lacks(PAPER, "paper");
-    if machine.cuda.as_ref().is_none_or(|cuda| cuda.devices == 0) {
-        missing.push(
-            "paper: a CUDA card of 80 GB and its driver (https://www.nvidia.com/drivers), then build with `--features cuda`"
-                .to_string(),
-        );
-        paper = false;
+    let has_card = machine.cuda.as_ref().is_some_and(|cuda| cuda.devices > 0);
+    let mut papers = Vec::new();
+    for name in PAPERS {
+        let profile = Profile::load(name, &[])?;
+        let plan = plan_of(
+            &profile,
+            &profile.trained,
+            &recipe_folder(),
+            card.unwrap_or(0),
+        )?;
+        let needed = plan.needed() as f64 / 1e9;
+        papers.push((
+            name,
+            has_card && card.is_some() && plan.fits(),
+            plan.hours[0],
+        ));
+        if !has_card {
+            missing.push(format!(
+                "{name}: a CUDA card of {needed:.0} GB and its driver (https://www.nvidia.com/drivers), then build with `--features cuda`"
+            ));
+        } else if card.is_none() {
+            missing.push(format!(
+                "{name}: whether the card has {needed:.0} GB: nvidia-smi does not answer"
+            ));
+        } else if !plan.fits() {
+            missing.push(format!(
+                "{name}: a card of {needed:.0} GB; `iapo plan --profile {name} --memory {:.0}` says what to change",
+                card.unwrap_or(0) as f64 / 1e9
+            ));
+        }
     }
+    paper &= has_card;
     if machine.threads < 2 {
         missing.push("micro: a second core; it runs on one in about twice the time".to_string());
     }
@@ -120,22 +211,25 @@ fn diagnose(machine: &Machine, disk: Option<u64>) -> String {
     let fits = |yes: bool| if yes { "fits" } else { "does not fit" };
     let _ = writeln!(
         text,
-        "\nprofile smoke  {}: iapo replicate --profile smoke",
+        "\nprofile smoke       {}: iapo replicate --profile smoke",
         fits(micro)
     );
-    let _ = writeln!(text, "profile micro  {}: iapo replicate", fits(micro));
-    let _ = writeln!(
-        text,
-        "paper's scale  {}: iapo eval-all --model DIR evaluates a checkpoint; no profile trains one",
-        fits(paper)
-    );
+    let _ = writeln!(text, "profile micro       {}: iapo replicate", fits(micro));
+    for (name, card_fits, hours) in papers {
+        let _ = writeln!(
+            text,
+            "profile {name:<10}  {}: iapo replicate --profile {name} --data hub --device cuda, about \
+             {hours:.0} hours of an H100 (replicate/PAPER.md)",
+            fits(paper && card_fits)
+        );
+    }
     if !missing.is_empty() {
         text.push_str("\nmissing\n");
         for what in &missing {
             let _ = writeln!(text, "  {what}");
         }
     }
-    text
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -168,9 +262,10 @@ mod tests {
             ..laptop.clone()
         };
         let texts = [
-            diagnose(&laptop, Some(50 * GIB)),
-            diagnose(&bare, Some(GIB / 2)),
-            diagnose(&server, Some(500 * GIB)),
+            diagnose(&laptop, Some(50 * GIB), None).unwrap(),
+            diagnose(&bare, Some(GIB / 2), None).unwrap(),
+            diagnose(&server, Some(500 * GIB), Some(24 * GIB)).unwrap(),
+            diagnose(&server, Some(500 * GIB), Some(80 * GIB)).unwrap(),
         ];
         insta::assert_snapshot!(texts.join("\n---\n\n"));
     }

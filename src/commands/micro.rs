@@ -8,7 +8,7 @@ use benchmarks::TestSet;
 use benchmarks::data::{Data, Item, TestItem, World};
 use replicate::profile::Profile;
 
-use super::replicate::recipe_folder;
+use super::recipe::recipe_folder;
 
 /// The micro profile's world; `seed` in place of its own makes another of the same kind.
 pub fn world(seed: Option<u64>) -> anyhow::Result<World> {

@@ -2,6 +2,7 @@
 
 mod ask;
 mod attribute;
+mod battery;
 mod check;
 mod checkpoint;
 mod doctor;
@@ -9,8 +10,10 @@ mod eval_all;
 mod micro;
 mod output;
 mod parity;
+mod plan;
 mod png;
 mod pretrain;
+mod recipe;
 mod replicate;
 mod score;
 mod signals;
@@ -36,6 +39,7 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Replicate(replicate::Args),
+    Plan(plan::Args),
     Study(study::Args),
     EvalAll(eval_all::Args),
     Tables(tables::Args),
@@ -48,6 +52,7 @@ enum Command {
     Pretrain(pretrain::Args),
     Parity(parity::Args),
     Doctor(doctor::Args),
+    Battery(battery::Args),
 }
 
 impl Cli {
@@ -55,6 +60,7 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Replicate(args) => replicate::run(args),
+            Command::Plan(args) => plan::run(args),
             Command::Study(args) => study::run(args),
             Command::EvalAll(args) => eval_all::run(args),
             Command::Tables(args) => tables::run(args),
@@ -67,6 +73,7 @@ impl Cli {
             Command::Pretrain(args) => pretrain::run(args),
             Command::Parity(args) => parity::run(args),
             Command::Doctor(args) => doctor::run(args),
+            Command::Battery(args) => battery::run(args),
         }
     }
 }

@@ -4,10 +4,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use super::doctor::{memory_of_cards, plan_of};
+use super::recipe::recipe_folder;
 use super::signals::{self, OnSignal};
+use benchmarks::TestSet;
+use benchmarks::sources;
 use replicate::compute::{Compute, DeviceName};
 use replicate::deviations::deviations;
-use replicate::profile::Profile;
+use replicate::plan::Plan;
+use replicate::profile::{Profile, PromptWording};
 use replicate::progress::Progress;
 use replicate::stages::Replication;
 use results::{Format, Paper, Runs, Table, TableOptions, write_report};
@@ -15,7 +20,8 @@ use results::{Format, Paper, Runs, Table, TableOptions, write_report};
 /// Trains the arms, evaluates them on the six sets, and says whether the claim held.
 #[derive(clap::Args)]
 pub struct Args {
-    /// `micro`, `smoke`, or a profile's file (see replicate/profiles).
+    /// `micro`, `smoke`, `paper` (one card of 80 GB; replicate/PAPER.md), `paper-full`, or a profile's
+    /// file (see replicate/profiles).
     #[arg(long, default_value = "micro")]
     profile: String,
     /// Only these arms, tables `[arms.NAME]` of the profile: vtool-r1, torl, trm, iapo (the paper's
@@ -37,6 +43,10 @@ pub struct Args {
     /// Changes a setting of the profile, for example `--set arms.torl.penalty=0.5`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     changes: Vec<String>,
+    /// The folder with the questions, for profiles that load them; `hub` downloads what is missing into
+    /// `hub-data`.
+    #[arg(long, value_name = "DIR|hub")]
+    data: Option<String>,
     /// Where models run: `cpu`, `cuda` or `cuda:N`.
     #[arg(long, value_name = "DEVICE", default_value_t)]
     device: DeviceName,
@@ -45,13 +55,34 @@ pub struct Args {
     checkpoints: PathBuf,
 }
 
-/// `replicate/` of the checkout that the command was built from, or of the current folder.
-pub fn recipe_folder() -> PathBuf {
-    let here = Path::new("replicate");
-    match here.join("checkpoints").exists() {
-        true => here.to_owned(),
-        false => Path::new(env!("CARGO_MANIFEST_DIR")).join("replicate"),
+/// Where data of the hub are kept.
+const HUB_DATA: &str = "hub-data";
+
+/// Brings what a profile asks of the hub, or checks what is there.
+fn download(profile: &Profile) -> anyhow::Result<()> {
+    let folder = Path::new(HUB_DATA);
+    for set in TestSet::ALL {
+        sources::download(set, folder)?;
     }
+    sources::download_training(folder)?;
+    let prompt = profile.data.as_ref().map(|data| data.prompt);
+    if prompt == Some(PromptWording::VtoolR1) {
+        sources::download_prompt(folder)?;
+    }
+    Ok(())
+}
+
+/// What is wrong with a card that a plan does not fit into.
+fn too_small(plan: &Plan) -> Option<String> {
+    let (stage, peak) = plan.largest().filter(|_| !plan.fits())?;
+    Some(format!(
+        "the stage {stage} of profile {} needs {:.1} GB at its worst moment, the card has {:.1}; any of \
+         these makes it fit: {}; `iapo plan --profile {0}` says more",
+        plan.profile,
+        peak as f64 / 1e9,
+        plan.card.memory as f64 / 1e9,
+        plan.changes.join("; ")
+    ))
 }
 
 /// Runs the command.
@@ -59,15 +90,28 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut changes = args.changes;
     changes.extend(args.seeds.map(|seeds| format!("seeds={seeds}")));
     changes.extend(args.first_seed.map(|seed| format!("first_seed={seed}")));
+    if let Some(folder) = &args.data {
+        let folder = if folder == "hub" { HUB_DATA } else { folder };
+        changes.push(format!("data.folder={folder:?}"));
+    }
     let profile = Profile::load(&args.profile, &changes)?;
     let arms = args.arms.unwrap_or_else(|| profile.trained.clone());
     if let Some(problem) = profile.trained_problem(&arms) {
         anyhow::bail!("--arms: {problem}");
     }
+    if args.data.as_deref() == Some("hub") {
+        download(&profile)?;
+    }
     let out = args
         .out
         .unwrap_or_else(|| Path::new("runs").join(&profile.name));
     let compute = Compute::open(args.device, profile.compute.weights)?;
+    if args.device != DeviceName::Cpu
+        && let Some(memory) = memory_of_cards()
+        && let Some(problem) = too_small(&plan_of(&profile, &arms, &args.checkpoints, memory)?)
+    {
+        anyhow::bail!("--device {}: {problem}", args.device);
+    }
     let replication = Replication::open(
         &profile,
         arms.clone(),
@@ -132,4 +176,26 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         out.join(results::REPORT).display()
     );
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_that_is_too_small_is_refused_in_the_plans_words() {
+        let profile = Profile::load("paper", &[]).unwrap();
+        let of = |gigabytes: u64| {
+            let plan = plan_of(
+                &profile,
+                &profile.trained,
+                &recipe_folder(),
+                gigabytes * 1_000_000_000,
+            )
+            .unwrap();
+            too_small(&plan)
+        };
+        assert_eq!(of(80), None);
+        insta::assert_snapshot!(of(40).unwrap());
+    }
 }

@@ -12,7 +12,7 @@ use replicate::study::{
     work, write_jobs, write_report,
 };
 
-use super::replicate::recipe_folder;
+use super::recipe::recipe_folder;
 
 /// The cells of the study: makes those that are not there, or says what there is to make.
 #[derive(clap::Args)]

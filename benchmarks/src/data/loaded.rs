@@ -1,13 +1,18 @@
 //! Questions from files as data.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use seeded_random::Stream;
+use serde::{Deserialize, Serialize};
 
 use super::order::positions;
 use super::{Item, TestItem, TrainingQuestions};
-use crate::TestSet;
-use crate::sources::{LoadedSet, SourceError, TrainingSplit, load, load_training};
+use crate::sources::{
+    LoadedSet, SourceError, TrainingSplit, load, load_training, load_training_tables,
+    vtool_r1_tools,
+};
+use crate::{Question, TestSet};
 
 /// A training question that cannot be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,12 +23,39 @@ pub struct Undecodable {
     pub reason: String,
 }
 
+/// Which figures are trained on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrainingFigures {
+    /// ReFocus' charts.
+    #[default]
+    Charts,
+    /// VTool-R1's tables.
+    Tables,
+    /// Both, in one order.
+    ChartsAndTables,
+}
+
+/// Where validation questions come from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ValidationSource {
+    /// The published validation split of the charts.
+    Published,
+    /// This share of the figures that are trained on, chosen by the hash of their names and left out
+    /// of training.
+    HeldOut(f64),
+}
+
 /// Sets that were read from a folder. Images are decoded when a question is taken.
 #[derive(Clone, Debug, Default)]
 pub struct LoadedData {
     test: Vec<LoadedSet>,
     train: Vec<LoadedSet>,
     validation: Vec<LoadedSet>,
+    /// Training questions that are test questions too, and are left out.
+    tested: usize,
+    /// The tools' text of VTool-R1's prompt, which every question then brings.
+    tools: Option<String>,
 }
 
 impl LoadedData {
@@ -42,19 +74,82 @@ impl LoadedData {
         })
     }
 
-    /// The same with the training and validation questions of the folder.
+    /// The same with the training and validation questions of the folder. What the loaded test sets
+    /// ask, by question or by figure, is not trained on.
     ///
     /// # Errors
     /// Files that are missing or cannot be read.
-    pub fn with_training(mut self, folder: &Path) -> Result<Self, SourceError> {
-        self.train = load_training(folder, TrainingSplit::Train)?.into();
-        self.validation = load_training(folder, TrainingSplit::Validation)?.into();
+    pub fn with_training(
+        mut self,
+        folder: &Path,
+        figures: TrainingFigures,
+        validation: ValidationSource,
+    ) -> Result<Self, SourceError> {
+        if figures != TrainingFigures::Tables {
+            self.train
+                .extend(load_training(folder, TrainingSplit::Train)?);
+        }
+        if figures != TrainingFigures::Charts {
+            self.train.extend(load_training_tables(folder)?);
+        }
+        for set in &mut self.train {
+            let figures = kind_of_figure(set.report().set);
+            let alike = |test: &&LoadedSet| kind_of_figure(test.report().set) == figures;
+            let tested: HashSet<String> = self
+                .test
+                .iter()
+                .filter(alike)
+                .flat_map(|test| (0..test.len()).filter_map(|index| test.listing(index)))
+                .flat_map(|listing| [listing.id, listing.image_id])
+                .collect();
+            let out = set.split_off(|id, figure| tested.contains(id) || tested.contains(figure));
+            self.tested += out.len();
+        }
+        match validation {
+            ValidationSource::Published => {
+                self.validation = load_training(folder, TrainingSplit::Validation)?.into();
+            }
+            ValidationSource::HeldOut(share) => {
+                for set in &mut self.train {
+                    let held_out = set.split_off(|_, figure| place_of(figure) < share);
+                    self.validation.push(held_out);
+                }
+            }
+        }
         Ok(self)
+    }
+
+    /// The same, asked with VTool-R1's own description of its tools, whose published template is in
+    /// the folder.
+    ///
+    /// # Errors
+    /// As [`vtool_r1_tools`].
+    pub fn with_vtool_r1_prompt(mut self, folder: &Path) -> Result<Self, SourceError> {
+        self.tools = Some(vtool_r1_tools(folder)?);
+        Ok(self)
+    }
+
+    /// Whether questions bring VTool-R1's description of its tools.
+    pub(super) fn brings_tools(&self) -> bool {
+        self.tools.is_some()
     }
 
     /// The test sets with what was found while loading them.
     pub fn loaded_sets(&self) -> &[LoadedSet] {
         &self.test
+    }
+
+    /// Training and validation questions that can be asked, and training questions that are left out
+    /// because a test set asks them.
+    pub fn training_sizes(&self) -> [usize; 3] {
+        let sum = |sets: &[LoadedSet]| sets.iter().map(LoadedSet::len).sum();
+        [sum(&self.train), sum(&self.validation), self.tested]
+    }
+
+    /// Training rows whose image is not in the folder.
+    pub fn training_without_image(&self) -> usize {
+        let absent = |set: &LoadedSet| set.report().without_image.len();
+        self.train.iter().map(absent).sum()
     }
 
     pub(super) fn sets(&self) -> Vec<(TestSet, usize)> {
@@ -82,10 +177,7 @@ impl LoadedData {
                 continue;
             };
             match set.question(index) {
-                Some(Ok(question)) => found.items.push(Item {
-                    question,
-                    truth: None,
-                }),
+                Some(Ok(question)) => found.items.push(self.item(question)),
                 Some(Err(error)) => found.undecodable.push(Undecodable {
                     id: set.ids()[index].clone(),
                     reason: error.to_string(),
@@ -100,12 +192,7 @@ impl LoadedData {
         self.validation
             .iter()
             .flat_map(|set| set.questions().take(count))
-            .map(|question| {
-                Ok(Item {
-                    question: question?,
-                    truth: None,
-                })
-            })
+            .map(|question| Ok(self.item(question?)))
             .collect()
     }
 
@@ -125,13 +212,35 @@ impl LoadedData {
             return Ok(TestItem::Known(listing.id));
         }
         Ok(match loaded.question(index).ok_or_else(missing)? {
-            Ok(question) => TestItem::Ready(Box::new(Item {
-                question,
-                truth: None,
-            })),
+            Ok(question) => TestItem::Ready(Box::new(self.item(question))),
             Err(error) => TestItem::Undecodable(listing, error.to_string()),
         })
     }
+
+    /// A question as it is asked.
+    fn item(&self, mut question: Question) -> Item {
+        question.task.tools.clone_from(&self.tools);
+        Item {
+            question,
+            truth: None,
+        }
+    }
+}
+
+/// Which figures a set is about: names are unique among those of one kind.
+fn kind_of_figure(set: TestSet) -> &'static str {
+    match set {
+        TestSet::CharXiv => "arXiv figure",
+        TestSet::ChartQaHorizontal | TestSet::ChartQaVertical => "chart",
+        TestSet::Vwtq | TestSet::VwtqSyn | TestSet::VTabFact => "table",
+    }
+}
+
+/// A figure's place in [0, 1), by the hash of its name: the same in every folder and for every seed.
+fn place_of(figure: &str) -> f64 {
+    let hash = blake3::hash(figure.as_bytes());
+    let first = hash.as_bytes().first_chunk().copied().unwrap_or_default();
+    f64::from(u32::from_le_bytes(first)) / f64::from(u32::MAX)
 }
 
 /// The set and the index within it of a position in all sets one after the other.

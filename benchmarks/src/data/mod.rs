@@ -14,7 +14,7 @@ mod world;
 use agent::EpisodeOptions;
 use seeded_random::Stream;
 
-pub use loaded::{LoadedData, Undecodable};
+pub use loaded::{LoadedData, TrainingFigures, Undecodable, ValidationSource};
 pub use style::{EPISODE_FILE, EpisodeStyle};
 pub use truth::Truth;
 pub use world::World;
@@ -154,6 +154,7 @@ impl Data {
     pub fn style(&self) -> EpisodeStyle {
         match self {
             Data::Micro { .. } => EpisodeStyle::Micro,
+            Data::Loaded(data) if data.brings_tools() => EpisodeStyle::VtoolR1,
             Data::Loaded(_) => EpisodeStyle::Vtool,
         }
     }

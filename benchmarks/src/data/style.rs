@@ -19,6 +19,8 @@ pub enum EpisodeStyle {
     /// VTool-R1's words; the edited figure comes after the original; ReFocus' tools.
     #[default]
     Vtool,
+    /// The same with VTool-R1's own description of its tools, which the questions must bring.
+    VtoolR1,
 }
 
 /// What [`EPISODE_FILE`] holds.
@@ -42,6 +44,11 @@ impl EpisodeStyle {
                 observation: ObservationMode::Append,
                 tools: Style::refocus(),
             },
+            EpisodeStyle::VtoolR1 => EpisodeOptions {
+                prompt: PromptStyle::VtoolR1,
+                observation: ObservationMode::Append,
+                tools: Style::refocus(),
+            },
         }
     }
 
@@ -60,7 +67,7 @@ impl EpisodeStyle {
         };
         let file: EpisodeFile = serde_json::from_str(&text).map_err(|error| {
             let why =
-                format!("{error}; expected {{\"style\": \"micro\"}} or {{\"style\": \"vtool\"}}");
+                format!("{error}; expected {{\"style\": \"micro\"}}, \"vtool\" or \"vtool-r1\"");
             named(
                 &path,
                 std::io::Error::new(std::io::ErrorKind::InvalidData, why),
@@ -89,7 +96,11 @@ mod tests {
         let of = || EpisodeStyle::of_checkpoint(folder.path());
         assert_eq!(of().unwrap(), EpisodeStyle::Vtool);
         let file = folder.path().join(EPISODE_FILE);
-        for style in [EpisodeStyle::Micro, EpisodeStyle::Vtool] {
+        for style in [
+            EpisodeStyle::Micro,
+            EpisodeStyle::Vtool,
+            EpisodeStyle::VtoolR1,
+        ] {
             std::fs::write(&file, style.to_json()).unwrap();
             assert_eq!(of().unwrap(), style);
         }

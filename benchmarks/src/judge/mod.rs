@@ -7,11 +7,13 @@
 mod endpoint;
 mod reply;
 mod rubric;
+mod verifier;
 
 use crate::{TestSet, Verdict};
 
 pub use endpoint::{EndpointJudge, JudgeError};
 pub use rubric::Rubric;
+pub use verifier::EndpointVerifier;
 
 /// One answer to be judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

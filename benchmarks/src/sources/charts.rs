@@ -113,7 +113,7 @@ fn figure(id: &str, row: &Row) -> String {
 }
 
 /// The object in `field`, which may also be written as a JSON string.
-fn object(row: &Row, field: &str) -> Result<Option<Row>, SourceError> {
+pub(super) fn object(row: &Row, field: &str) -> Result<Option<Row>, SourceError> {
     let expected = "an object, or one as a JSON string";
     match row.first(&[field]) {
         None => Ok(None),

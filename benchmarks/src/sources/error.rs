@@ -54,6 +54,19 @@ pub enum SourceError {
         /// The files any of which would have done.
         looked_for: Vec<String>,
     },
+    /// VTool-R1's prompt without its template.
+    #[error(
+        "VTool-R1's template {}: {problem}; download it with `iapo replicate --data hub` (a build with \
+         `--features hub`), take it from github.com/VTool-R1/VTool-R1 at 5318fb2, or set \
+         data.prompt=\"ours\"",
+        .file.display()
+    )]
+    NoTemplate {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A file that cannot be read.
     #[error("cannot read {}", .file.display())]
     Io {

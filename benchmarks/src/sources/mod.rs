@@ -3,8 +3,9 @@
 //! A folder may be laid out as the data sets are on the hub (ReFocus, VTool-R1, TableVQA-Bench,
 //! CharXiv), or as the public part of this project's data: each set is read from the first file
 //! of [`files_of`] that is there. Parquet files and image archives need the feature `hub`.
-//! Beside the sets: the training questions of ReFocus and VTool-R1 ([`load_training`]), and
-//! checkpoints by name ([`checkpoint::resolve`]).
+//! Beside the sets: the training questions of ReFocus and VTool-R1 ([`load_training`],
+//! [`load_training_tables`]), VTool-R1's own prompt ([`vtool_r1_tools`]), and checkpoints by name
+//! ([`checkpoint::resolve`]).
 
 mod boxes;
 mod charts;
@@ -13,6 +14,7 @@ pub mod checkpoint;
 mod error;
 mod files;
 mod images;
+mod prompt;
 mod records;
 mod row;
 mod set;
@@ -32,8 +34,9 @@ use std::path::PathBuf;
 
 pub use charxiv::{bare_question, response_prompt};
 pub use error::{Place, RecordName, SourceError};
+pub use prompt::{VTOOL_R1_TEMPLATE, vtool_r1_tools};
 pub use set::{Listing, LoadReport, LoadedSet};
-pub use training::{TrainingSplit, load_training};
+pub use training::{TrainingSplit, load_training, load_training_tables};
 
 use crate::TestSet;
 use charts::Chart;
@@ -152,6 +155,17 @@ pub fn download_training(folder: &Path) -> Result<(), SourceError> {
     return published::download_training(folder, &published::HOSTS).map_err(SourceError::Download);
     #[cfg(not(feature = "hub"))]
     Err(needs_hub(folder.to_owned()))
+}
+
+/// Brings VTool-R1's template from GitHub into `folder`, for [`vtool_r1_tools`].
+///
+/// # Errors
+/// As [`download`].
+pub fn download_prompt(folder: &Path) -> Result<(), SourceError> {
+    #[cfg(feature = "hub")]
+    return published::download_prompt(folder, &published::HOSTS).map_err(SourceError::Download);
+    #[cfg(not(feature = "hub"))]
+    Err(needs_hub(folder.join(VTOOL_R1_TEMPLATE)))
 }
 
 #[cfg(not(feature = "hub"))]

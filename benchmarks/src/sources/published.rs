@@ -80,6 +80,17 @@ const CHARXIV_QUESTIONS: GitHubFiles<'static> = GitHubFiles {
     )],
 };
 
+/// VTool-R1's prompt. Size and SHA-256: of the file at this commit.
+const VTOOL_R1_PROMPT: GitHubFiles<'static> = GitHubFiles {
+    repository: "VTool-R1/VTool-R1",
+    commit: "5318fb291f93d627448725fdbbf7132a455d7663",
+    files: &[(
+        super::prompt::VTOOL_R1_TEMPLATE,
+        15_108,
+        "1dd8ce84c809cd76363334b67b8a3488bcd6a86a986a23496f05f0465d70906d",
+    )],
+};
+
 /// TableVQA-Bench: questions and images, without boxes.
 const TABLEVQA_BENCH: Dataset = Dataset {
     owner: "terryoo",
@@ -131,6 +142,14 @@ pub(super) fn download_training(
     addresses: &Addresses<'_>,
 ) -> Result<(), DownloadError> {
     bring_dataset(&REFOCUS_TRAINING, folder, addresses)
+}
+
+/// Brings VTool-R1's template into `folder`, or checks what is there.
+pub(super) fn download_prompt(
+    folder: &Path,
+    addresses: &Addresses<'_>,
+) -> Result<(), DownloadError> {
+    bring_code(VTOOL_R1_PROMPT, folder, addresses)
 }
 
 fn bring_dataset(

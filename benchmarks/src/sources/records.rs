@@ -1,4 +1,4 @@
-//! The records of JSON, JSONL and parquet files.
+//! The records of JSON, JSONL (also gzipped) and parquet files.
 
 use std::fs::File;
 use std::io::Read;
@@ -14,7 +14,7 @@ use crate::foreign_json;
 /// The records of a file, by its extension.
 pub(super) fn read(file: &Path) -> Result<Vec<Row>, SourceError> {
     match file.extension().and_then(|extension| extension.to_str()) {
-        Some("jsonl") => read_lines(file),
+        Some("jsonl" | "gz") => read_lines(file),
         Some("json") => read_object(file),
         #[cfg(feature = "hub")]
         Some("parquet") => super::parquet::read(file),
@@ -35,7 +35,13 @@ fn read_text(file: &Path) -> Result<String, SourceError> {
         source,
     };
     let mut text = String::new();
-    let mut opened = File::open(file).map_err(failed)?.take(MAX_BYTES);
+    let opened = File::open(file).map_err(failed)?;
+    let packed = file.extension().is_some_and(|extension| extension == "gz");
+    let bytes: Box<dyn Read> = match packed {
+        true => Box::new(flate2::read::GzDecoder::new(opened)),
+        false => Box::new(opened),
+    };
+    let mut opened = bytes.take(MAX_BYTES);
     opened.read_to_string(&mut text).map_err(failed)?;
     if opened.limit() == 0 {
         return Err(SourceError::Json {

@@ -207,6 +207,22 @@ impl LoadedSet {
         &self.report
     }
 
+    /// Takes the questions out that `chosen` names by id and figure: as a set of their own. Both
+    /// reports tell of the files what they told before.
+    pub fn split_off(&mut self, chosen: impl Fn(&str, &str) -> bool) -> LoadedSet {
+        let (taken, kept): (Vec<Entry>, Vec<Entry>) = std::mem::take(&mut self.entries)
+            .into_iter()
+            .partition(|entry| chosen(&entry.id, &entry.image_id));
+        let of = |entries: Vec<Entry>| {
+            let mut report = self.report.clone();
+            report.ids = entries.iter().map(|entry| entry.id.clone()).collect();
+            LoadedSet { report, entries }
+        };
+        let taken = of(taken);
+        *self = of(kept);
+        taken
+    }
+
     /// How many questions can be asked.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -5,6 +5,7 @@ use serde_json::Value;
 use visual_tools::FigureBoxes;
 
 use super::boxes::{self, Unit};
+use super::charts::object;
 use super::error::SourceError;
 use super::images::Finder;
 use super::row::Row;
@@ -42,6 +43,37 @@ pub(super) fn entry(row: &Row, set: TestSet, images: &Finder) -> Result<Entry, S
         })
     })?;
     Ok(entry.of_figure(figure))
+}
+
+/// The table question of a row of VTool-R1's training file: boxes in pixels, by their labels, in the
+/// field `metadata`, those of the rows under `row_starters`.
+pub(super) fn training_entry(
+    row: &Row,
+    set: TestSet,
+    images: &Finder,
+) -> Result<Entry, SourceError> {
+    let id = row.id(&["figure_id", "qa_id"])?;
+    let question = row.text(&["query", "question"])?;
+    let gold = row.gold(set, &["answer", "gt"])?;
+    let request = match set {
+        TestSet::VTabFact => statement(question),
+        _ => question.to_owned(),
+    };
+    let metadata = object(row, "metadata")?
+        .ok_or_else(|| row.error("metadata", "an object, or one as a JSON string", None))?;
+    let image = images.find(row, &[]);
+    Entry::new(row, id, request, gold, image, |_, _, oddities| {
+        let mut axis = |field: &str| {
+            let read = boxes::read(&metadata, field, field, Unit::Pixels)?;
+            oddities.count(&read);
+            Ok(read.boxes)
+        };
+        Ok(FigureBoxes {
+            columns: axis("columns_bbox")?,
+            rows: axis("row_starters")?,
+            ..FigureBoxes::default()
+        })
+    })
 }
 
 /// A statement as a request. TableVQA-Bench counts an answer only by the word "true" or "false"

@@ -2,7 +2,9 @@
 //!
 //! First turn: system text (P), tool definitions (T), image (I), request (R), in this order; the
 //! real figures' prompt also lists the names that the boxes have (P), as VTool-R1's does
-//! (`chartqa_dataset_creator.py`, `table_dataset_creator.py`). Second turn: see [`ObservationMode`].
+//! (`chartqa_dataset_creator.py`, `table_dataset_creator.py`). VTool-R1's own order is image,
+//! request, names, tools, after the chat template's own system line. Second turn: see
+//! [`ObservationMode`].
 
 use std::sync::Arc;
 
@@ -20,6 +22,9 @@ pub enum PromptStyle {
     Micro,
     /// VTool-R1's three lines after the image, our wording of the tools' description.
     Vtool,
+    /// VTool-R1's prompt: no system message of its own, image, request and names, then the tools'
+    /// text that the task brings ([`Task::tools`]), which is VTool-R1's published template.
+    VtoolR1,
 }
 
 /// What the second turn sees.
@@ -57,17 +62,23 @@ const OBSERVATION: &str = "OBSERVATION: Execution success. The output is as foll
 
 /// The conversation before the first turn.
 pub fn first_turn(task: &Task, style: PromptStyle) -> Conversation {
-    let (system, default_tools) = match style {
-        PromptStyle::Micro => (MICRO_SYSTEM, ""),
-        PromptStyle::Vtool => (VTOOL_SYSTEM, VTOOL_TOOLS),
+    let default_tools = match style {
+        PromptStyle::Micro | PromptStyle::VtoolR1 => "",
+        PromptStyle::Vtool => VTOOL_TOOLS,
     };
     let tools = task.tools.as_deref().unwrap_or(default_tools);
-    let mut parts = Vec::new();
-    if !tools.is_empty() {
-        parts.push(MessagePart::text(Block::T, tools));
-    }
-    parts.extend(question_parts(task, &task.image, style));
-    Conversation::new(vec![system_message(system), user(parts)])
+    let tools = (!tools.is_empty()).then(|| MessagePart::text(Block::T, tools));
+    let question = question_parts(task, &task.image, style);
+    let parts = match style {
+        PromptStyle::Micro | PromptStyle::Vtool => tools.into_iter().chain(question).collect(),
+        PromptStyle::VtoolR1 => question.into_iter().chain(tools).collect(),
+    };
+    Conversation::new(
+        system_message(style)
+            .into_iter()
+            .chain([user(parts)])
+            .collect(),
+    )
 }
 
 /// The conversation before the second turn. `observed` is the edited image, or why there is none.
@@ -105,11 +116,12 @@ pub fn second_turn(
                     MessagePart::text(Block::R, &task.request),
                 ],
             };
-            let system = match style {
-                PromptStyle::Micro => MICRO_SYSTEM,
-                PromptStyle::Vtool => VTOOL_SYSTEM,
-            };
-            Conversation::new(vec![system_message(system), user(parts)])
+            Conversation::new(
+                system_message(style)
+                    .into_iter()
+                    .chain([user(parts)])
+                    .collect(),
+            )
         }
     }
 }
@@ -124,11 +136,17 @@ pub fn final_answer(text: &str) -> Option<&str> {
     Some(answer.strip_suffix('.').unwrap_or(answer).trim_end())
 }
 
-fn system_message(text: &str) -> Message {
-    Message {
+/// The system message of a style; `None` leaves it to the chat template.
+fn system_message(style: PromptStyle) -> Option<Message> {
+    let text = match style {
+        PromptStyle::Micro => MICRO_SYSTEM,
+        PromptStyle::Vtool => VTOOL_SYSTEM,
+        PromptStyle::VtoolR1 => return None,
+    };
+    Some(Message {
         role: Role::System,
         parts: vec![MessagePart::text(Block::P, text)],
-    }
+    })
 }
 
 fn user(parts: Vec<MessagePart>) -> Message {
@@ -149,18 +167,43 @@ fn question_parts(task: &Task, image: &Arc<RgbImage>, style: PromptStyle) -> Vec
                 Block::P,
                 format!(
                     "\n# USER Bounding Box Info: {}\n# USER IMAGE stored in image_1, as PIL image.",
-                    boxes_line(&task.boxes)
+                    boxes_line(&task.boxes, "y")
                 ),
             ),
         ],
+        PromptStyle::VtoolR1 => {
+            // The dataset's makers put a blank after a chart's image and none after a table's.
+            let blank = if names_table(&task.boxes) { "" } else { " " };
+            vec![
+                image,
+                MessagePart::text(
+                    Block::R,
+                    format!("{blank}# USER REQUEST #: {}", task.request),
+                ),
+                MessagePart::text(
+                    Block::P,
+                    format!(
+                        "\n# USER Bounding Box Info: {}\n# USER IMAGE stored in image_1, as PIL image.",
+                        boxes_line(&task.boxes, "x")
+                    ),
+                ),
+            ]
+        }
     }
 }
 
-fn boxes_line(boxes: &FigureBoxes) -> String {
-    let (first, second) = if boxes.columns.0.is_empty() && boxes.rows.0.is_empty() {
+/// Whether a figure's regions are those of a table.
+fn names_table(boxes: &FigureBoxes) -> bool {
+    !boxes.columns.0.is_empty() || !boxes.rows.0.is_empty()
+}
+
+/// The line that names a figure's regions. `stored` is what it says that `y_values_bbox` stores:
+/// VTool-R1's has "x".
+fn boxes_line(boxes: &FigureBoxes, stored: &str) -> String {
+    let (first, second) = if !names_table(boxes) {
         (
             format!(
-                "x_values_bbox, storing x values and coordinates. y_values_bbox, storing y values \
+                "x_values_bbox, storing x values and coordinates. y_values_bbox, storing {stored} values \
                  and coordinates. The x values in the image are: {}.",
                 python_list(&boxes.x_values)
             ),
@@ -213,6 +256,39 @@ mod tests {
         insta::assert_snapshot!(format!(
             "{MICRO_SYSTEM}\n---\n{VTOOL_SYSTEM}\n---\n{VTOOL_TOOLS}\n---\n{OBSERVATION}"
         ));
+    }
+
+    /// The order of VTool-R1's prompt decides where its blocks stand, which is what is measured.
+    #[test]
+    fn vtool_r1s_prompt_has_its_tools_last() {
+        let region = visual_tools::PixelBox {
+            x1: 0.0,
+            y1: 0.0,
+            x2: 1.0,
+            y2: 1.0,
+        };
+        let mut boxes = FigureBoxes {
+            x_values: NamedBoxes(vec![("2019".into(), region)]),
+            ..FigureBoxes::default()
+        };
+        let told = |boxes: &FigureBoxes| {
+            let task = Task {
+                image: Arc::new(RgbImage::new(1, 1)),
+                boxes: Arc::new(boxes.clone()),
+                request: "How high?".into(),
+                tools: Some("\n\nHere are some tools".into()),
+            };
+            let conversation = first_turn(&task, PromptStyle::VtoolR1);
+            let parts = conversation.iter().flat_map(|message| &message.parts);
+            let parts = parts.map(|part| match part {
+                MessagePart::Image(_) => "<image>".to_owned(),
+                MessagePart::Text { text, block } => format!("[{block:?}]{text}"),
+            });
+            parts.collect::<Vec<_>>().join("|")
+        };
+        let chart = told(&boxes);
+        boxes.rows = NamedBoxes(vec![("1".into(), region)]);
+        insta::assert_snapshot!(format!("{chart}\n---\n{}", told(&boxes)));
     }
 
     #[test]

@@ -293,7 +293,7 @@ fn train_reading(
             .iter()
             .map(|material| &material.conversations[0])
             .collect();
-        let firsts = encode_batch(shared, processor, &firsts)?;
+        let firsts = encode_batch(shared, processor, &firsts, false)?;
         let packs = materials
             .iter()
             .zip(firsts)
@@ -412,7 +412,7 @@ fn train_demonstrations(
             .collect();
         let conversations: Vec<&Conversation> =
             turns.iter().map(|turn| &turn.conversation).collect();
-        let prompts = encode_batch(shared, processor, &conversations)?;
+        let prompts = encode_batch(shared, processor, &conversations, false)?;
         let completions = turns
             .iter()
             .map(|turn| {

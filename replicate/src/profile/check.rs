@@ -6,7 +6,7 @@ use qwen2_5_vl::ModelPart;
 
 use baselines::{Evidence, Reward};
 
-use super::Profile;
+use super::{DataSettings, ModelServer, Profile};
 
 /// Lowest sampling temperature: below it every logit difference is infinite in f32.
 const LEAST_TEMPERATURE: f64 = 1e-3;
@@ -43,6 +43,7 @@ impl Profile {
             .or_else(|| self.counts())
             .or_else(|| self.numbers())
             .or_else(|| self.parts())
+            .or_else(|| self.servers())
             .or_else(|| self.forms())
     }
 
@@ -99,10 +100,7 @@ impl Profile {
                 let problem = world.difficulty.problem()?;
                 Some(format!("world.difficulty.{problem}"))
             }
-            (None, Some(data)) => data
-                .folder
-                .is_empty()
-                .then(|| "data.folder is empty: expected the folder with the sets".into()),
+            (None, Some(data)) => data_problem(data),
         }
     }
 
@@ -207,11 +205,53 @@ impl Profile {
                 return Some(format!("grpo.frozen: {error}"));
             }
         }
-        let frozen = |name: &str| self.grpo.frozen.iter().any(|part| part == name);
-        (!frozen("vision") || !frozen("merger")).then(|| {
-            "grpo.frozen lacks 'vision' or 'merger': images are encoded once, without gradients"
-                .into()
-        })
+        if let Some(p) = self.grpo.top_p
+            && !(p > 0.0 && p <= 1.0)
+        {
+            return Some(format!("grpo.top_p is {p}: expected above 0, at most 1"));
+        }
+        let lora = self.grpo.lora.as_ref()?;
+        if lora.rank == 0 {
+            return Some("grpo.lora.rank is 0: expected at least 1".into());
+        }
+        if lora.targets.is_empty() {
+            return Some(
+                "grpo.lora.targets is empty: expected projections, for example [\"q_proj\", \"v_proj\"]"
+                    .into(),
+            );
+        }
+        Range::Positive.problem("grpo.lora.alpha", lora.alpha)
+    }
+
+    /// What is wrong with the servers, if anything is.
+    fn servers(&self) -> Option<String> {
+        if let Some(judge) = &self.judge {
+            let share = Range::Share.problem("judge.most_unjudged", judge.most_unjudged);
+            let server = || server_problem("judge.server", &judge.server);
+            if let Some(problem) = share.or_else(server) {
+                return Some(problem);
+            }
+            if self.world.is_some() {
+                return Some("judge: the generated world needs none; leave the table out".into());
+            }
+        }
+        if let Some(problem) = self
+            .verifier
+            .as_ref()
+            .and_then(|server| server_problem("verifier", server))
+        {
+            return Some(problem);
+        }
+        self.trained
+            .iter()
+            .find(|name| {
+                let arm = self.arms.get(*name);
+                arm.is_some_and(|arm| arm.reward.method().evidence() == Evidence::Verifier)
+            })
+            .filter(|_| self.verifier.is_none())
+            .map(|name| {
+                format!("arms.{name} asks a verifier at an endpoint: expected a table [verifier]")
+            })
     }
 
     fn forms(&self) -> Option<String> {
@@ -243,4 +283,46 @@ impl Profile {
         }
         None
     }
+}
+
+/// What is wrong with the source of loaded questions, if anything is.
+fn data_problem(data: &DataSettings) -> Option<String> {
+    if data.folder.is_empty() {
+        return Some("data.folder is empty: expected the folder with the sets".into());
+    }
+    if let Some(share) = data.held_out
+        && !(share > 0.0 && share < 1.0)
+    {
+        return Some(format!(
+            "data.held_out is {share}: expected above 0 and below 1"
+        ));
+    }
+    let (least, most) = (data.min_pixels.unwrap_or(0), data.max_pixels);
+    match most {
+        Some(most) if most < least.max(1) => Some(format!(
+            "data.max_pixels is {most}: expected at least data.min_pixels, {least}, and at least 1"
+        )),
+        _ => None,
+    }
+}
+
+/// What is wrong with a server, if anything is; whether it answers is found out when it is asked.
+fn server_problem(key: &str, server: &ModelServer) -> Option<String> {
+    if !server.url.starts_with("http://") && !server.url.starts_with("https://") {
+        return Some(format!(
+            "{key}.url is {:?}: expected an address like http://localhost:8000/v1",
+            server.url
+        ));
+    }
+    if server.model.is_empty() {
+        return Some(format!("{key}.model is empty: expected a model's name"));
+    }
+    [
+        ("concurrency", server.concurrency as u64),
+        ("timeout", server.timeout),
+        ("max_wait", server.max_wait),
+    ]
+    .into_iter()
+    .find(|(_, value)| *value == 0)
+    .map(|(name, _)| format!("{key}.{name} is 0: expected at least 1"))
 }

@@ -6,9 +6,11 @@ use super::Profile;
 use crate::{Error, Result, error};
 
 /// The profiles that are built in, by name.
-const BUILT_IN: [(&str, &str); 2] = [
+const BUILT_IN: [(&str, &str); 4] = [
     ("micro", include_str!("../../profiles/micro.toml")),
     ("smoke", include_str!("../../profiles/smoke.toml")),
+    ("paper", include_str!("../../profiles/paper.toml")),
+    ("paper-full", include_str!("../../profiles/paper-full.toml")),
 ];
 
 /// Parents of parents at most.

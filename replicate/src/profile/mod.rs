@@ -6,11 +6,13 @@
 
 mod check;
 mod load;
+mod servers;
 mod settings;
 mod stamp;
 
+pub use servers::{JudgeModel, ModelServer, TrainingRubric};
 pub use settings::{
     AlarmAction, Alarms, Checkpoints, ComputeSettings, DataSettings, EvaluationSettings,
-    GateSettings, Grpo, Profile, Schedule,
+    GateSettings, Grpo, LoraSettings, Profile, PromptWording, Schedule,
 };
 pub use stamp::{RunRole, differing_keys};

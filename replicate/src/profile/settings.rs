@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use baselines::Arm;
 use baselines::attribution_settings::AttributionSettings;
-use benchmarks::data::World;
+use benchmarks::data::{TrainingFigures, World};
 use grpo::{Decay, KlEstimator, LossAggregation, ScaleByStd, TrainedTurns};
 use serde::{Deserialize, Serialize};
 
+use super::servers::{JudgeModel, ModelServer};
 use crate::compute::WeightType;
 
 /// A whole experiment.
@@ -28,6 +29,12 @@ pub struct Profile {
     /// Questions from files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<DataSettings>,
+    /// Who judges what no rule can score.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge: Option<JudgeModel>,
+    /// Who verifies calls, for arms whose verifier is an endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verifier: Option<ModelServer>,
     /// Where the base checkpoints are.
     pub checkpoints: Checkpoints,
     /// How many updates each stage has.
@@ -52,9 +59,37 @@ pub struct Profile {
 pub struct DataSettings {
     /// The folder with test sets and training questions.
     pub folder: String,
+    /// Which figures are trained on.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub training: TrainingFigures,
+    /// Share of the training figures that validation questions are about, left out of training;
+    /// absent: the charts' published validation split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<f64>,
+    /// Whose description of the tools the prompt has.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub prompt: PromptWording,
+    /// Smallest area of a figure as the model sees it, pixels; absent: the checkpoint's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_pixels: Option<usize>,
+    /// Largest area, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_pixels: Option<usize>,
 }
 
-/// Base checkpoints, relative to the repository's `replicate/` folder or absolute.
+/// Whose description of the tools a prompt has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PromptWording {
+    /// Ours: some 400 tokens, before the image.
+    #[default]
+    Ours,
+    /// VTool-R1's published template: some 3,800 tokens, after the question.
+    VtoolR1,
+}
+
+/// Base checkpoints: folders, relative to the repository's `replicate/` folder or absolute, or
+/// models of the hub, `ORG/NAME` or `ORG/NAME@REVISION`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checkpoints {
@@ -88,6 +123,11 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
+/// Likewise for other values.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 impl Schedule {
     /// The seed of the teacher that a seed's arms learn from.
     pub fn teacher_seed(&self, seed: u64) -> u64 {
@@ -108,10 +148,20 @@ pub struct Grpo {
     pub samples: usize,
     /// Sampling temperature, and the temperature of the trained log-probabilities.
     pub temperature: f64,
+    /// Nucleus that training episodes are sampled from; absent: the whole distribution. The trained
+    /// log-probabilities are those of the whole distribution in either case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f64>,
     /// Longest completion of a turn, tokens.
     pub max_new_tokens: usize,
+    /// Low-rank adapters that are trained in place of the weights; absent: every part that is not
+    /// frozen is trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraSettings>,
     /// Parts of the model that are not trained: `vision`, `merger`, `embeddings`, `layers.N`, `norm`,
-    /// `head`. The vision tower must be among them: its features are computed once per image.
+    /// `head`. Where the vision tower is among them, its features are computed once per image;
+    /// otherwise again, with gradients, in every pass of an update. With `lora` the model is frozen
+    /// anyway.
     pub frozen: Vec<String>,
     /// Which turns the loss covers.
     pub trained_turns: TrainedTurns,
@@ -148,6 +198,30 @@ pub struct Grpo {
     pub advantage_scale: ScaleByStd,
 }
 
+/// Low-rank adapters (arXiv 2106.09685).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraSettings {
+    /// Inner width of an adapter.
+    pub rank: usize,
+    /// The addition is scaled by `alpha / rank`.
+    pub alpha: f64,
+    /// Projections by the end of their names: of the decoder's layers, or, beginning with `visual.`,
+    /// of the vision tower.
+    pub targets: Vec<String>,
+}
+
+impl Grpo {
+    /// Whether the vision tower or its merger gets gradients.
+    pub fn trains_vision(&self) -> bool {
+        let frozen = |name: &str| self.frozen.iter().any(|part| part == name);
+        match &self.lora {
+            Some(lora) => lora.targets.iter().any(|name| name.starts_with("visual.")),
+            None => !frozen("vision") || !frozen("merger"),
+        }
+    }
+}
+
 /// How wide numbers are, and how many are held at once; which device they are on is the command's to
 /// say. The budgets bound memory and change no result on a processor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -155,6 +229,10 @@ pub struct Grpo {
 pub struct ComputeSettings {
     /// The type of weights and activations.
     pub weights: WeightType,
+    /// Whether an update keeps each decoder layer's input alone and runs the layer again for its
+    /// gradients: less memory, a third more work, the same gradients.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub recompute: bool,
     /// Tokens of one forward and backward pass of an update. Passes run side by side, each on one
     /// thread: small enough for several, large enough for matrix products.
     pub update_tokens: usize,

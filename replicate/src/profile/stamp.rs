@@ -5,6 +5,7 @@
 //! does what was done before and is not written where it has that value (`#[serde(default = …,
 //! skip_serializing_if = …)]`), so that the hashes of recorded runs stay; a test holds them.
 
+use baselines::Evidence;
 use results::ProfileStamp;
 use serde_json::{Map, Value};
 
@@ -28,13 +29,19 @@ const EVERY_RUN: &[&str] = &[
     "world",
     "data",
     "compute.weights",
+    "judge.server.model",
     "evaluation",
     "grpo.max_new_tokens",
     "grpo.temperature",
 ];
 
 /// What training reads, whoever is trained.
-const TRAINING: &[&str] = &["grpo", "schedule.validate_every"];
+const TRAINING: &[&str] = &[
+    "grpo",
+    "schedule.validate_every",
+    "judge.training",
+    "judge.most_unjudged",
+];
 
 impl Profile {
     /// The settings that a run reads, as they were resolved, with their hash.
@@ -56,6 +63,13 @@ impl Profile {
             RunRole::Arm(name) => {
                 own_arm = format!("arms.{name}");
                 paths.extend(TRAINING);
+                let reward = self
+                    .arms
+                    .get(name)
+                    .map(|arm| arm.reward.method().evidence());
+                if reward == Some(Evidence::Verifier) {
+                    paths.push("verifier.model");
+                }
                 paths.extend([
                     "checkpoints",
                     "schedule.teacher",

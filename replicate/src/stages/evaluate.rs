@@ -7,7 +7,7 @@ use std::time::Instant;
 use agent::Episode;
 use benchmarks::TestSet;
 use benchmarks::data::{Item, TestItem};
-use benchmarks::evaluation::{Answered, Scoring};
+use benchmarks::evaluation::Answered;
 use benchmarks::sources::Listing;
 use results::{BlockShares, Manifest, Record, RunHashes, UpdateMetrics, run_hashes, write_lines};
 use seeded_random::Stream;
@@ -68,6 +68,7 @@ impl Replication<'_> {
             for start in (0..size).step_by(ASKED_TOGETHER) {
                 let end = (start + ASKED_TOGETHER).min(size);
                 let own = self.chunk(&mut policy, &recorder, set, start..end, &mut attributed)?;
+                self.servers.refuse_silence()?;
                 records.extend(own);
                 report(&label, records.len(), total, "");
                 if interrupt::requested() {
@@ -101,6 +102,7 @@ impl Replication<'_> {
             .seconds
             .insert("evaluation".into(), started.elapsed().as_secs_f64());
         provenance::describe(&mut manifest);
+        self.servers.describe(&mut manifest);
         manifest.preregistration = self.preregistration.clone();
         manifest
             .notes
@@ -121,8 +123,11 @@ impl Replication<'_> {
         positions: std::ops::Range<usize>,
         attributed: &mut usize,
     ) -> Result<Vec<Record>> {
-        let scoring = Scoring::of(self.data.rule(), None);
-        let scorer = || scoring.scorer(set, None);
+        let judges = self.judges();
+        let scoring = judges.evaluation();
+        let judge = self.profile.judge.as_ref();
+        let judge = judge.map(|judge| judge.server.model.as_str());
+        let scorer = || scoring.scorer(set, judge);
         let mut items: Vec<Item> = Vec::new();
         let mut undecodable: Vec<(usize, Listing, String)> = Vec::new();
         for position in positions.clone() {

@@ -1,9 +1,11 @@
 //! The schedule: teacher by GRPO, the student's cold start by GRPO, then the arms; each evaluated on
-//! the six sets. Every stage resumes from its last saved state and leaves the same bytes.
+//! the six sets. Every stage resumes from its last saved state and leaves the same bytes. Judge and
+//! verifier are asked through clients that keep every reply in the experiment's folder.
 
 mod cell;
 mod evaluate;
 mod folder;
+mod servers;
 mod train;
 
 use std::collections::BTreeMap;
@@ -11,18 +13,19 @@ use std::path::{Path, PathBuf};
 
 use baselines::Reward;
 use baselines::vtool_r1::VtoolR1;
-use benchmarks::data::{Data, LoadedData};
-use benchmarks::evaluation::Scoring;
-use benchmarks::{TestSet, data::Item};
+use benchmarks::TestSet;
+use benchmarks::data::{Data, Item, LoadedData, ValidationSource};
+use benchmarks::sources::checkpoint::resolve;
+use qwen2_5_vl::{Config, shapes};
 use results::{ArmName, RunHashes, UpdateMetrics};
 
 use crate::checkpoint::weights_hash;
 use crate::compute::Compute;
 use crate::deviations::ModelFacts;
-use crate::evaluation::base_card;
-use crate::gates::{Gates, detections};
+use crate::evaluation::{base_card, own_calls_card};
+use crate::gates::{Base, Gates, detections};
 use crate::policy::{Budgets, LocalPolicy};
-use crate::profile::{Profile, RunRole};
+use crate::profile::{DataSettings, Profile, PromptWording, RunRole};
 use crate::progress::Report;
 use crate::{Error, Result};
 
@@ -31,6 +34,7 @@ pub use folder::{is_locked, shared_run, try_lock, wait_for_lock};
 
 use evaluate::Subject;
 use folder::ExperimentFolder;
+use servers::Servers;
 use train::StagePlan;
 
 /// A whole experiment in a folder.
@@ -41,6 +45,7 @@ pub struct Replication<'a> {
     data: Data,
     validation: Vec<Item>,
     folder: ExperimentFolder,
+    servers: Servers,
     student: PathBuf,
     teacher: PathBuf,
     compute: Compute,
@@ -81,26 +86,18 @@ impl<'a> Replication<'a> {
         folder: impl FnOnce() -> Result<ExperimentFolder>,
         compute: Compute,
     ) -> Result<Self> {
-        let student = checkpoints.join(&profile.checkpoints.student);
-        let teacher = checkpoints.join(&profile.checkpoints.teacher);
-        for folder in [&student, &teacher] {
-            if !folder.join("config.json").exists() {
-                return Err(Error::RunDirectory {
-                    path: folder.to_owned(),
-                    problem:
-                        "no checkpoint here; `iapo pretrain --profile micro` makes the micro ones"
-                            .into(),
-                });
-            }
-        }
+        let student = base_checkpoint(checkpoints, &profile.checkpoints.student)?;
+        let teacher = base_checkpoint(checkpoints, &profile.checkpoints.teacher)?;
         let data = open_data(profile)?;
         let validation = data.validation(profile.evaluation.validation)?;
+        let folder = folder()?;
         Ok(Replication {
             profile,
             arms,
             data,
             validation,
-            folder: folder()?,
+            servers: Servers::open(profile, folder.root())?,
+            folder,
             student,
             teacher,
             compute,
@@ -268,18 +265,29 @@ impl<'a> Replication<'a> {
     }
 
     /// The gates, measured on the validation questions after [`Replication::run`]; kept in
-    /// `<out>/gates.json`. `None` where the data do not know the truth that they need.
+    /// `<out>/gates.json`. `None` without validation questions.
     pub fn gates(&self) -> Result<Option<Gates>> {
-        if !self.data.knows_truth() {
+        if self.validation.is_empty() {
             return Ok(None);
         }
-        let scoring = Scoring::of(self.data.rule(), None);
-        let base = base_card(
-            &mut self.policy(&self.student)?,
-            &self.data,
-            &self.validation,
-            scoring,
-        )?;
+        let judges = self.judges();
+        let scoring = judges.evaluation();
+        let mut student = self.policy(&self.student)?;
+        let base = match self.data.knows_truth() {
+            true => Base::KnownCalls(base_card(
+                &mut student,
+                &self.data,
+                &self.validation,
+                scoring,
+            )?),
+            false => Base::OwnCalls(own_calls_card(
+                &mut student,
+                &self.data,
+                &self.validation,
+                scoring,
+            )?),
+        };
+        drop(student);
         let mut trained = Vec::new();
         if let Some(plain) = self
             .arms
@@ -312,6 +320,7 @@ impl<'a> Replication<'a> {
             &self.arms,
             &self.data,
             &self.validation,
+            scoring,
         )?;
         let gates = Gates {
             base,
@@ -325,8 +334,13 @@ impl<'a> Replication<'a> {
 
     /// What is known of the models, for the report.
     pub fn facts(&self) -> Result<ModelFacts> {
-        let parameters =
-            |dir: &Path| -> Result<usize> { Ok(self.policy(dir)?.model.parameters().elements()) };
+        let parameters = |dir: &Path| -> Result<usize> {
+            let shapes = shapes(&Config::load(&dir.join("config.json"))?);
+            Ok(shapes
+                .values()
+                .map(|shape| shape.iter().product::<usize>())
+                .sum())
+        };
         Ok(ModelFacts {
             student_parameters: parameters(&self.student)?,
             teacher_parameters: parameters(&self.teacher)?,
@@ -338,6 +352,9 @@ impl<'a> Replication<'a> {
         let tokens = self.profile.grpo.max_new_tokens;
         let mut policy = LocalPolicy::load(dir, &self.compute, tokens)?;
         policy.style = self.data.style();
+        if let Some(data) = &self.profile.data {
+            policy.limit_pixels(data.min_pixels, data.max_pixels)?;
+        }
         let compute = &self.profile.compute;
         policy.budgets = Budgets {
             vision_patches: compute.vision_patches,
@@ -349,16 +366,80 @@ impl<'a> Replication<'a> {
     }
 }
 
+/// A base checkpoint: a folder relative to `checkpoints` or absolute, else a model of the hub.
+fn base_checkpoint(checkpoints: &Path, name: &str) -> Result<PathBuf> {
+    let folder = checkpoints.join(name);
+    if folder.join("config.json").exists() {
+        return Ok(folder);
+    }
+    if folder.exists() {
+        return Err(Error::RunDirectory {
+            path: folder,
+            problem:
+                "holds no config.json, so it is no checkpoint; `iapo pretrain --profile micro` \
+                      makes the micro ones"
+                    .into(),
+        });
+    }
+    let problem = match name.split('/').count() {
+        2 => match resolve(name) {
+            Ok(folder) => return Ok(folder),
+            Err(error) => error.to_string(),
+        },
+        _ => "no checkpoint here; `iapo pretrain --profile micro` makes the micro ones".to_owned(),
+    };
+    Err(Error::RunDirectory {
+        path: folder,
+        problem,
+    })
+}
+
 /// The questions of a profile.
 fn open_data(profile: &Profile) -> Result<Data> {
     if let Some(world) = &profile.world {
         return Ok(Data::micro(world.clone(), profile.evaluation.questions));
     }
-    let folder = profile
-        .data
-        .as_ref()
-        .map(|data| PathBuf::from(&data.folder));
-    let folder = folder.unwrap_or_default();
-    let loaded = LoadedData::test_sets(&folder, &TestSet::ALL)?.with_training(&folder)?;
+    let Some(settings) = &profile.data else {
+        return Err(Error::Profile {
+            origin: profile.name.clone(),
+            problem: "neither 'world' nor 'data': expected one of them".into(),
+        });
+    };
+    let DataSettings {
+        folder,
+        training,
+        held_out,
+        prompt,
+        min_pixels: _,
+        max_pixels: _,
+    } = settings;
+    let folder = Path::new(folder);
+    let validation = match held_out {
+        None => ValidationSource::Published,
+        Some(share) => ValidationSource::HeldOut(*share),
+    };
+    let mut loaded = LoadedData::test_sets(folder, &TestSet::ALL)?
+        .with_training(folder, *training, validation)?;
+    if *prompt == PromptWording::VtoolR1 {
+        loaded = loaded.with_vtool_r1_prompt(folder)?;
+    }
+    let [train, valid, tested] = loaded.training_sizes();
+    let absent = loaded.training_without_image();
+    eprintln!(
+        "{}: {train} training questions, {valid} for validation; left out: {tested} that a test set \
+         asks, {absent} whose image is not there",
+        folder.display()
+    );
+    if train == 0 {
+        return Err(Error::RunDirectory {
+            path: folder.to_owned(),
+            problem: format!(
+                "no training question can be asked: {absent} have no image here. ReFocus' training \
+                 charts are those of ChartQA's training split: put its pictures into {}, or download \
+                 everything with --data hub",
+                folder.join("chartqa/png").display()
+            ),
+        });
+    }
     Ok(Data::loaded(loaded))
 }

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use baselines::{Evidence, Reward, TeacherRole};
-use benchmarks::evaluation::Scoring;
 use results::{Appender, UpdateMetrics};
 use seeded_random::Stream;
 
@@ -14,7 +13,7 @@ use crate::evaluation::validate;
 use crate::probe::Probe;
 use crate::profile::RunRole;
 use crate::progress::Report;
-use crate::training::{Teachers, Training};
+use crate::training::{Graders, Teachers, Training};
 use crate::{Error, Result, checkpoint, error, interrupt};
 
 /// One stage of training.
@@ -45,14 +44,28 @@ impl Replication<'_> {
             dir.map(|dir| self.policy(dir)?.model.detached().map_err(Into::into))
                 .transpose()
         };
-        let teacher = model_of(plan.teacher)?;
-        let untrained = match plan.reward.method().evidence() {
+        let evidence = plan.reward.method().evidence();
+        let asks_teacher = matches!(
+            evidence,
+            Evidence::TeacherLogProb | Evidence::Divergence(TeacherRole::Teacher)
+        );
+        // A model that nobody asks would only take memory.
+        let teacher = match asks_teacher || self.profile.evaluation.probe > 0 {
+            true => model_of(plan.teacher)?,
+            false => None,
+        };
+        let untrained = match evidence {
             Evidence::Divergence(TeacherRole::Untrained) => model_of(Some(&self.student))?,
             _ => None,
         };
+        let judges = self.judges();
         let mut training = Training::new(
             self.profile,
             &self.data,
+            Graders {
+                scoring: judges.training(),
+                verifier: self.servers.verifier(),
+            },
             plan.stage,
             plan.reward,
             self.policy(plan.from)?,
@@ -95,14 +108,16 @@ impl Replication<'_> {
             _ => None,
         };
         let schedule = &self.profile.schedule;
-        let scoring = Scoring::of(self.data.rule(), None);
+        let scoring = judges.evaluation();
         let label = format!("{} seed {}", plan.stage, plan.seed);
         let mut watch = Watch::default();
         for line in kept.iter().filter(|line| line.stage == plan.stage) {
             watch.look(&self.profile.alarms, &mut line.clone())?;
         }
         for update in first..plan.updates {
-            let mut line = training.update(update, earlier.len() + update)?;
+            let updated = training.update(update, earlier.len() + update);
+            self.servers.refuse_silence()?;
+            let mut line = updated?;
             let last = update + 1 == plan.updates;
             if last || (update + 1) % schedule.validate_every == 0 {
                 let clock = Instant::now();

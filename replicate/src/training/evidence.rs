@@ -4,8 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use agent::{Conversation, Task};
 use baselines::attribution_settings::AttributionSettings;
 use baselines::{CallEvidence, Evidence};
+use benchmarks::judge::EndpointVerifier;
 use fused_ops::side_by_side;
 use qwen2_5_vl::Model;
 use results::AttributionMetrics;
@@ -33,24 +35,49 @@ pub struct Measured {
     pub attribution: Option<AttributionMetrics>,
 }
 
+impl Measured {
+    /// Takes the verdict from the episodes whose call has none, so that they are left out of their
+    /// groups: not verified is not rejected.
+    pub fn leave_out_unverified(&self, groups: &mut [RolloutGroup]) {
+        for (group, own) in groups.iter_mut().zip(&self.groups) {
+            for (outcome, call) in group.outcomes.iter_mut().zip(&own.call_of) {
+                if call.is_some_and(|call| own.calls[call].right.is_none()) {
+                    *outcome = None;
+                }
+            }
+        }
+    }
+}
+
 /// The distinct calls of one prompt, as tokens, in the order in which they were first made.
 struct DistinctCalls<'e> {
     prompt: Arc<EncodedPrompt>,
+    conversation: &'e Conversation,
     group: usize,
     calls: Vec<&'e [u32]>,
 }
 
-/// Measures what `wanted` says of every distinct call. `attribution` is the form of a divergence,
-/// `compared_with` the model that the policy is compared with; `scoring_tokens` bounds one forward
-/// pass.
+/// What calls are measured with.
+pub struct Measuring<'a> {
+    /// What is to be measured.
+    pub wanted: Evidence,
+    /// The form of a divergence.
+    pub attribution: Option<&'a AttributionSettings>,
+    /// The model that the policy is compared with.
+    pub compared_with: Option<&'a Model>,
+    /// Who verifies calls.
+    pub verifier: Option<EndpointVerifier<'a>>,
+    /// Tokens of one forward pass.
+    pub scoring_tokens: usize,
+}
+
+/// Measures every distinct call.
 pub fn measure(
     policy: &mut LocalPolicy,
     groups: &[RolloutGroup],
-    wanted: Evidence,
-    attribution: Option<&AttributionSettings>,
-    compared_with: Option<&Model>,
-    scoring_tokens: usize,
+    with: &Measuring<'_>,
 ) -> Result<Measured> {
+    let wanted = with.wanted;
     let mut found: Vec<GroupCalls> = Vec::with_capacity(groups.len());
     let mut distinct: Vec<Vec<&[u32]>> = Vec::with_capacity(groups.len());
     for group in groups {
@@ -82,19 +109,27 @@ pub fn measure(
         groups: found,
         attribution: None,
     };
-    if matches!(wanted, Evidence::Outcome | Evidence::Truth) {
-        return Ok(measured);
+    match wanted {
+        Evidence::Outcome | Evidence::Truth => return Ok(measured),
+        Evidence::Verifier => {
+            if let Some(verifier) = &with.verifier {
+                verify(verifier, groups, &mut measured.groups)?;
+            }
+            return Ok(measured);
+        }
+        _ => {}
     }
     let calls = encode(policy, groups, distinct)?;
-    match (wanted, compared_with, attribution) {
+    match (wanted, with.compared_with, with.attribution) {
         (Evidence::OwnLogProb, _, _) => {
             let own = policy.model.detached()?;
-            for (group, call, value) in log_probs(&own, &calls, scoring_tokens)? {
+            for (group, call, value) in log_probs(&own, &calls, with.scoring_tokens)? {
                 measured.groups[group].calls[call].own_log_prob = Some(value);
             }
         }
         (Evidence::TeacherLogProb, Some(teacher), _) => {
-            for (group, call, value) in log_probs(teacher, &calls, scoring_tokens)? {
+            let calls = as_seen_by(teacher, policy, &calls)?;
+            for (group, call, value) in log_probs(teacher, &calls, with.scoring_tokens)? {
                 measured.groups[group].calls[call].teacher_log_prob = Some(value);
             }
         }
@@ -112,9 +147,55 @@ pub fn measure(
     Ok(measured)
 }
 
+/// Asks about every distinct call once.
+fn verify(
+    verifier: &EndpointVerifier<'_>,
+    groups: &[RolloutGroup],
+    measured: &mut [GroupCalls],
+) -> Result<()> {
+    let mut places = Vec::new();
+    let mut asked: Vec<(&Task, &str)> = Vec::new();
+    for (index, (group, own)) in groups.iter().zip(measured.iter()).enumerate() {
+        for call in 0..own.calls.len() {
+            let first = own.call_of.iter().position(|made| *made == Some(call));
+            let Some(episode) = first.and_then(|first| group.episodes.get(first)) else {
+                continue;
+            };
+            places.push((index, call));
+            let text = episode.turns[0].completion.text.as_str();
+            asked.push((&group.item.question.task, text));
+        }
+    }
+    for ((group, call), verdict) in places.into_iter().zip(verifier.verify(&asked)?) {
+        measured[group].calls[call].right = verdict;
+    }
+    Ok(())
+}
+
+/// The same calls with the prompts as another model sees them: the widths of two models' image
+/// features may differ.
+fn as_seen_by<'e>(
+    other: &Model,
+    policy: &LocalPolicy,
+    calls: &[DistinctCalls<'e>],
+) -> Result<Vec<DistinctCalls<'e>>> {
+    let conversations: Vec<_> = calls.iter().map(|own| own.conversation).collect();
+    let prompts = policy.encode_for(other, &conversations)?;
+    Ok(calls
+        .iter()
+        .zip(prompts)
+        .map(|(own, prompt)| DistinctCalls {
+            prompt: Arc::new(prompt),
+            conversation: own.conversation,
+            group: own.group,
+            calls: own.calls.clone(),
+        })
+        .collect())
+}
+
 fn encode<'e>(
     policy: &mut LocalPolicy,
-    groups: &[RolloutGroup],
+    groups: &'e [RolloutGroup],
     distinct: Vec<Vec<&'e [u32]>>,
 ) -> Result<Vec<DistinctCalls<'e>>> {
     let calling: Vec<(usize, Vec<&[u32]>)> = distinct
@@ -129,9 +210,11 @@ fn encode<'e>(
     let prompts = policy.encode(&conversations)?;
     Ok(prompts
         .into_iter()
+        .zip(conversations)
         .zip(calling)
-        .map(|(prompt, (group, calls))| DistinctCalls {
+        .map(|((prompt, conversation), (group, calls))| DistinctCalls {
             prompt,
+            conversation,
             group,
             calls,
         })
@@ -185,13 +268,15 @@ fn diverge(
 ) -> Result<AttributionMetrics> {
     let started = Instant::now();
     let tokenizer = policy.processor.tokenizer();
-    let prompts = calls
-        .iter()
-        .map(|own| CalledPrompt::new(&own.prompt, own.calls.iter().copied(), tokenizer))
-        .collect::<Result<Vec<_>>>()?;
-    let own = policy.model.detached()?;
-    let student = attribute(&own, &prompts, settings, policy.budgets)?;
-    let teacher = attribute(teacher, &prompts, settings, policy.budgets)?;
+    let attributed = |model: &Model, calls: &[DistinctCalls<'_>]| {
+        let prompts = calls
+            .iter()
+            .map(|own| CalledPrompt::new(&own.prompt, own.calls.iter().copied(), tokenizer))
+            .collect::<Result<Vec<_>>>()?;
+        attribute(model, &prompts, settings, policy.budgets)
+    };
+    let student = attributed(&policy.model.detached()?, calls)?;
+    let teacher = attributed(teacher, &as_seen_by(teacher, policy, calls)?)?;
     let (mut divergences, mut gaps, mut passes) = (Vec::new(), Vec::new(), 0);
     for ((own, student), teacher) in calls.iter().zip(&student).zip(&teacher) {
         for (call, (student, teacher)) in student.iter().zip(teacher).enumerate() {

@@ -20,8 +20,11 @@ use std::time::Instant;
 
 use baselines::{Evidence, Reward, TeacherRole};
 use benchmarks::data::Data;
+use benchmarks::evaluation::Scoring;
+use benchmarks::judge::EndpointVerifier;
+use chat_endpoint::Client;
 use grpo::{AdamWOptions, LearningRateSchedule};
-use qwen2_5_vl::{Model, ModelPart};
+use qwen2_5_vl::{LoraOptions, Model, ModelPart};
 use results::UpdateMetrics;
 use seeded_random::Stream;
 
@@ -52,7 +55,7 @@ impl<'a> Teachers<'a> {
         };
         let teacher = || self.teacher.ok_or_else(|| missing("a teacher"));
         Ok(match reward.method().evidence() {
-            Evidence::Outcome | Evidence::Truth | Evidence::OwnLogProb => None,
+            Evidence::Outcome | Evidence::Truth | Evidence::Verifier | Evidence::OwnLogProb => None,
             Evidence::TeacherLogProb | Evidence::Divergence(TeacherRole::Teacher) => {
                 Some(teacher()?)
             }
@@ -65,16 +68,27 @@ impl<'a> Teachers<'a> {
     }
 }
 
+/// Who says what an episode was worth.
+#[derive(Clone, Copy)]
+pub struct Graders<'a> {
+    /// How an answer is compared with gold.
+    pub scoring: Scoring<'a>,
+    /// The server that verifies calls, for arms that ask one.
+    pub verifier: Option<&'a Client>,
+}
+
 /// A policy in training.
 pub struct Training<'a> {
     profile: &'a Profile,
     data: &'a Data,
+    graders: Graders<'a>,
     stage: String,
     reward: &'a Reward,
     stream: Stream,
     /// The policy itself.
     pub policy: LocalPolicy,
-    /// The policy where this stage began, without a graph.
+    /// The policy where this stage began, without a graph: a copy, or, where adapters are trained, the
+    /// policy without them, which takes no memory of its own.
     reference: Model,
     teachers: Teachers<'a>,
     /// Parameters and optimiser.
@@ -84,11 +98,12 @@ pub struct Training<'a> {
 
 impl<'a> Training<'a> {
     /// A stage of training: `policy` starts from where it is and is held near where it started.
-    /// `stream` decides prompts and samples.
+    /// `stream` decides prompts and samples, and the adapters' first values.
     #[expect(clippy::too_many_arguments, reason = "each is a thing of its own")]
     pub fn new(
         profile: &'a Profile,
         data: &'a Data,
+        graders: Graders<'a>,
         stage: &str,
         reward: &'a Reward,
         mut policy: LocalPolicy,
@@ -97,14 +112,32 @@ impl<'a> Training<'a> {
         stream: Stream,
     ) -> Result<Self> {
         let grpo = &profile.grpo;
-        let frozen = grpo
-            .frozen
-            .iter()
-            .map(|part| part.parse())
-            .collect::<std::result::Result<Vec<ModelPart>, _>>()?;
-        policy.model.freeze(&frozen)?;
         policy.temperature = grpo.temperature;
-        let reference = policy.model.copy(policy.model.dtype())?.detached()?;
+        policy.top_p = grpo.top_p;
+        policy.keeps_pixels = grpo.trains_vision();
+        let reference = match &grpo.lora {
+            None => {
+                let frozen = grpo
+                    .frozen
+                    .iter()
+                    .map(|part| part.parse())
+                    .collect::<std::result::Result<Vec<ModelPart>, _>>()?;
+                policy.model.freeze(&frozen)?;
+                policy.model.copy(policy.model.dtype())?.detached()?
+            }
+            Some(lora) => {
+                let base = policy.model.detached()?;
+                let options = LoraOptions {
+                    rank: lora.rank,
+                    alpha: lora.alpha,
+                    targets: lora.targets.clone(),
+                };
+                policy
+                    .model
+                    .add_lora(&options, stream.purpose("adapters"))?;
+                base
+            }
+        };
         let trainer = Trainer::new(
             policy.model.trainable(),
             AdamWOptions {
@@ -117,6 +150,7 @@ impl<'a> Training<'a> {
         Ok(Training {
             profile,
             data,
+            graders,
             stage: stage.to_owned(),
             reward,
             stream,
@@ -141,34 +175,46 @@ impl<'a> Training<'a> {
             clock = Instant::now();
         };
         let stream = self.stream.purpose("rollout").index(index as u64);
-        let questions = self
+        let mut questions = self
             .data
             .training(&self.stream, index, self.profile.grpo.prompts)?;
-        for left_out in &questions.undecodable {
-            eprintln!(
-                "{}, update {}: question {} is left out: {}",
-                self.stage,
-                made + 1,
-                left_out.id,
-                left_out.reason
-            );
-        }
-        let groups = rollout::sample(
+        let undecodable = std::mem::take(&mut questions.undecodable);
+        let sampled = rollout::sample(
             &mut self.policy,
             self.data,
             questions,
             self.profile.grpo.samples,
             &stream,
+            self.graders.scoring,
         )?;
+        let mut groups = sampled.groups;
+        for question in undecodable.iter().chain(&sampled.refused) {
+            eprintln!(
+                "{}, update {}: question {} is left out: {}",
+                self.stage,
+                made + 1,
+                question.id,
+                question.reason
+            );
+        }
         lap("rollout");
+        let reward = self.reward.method();
+        let compared_with = self.teachers.asked_by(self.reward, &self.reference)?;
         let evidence = evidence::measure(
             &mut self.policy,
             &groups,
-            self.reward.method().evidence(),
-            self.reward.attribution(),
-            self.teachers.asked_by(self.reward, &self.reference)?,
-            self.profile.compute.scoring_tokens,
+            &evidence::Measuring {
+                wanted: reward.evidence(),
+                attribution: self.reward.attribution(),
+                compared_with,
+                verifier: self.graders.verifier.map(EndpointVerifier::new),
+                scoring_tokens: self.profile.compute.scoring_tokens,
+            },
         )?;
+        if reward.evidence() == Evidence::Verifier {
+            evidence.leave_out_unverified(&mut groups);
+        }
+        let unjudged = self.unjudged(&groups, sampled.first_unjudged, made)?;
         lap(match self.reward.method().evidence() {
             Evidence::Divergence(_) => "attribution",
             _ => "scoring",
@@ -185,6 +231,7 @@ impl<'a> Training<'a> {
             &step::Stepping {
                 settings: &self.profile.grpo,
                 update_tokens: self.profile.compute.update_tokens,
+                recompute: self.profile.compute.recompute,
                 reference: &self.reference,
                 learning_rate: self.schedule.rate(index),
             },
@@ -199,8 +246,44 @@ impl<'a> Training<'a> {
         line.stage.clone_from(&self.stage);
         line.update = made as u64 + 1;
         line.attribution = evidence.attribution;
+        line.unjudged = unjudged;
+        line.left_out = (undecodable.len() + sampled.refused.len()) as u64;
         step.describe(&mut line);
         line.seconds = seconds;
         Ok(line)
+    }
+
+    /// How many answers of an update have no verdict.
+    ///
+    /// # Errors
+    /// More of them than the profile allows: whoever judges is away.
+    fn unjudged(
+        &self,
+        groups: &[rollout::RolloutGroup],
+        why: Option<String>,
+        made: usize,
+    ) -> Result<u64> {
+        let outcomes = || groups.iter().flat_map(|group| &group.outcomes);
+        let (all, open) = (
+            outcomes().count(),
+            outcomes().filter(|outcome| outcome.is_none()).count(),
+        );
+        let most = self
+            .profile
+            .judge
+            .as_ref()
+            .map_or(1.0, |judge| judge.most_unjudged);
+        if open > 0 && (open == all || open as f64 > most * all as f64) {
+            return Err(Error::Training {
+                stage: self.stage.clone(),
+                update: made as u64 + 1,
+                problem: format!(
+                    "{open} of {all} answers have no verdict ({}); see that the judge or verifier \
+                     answers, and give the same command with --resume: verdicts that were had are kept",
+                    why.as_deref().unwrap_or("calls that were not verified")
+                ),
+            });
+        }
+        Ok(open as u64)
     }
 }

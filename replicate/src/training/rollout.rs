@@ -1,9 +1,9 @@
 //! Rollouts: groups of episodes sampled for each training question, scored.
 
 use agent::{Episode, run_episodes};
-use benchmarks::Verdict;
-use benchmarks::data::{Data, Item, TrainingQuestions};
-use benchmarks::evaluation::{Scoring, verdict_without_judge};
+use benchmarks::data::{Data, Item, TrainingQuestions, Undecodable};
+use benchmarks::evaluation::{Answered, Scoring, scored};
+use benchmarks::{Question, Verdict};
 use seeded_random::Stream;
 
 use crate::Result;
@@ -20,15 +20,26 @@ pub struct RolloutGroup {
     pub outcomes: Vec<Option<f32>>,
 }
 
+/// What one update sampled.
+pub struct Rollout {
+    /// The groups, one of each question that could be asked.
+    pub groups: Vec<RolloutGroup>,
+    /// Questions whose conversation could not be given to the model, and why.
+    pub refused: Vec<Undecodable>,
+    /// Why the first answer without a verdict has none.
+    pub first_unjudged: Option<String>,
+}
+
 /// Samples `samples` episodes of every question. The sample's number and its question's decide its
-/// randomness, nothing else.
+/// randomness, nothing else. A question with an episode that cannot be run is left out whole.
 pub fn sample(
     policy: &mut LocalPolicy,
     data: &Data,
     questions: TrainingQuestions,
     samples: usize,
     stream: &Stream,
-) -> Result<Vec<RolloutGroup>> {
+    scoring: Scoring<'_>,
+) -> Result<Rollout> {
     let tasks: Vec<_> = questions
         .items
         .iter()
@@ -39,31 +50,44 @@ pub fn sample(
                 .map(move |sample| (&item.question.task, Some(stream.index(sample).seed())))
         })
         .collect();
-    let mut episodes = run_episodes(policy, &tasks, &data.episodes())?
-        .into_iter()
-        .collect::<Result<Vec<Episode>>>()?
-        .into_iter();
-    let scoring = Scoring::of(data.rule(), None);
-    Ok(questions
+    let episodes = run_episodes(policy, &tasks, &data.episodes())?;
+    let asked: Vec<&Question> = questions
         .items
-        .into_iter()
-        .map(|item| {
-            let episodes: Vec<Episode> = episodes.by_ref().take(samples).collect();
-            let outcomes = episodes
-                .iter()
-                .map(
-                    |episode| match verdict_without_judge(&item.question, episode, scoring).0 {
-                        Verdict::Right => Some(1.0),
-                        Verdict::Wrong => Some(0.0),
-                        Verdict::NotJudged => None,
-                    },
-                )
-                .collect();
-            RolloutGroup {
-                item,
-                episodes,
-                outcomes,
-            }
-        })
-        .collect())
+        .iter()
+        .flat_map(|item| std::iter::repeat_n(&item.question, samples))
+        .collect();
+    let mut answered = scored(&asked, episodes, scoring)?.into_iter();
+    let mut found = Rollout {
+        groups: Vec::with_capacity(questions.items.len()),
+        refused: Vec::new(),
+        first_unjudged: None,
+    };
+    for item in questions.items {
+        let own: Vec<Answered> = answered.by_ref().take(samples).collect();
+        if let Some(failed) = own.iter().find(|one| one.episode.is_none()) {
+            found.refused.push(Undecodable {
+                id: item.question.id.clone(),
+                reason: failed.reason.clone(),
+            });
+            continue;
+        }
+        let unjudged = |one: &&Answered| one.verdict == Verdict::NotJudged;
+        if found.first_unjudged.is_none() {
+            found.first_unjudged = own.iter().find(unjudged).map(|one| one.reason.clone());
+        }
+        let outcomes = own
+            .iter()
+            .map(|one| match one.verdict {
+                Verdict::Right => Some(1.0),
+                Verdict::Wrong => Some(0.0),
+                Verdict::NotJudged => None,
+            })
+            .collect();
+        found.groups.push(RolloutGroup {
+            item,
+            episodes: own.into_iter().filter_map(|one| one.episode).collect(),
+            outcomes,
+        });
+    }
+    Ok(found)
 }

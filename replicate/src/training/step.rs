@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use agent::{ConversationId, Turn};
-use fused_ops::side_by_side;
+use candle_core::Tensor;
+use fused_ops::{TokenLogProbs, side_by_side};
 use grpo::{
     Clip, Gradients, KlPenalty, LossInputs, LossOptions, RatioLevel, Totals, TrainedTurns,
     clip_grad_norm,
@@ -28,6 +29,8 @@ pub struct Stepping<'a> {
     pub settings: &'a Grpo,
     /// Tokens of one forward and backward pass.
     pub update_tokens: usize,
+    /// Whether decoder layers are run again for their gradients.
+    pub recompute: bool,
     /// The reference policy, without a graph.
     pub reference: &'a Model,
     /// The learning rate of this update.
@@ -204,15 +207,15 @@ impl MicroBatch<'_> {
                 branches: own.branches.iter().map(|branch| branch.token_ids).collect(),
             })
             .collect();
-        let packed = Packed::new(self.model, &trees)?;
+        let mut packed = Packed::new(self.model, &trees)?;
         let reference = self.stepping.reference;
+        self.look_again(&mut packed, reference, batch)?;
         let reference = packed
             .log_probs(reference, &packed.embed(reference)?, temperature)?
             .log_probs
             .to_vec1::<f32>()?;
+        self.look_again(&mut packed, self.model, batch)?;
         let embeddings = packed.embed(self.model)?;
-        let scored = packed.log_probs(self.model, &embeddings, temperature)?;
-        let entropy = scored.entropy.to_vec1::<f32>()?;
         let branches = || batch.iter().flat_map(|own| &own.branches);
         let old: Vec<f32> = branches().flat_map(|b| b.log_probs.to_vec()).collect();
         let mask: Vec<bool> = branches()
@@ -229,21 +232,73 @@ impl MicroBatch<'_> {
             });
             sequence.extend(std::iter::repeat_n(number, branch.token_ids.len()));
         }
-        let output = grpo::loss(
-            &LossInputs {
-                log_probs: &scored.log_probs,
-                old: Some(&old),
-                reference: Some(&reference),
-                entropy: Some(&entropy),
-                sequence: &sequence,
-                advantages: &own_advantages,
-                mask: mask.contains(&false).then_some(&mask),
-                totals: Some(self.totals),
-            },
-            self.options,
-        )?;
+        let loss = |scored: &TokenLogProbs| -> Result<grpo::LossOutput> {
+            let entropy = scored.entropy.to_vec1::<f32>()?;
+            Ok(grpo::loss(
+                &LossInputs {
+                    log_probs: &scored.log_probs,
+                    old: Some(&old),
+                    reference: Some(&reference),
+                    entropy: Some(&entropy),
+                    sequence: &sequence,
+                    advantages: &own_advantages,
+                    mask: mask.contains(&false).then_some(&mask),
+                    totals: Some(self.totals),
+                },
+                self.options,
+            )?)
+        };
         let mut gradients = Gradients::new();
-        gradients.accumulate(&self.trainer.parameters, &output.loss.backward()?)?;
-        Ok((gradients, output.metrics))
+        if !self.stepping.recompute {
+            let output = loss(&packed.log_probs(self.model, &embeddings, temperature)?)?;
+            gradients.accumulate(&self.trainer.parameters, &output.loss.backward()?)?;
+            return Ok((gradients, output.metrics));
+        }
+        let mut metrics = None;
+        let (_, store) = self.model.backward_with_recompute(
+            &embeddings,
+            &packed.positions,
+            &packed.layout,
+            |hidden| {
+                let scored = packed.score(self.model, hidden, temperature);
+                let output = scored
+                    .and_then(|scored| loss(&scored))
+                    .map_err(candle_core::Error::wrap)?;
+                metrics = Some(output.metrics);
+                Ok(output.loss)
+            },
+        )?;
+        gradients.accumulate(&self.trainer.parameters, &store)?;
+        let metrics = metrics.ok_or_else(|| Error::Profile {
+            origin: "the update".into(),
+            problem: "the loss was not taken".into(),
+        })?;
+        Ok((gradients, metrics))
+    }
+
+    /// Has a model look at the batch's images itself, where the vision tower is trained: with a graph
+    /// where the model has one. Elsewhere the features are those that were computed once.
+    fn look_again(
+        &self,
+        packed: &mut Packed,
+        model: &Model,
+        batch: &[PromptBranches<'_>],
+    ) -> Result<()> {
+        if !self.stepping.settings.trains_vision() {
+            return Ok(());
+        }
+        let mut pixels = Vec::new();
+        let mut grids = Vec::new();
+        for own in batch {
+            if let Some(values) = &own.prompt.pixel_values {
+                pixels.push(values.to_device(model.device())?);
+                grids.extend_from_slice(&own.prompt.prompt.grids);
+            }
+        }
+        if !pixels.is_empty() {
+            let pixels = Tensor::cat(&pixels, 0)?;
+            packed.image_features = Some(model.encode_images(&pixels, &grids)?);
+        }
+        Ok(())
     }
 }
