@@ -4,6 +4,7 @@ mod ask;
 mod attribute;
 mod check;
 mod checkpoint;
+mod compare;
 mod doctor;
 mod eval_all;
 mod micro;
@@ -18,6 +19,7 @@ mod study;
 mod tables;
 mod task;
 mod tool;
+mod view;
 mod world;
 
 use std::path::Path;
@@ -40,6 +42,8 @@ enum Command {
     EvalAll(eval_all::Args),
     Tables(tables::Args),
     Check(check::Args),
+    View(view::Args),
+    Compare(compare::Args),
     Score(score::Args),
     Tool(tool::Args),
     World(world::Args),
@@ -59,6 +63,8 @@ impl Cli {
             Command::EvalAll(args) => eval_all::run(args),
             Command::Tables(args) => tables::run(args),
             Command::Check(args) => check::run(args),
+            Command::View(args) => view::run(args),
+            Command::Compare(args) => compare::run(args),
             Command::Score(args) => score::run(args),
             Command::Tool(args) => tool::run(args),
             Command::World(args) => world::run(args),

@@ -5,9 +5,9 @@ use std::path::Path;
 use seeded_random::Stream;
 
 use super::order::positions;
-use super::{Item, TestItem, TrainingQuestions};
-use crate::TestSet;
+use super::{Item, Origin, TestItem, TrainingQuestions};
 use crate::sources::{LoadedSet, SourceError, TrainingSplit, load, load_training};
+use crate::{Question, TestSet};
 
 /// A training question that cannot be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,10 +82,7 @@ impl LoadedData {
                 continue;
             };
             match set.question(index) {
-                Some(Ok(question)) => found.items.push(Item {
-                    question,
-                    truth: None,
-                }),
+                Some(Ok(question)) => found.items.push(item(set, index, question)),
                 Some(Err(error)) => found.undecodable.push(Undecodable {
                     id: set.ids()[index].clone(),
                     reason: error.to_string(),
@@ -99,13 +96,9 @@ impl LoadedData {
     pub(super) fn validation(&self, count: usize) -> Result<Vec<Item>, SourceError> {
         self.validation
             .iter()
-            .flat_map(|set| set.questions().take(count))
-            .map(|question| {
-                Ok(Item {
-                    question: question?,
-                    truth: None,
-                })
-            })
+            .flat_map(|set| (0..count.min(set.len())).map(move |index| (set, index)))
+            .filter_map(|(set, index)| Some((set, index, set.question(index)?)))
+            .map(|(set, index, question)| Ok(item(set, index, question?)))
             .collect()
     }
 
@@ -125,12 +118,18 @@ impl LoadedData {
             return Ok(TestItem::Known(listing.id));
         }
         Ok(match loaded.question(index).ok_or_else(missing)? {
-            Ok(question) => TestItem::Ready(Box::new(Item {
-                question,
-                truth: None,
-            })),
+            Ok(question) => TestItem::Ready(Box::new(item(loaded, index, question))),
             Err(error) => TestItem::Undecodable(listing, error.to_string()),
         })
+    }
+}
+
+/// Question `index` of a set: nobody knows its right call.
+fn item(set: &LoadedSet, index: usize, question: Question) -> Item {
+    Item {
+        question,
+        truth: None,
+        origin: Origin::Image(set.image_name(index).unwrap_or_default()),
     }
 }
 

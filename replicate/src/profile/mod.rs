@@ -10,7 +10,7 @@ mod settings;
 mod stamp;
 
 pub use settings::{
-    AlarmAction, Alarms, Checkpoints, ComputeSettings, DataSettings, EvaluationSettings,
-    GateSettings, Grpo, Profile, Schedule,
+    AlarmAction, Alarms, Checkpoints, ComputeSettings, DataSettings, EpisodeSettings,
+    EvaluationSettings, GateSettings, Grpo, Profile, Schedule,
 };
 pub use stamp::{RunRole, differing_keys};

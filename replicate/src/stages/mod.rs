@@ -2,6 +2,7 @@
 //! the six sets. Every stage resumes from its last saved state and leaves the same bytes.
 
 mod cell;
+mod episodes;
 mod evaluate;
 mod folder;
 mod train;
@@ -157,6 +158,7 @@ impl<'a> Replication<'a> {
                 arm: ArmName::UNTRAINED,
                 seed: 0,
                 checkpoint: &self.student,
+                teacher: None,
                 updates: BTreeMap::new(),
                 origins: BTreeMap::new(),
             },
@@ -192,6 +194,7 @@ impl<'a> Replication<'a> {
                 arm: ArmName::TEACHER,
                 seed,
                 checkpoint: &checkpoint,
+                teacher: None,
                 updates: BTreeMap::from([("teacher".into(), updates as u64)]),
                 origins: BTreeMap::from([("teacher-base".into(), weights_hash(&self.teacher)?)]),
             },
@@ -253,6 +256,7 @@ impl<'a> Replication<'a> {
                 arm: name,
                 seed,
                 checkpoint: &checkpoint,
+                teacher: Some(teacher),
                 updates: BTreeMap::from([
                     ("cold-start".into(), schedule.cold_start as u64),
                     (name.to_owned(), updates as u64),

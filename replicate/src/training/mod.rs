@@ -11,6 +11,7 @@
 //! distinct calls, [`rewards`] values the episodes, [`step`] computes the loss and steps.
 
 pub mod evidence;
+pub mod kept;
 pub mod rewards;
 pub mod rollout;
 pub mod step;
@@ -29,6 +30,8 @@ use crate::policy::LocalPolicy;
 use crate::profile::Profile;
 use crate::state::Trainer;
 use crate::{Error, Result};
+
+pub use kept::KeptGroup;
 
 /// The other models that a reward may ask.
 #[derive(Clone, Copy, Default)]
@@ -65,6 +68,14 @@ impl<'a> Teachers<'a> {
     }
 }
 
+/// What an update gave.
+pub struct MadeUpdate {
+    /// Its line of metrics.
+    pub metrics: UpdateMetrics,
+    /// The groups that the profile wants kept for people to look at.
+    pub kept: Vec<KeptGroup>,
+}
+
 /// A policy in training.
 pub struct Training<'a> {
     profile: &'a Profile,
@@ -72,6 +83,8 @@ pub struct Training<'a> {
     stage: String,
     reward: &'a Reward,
     stream: Stream,
+    /// The purpose of `stream` among the seed's.
+    purpose: String,
     /// The policy itself.
     pub policy: LocalPolicy,
     /// The policy where this stage began, without a graph.
@@ -84,7 +97,7 @@ pub struct Training<'a> {
 
 impl<'a> Training<'a> {
     /// A stage of training: `policy` starts from where it is and is held near where it started.
-    /// `stream` decides prompts and samples.
+    /// The `seed`'s stream of this `purpose` decides prompts and samples.
     #[expect(clippy::too_many_arguments, reason = "each is a thing of its own")]
     pub fn new(
         profile: &'a Profile,
@@ -94,7 +107,8 @@ impl<'a> Training<'a> {
         mut policy: LocalPolicy,
         teachers: Teachers<'a>,
         learning_rate: f64,
-        stream: Stream,
+        seed: u64,
+        purpose: &str,
     ) -> Result<Self> {
         let grpo = &profile.grpo;
         let frozen = grpo
@@ -119,7 +133,8 @@ impl<'a> Training<'a> {
             data,
             stage: stage.to_owned(),
             reward,
-            stream,
+            stream: Stream::new(seed).purpose(purpose),
+            purpose: purpose.to_owned(),
             policy,
             reference,
             teachers,
@@ -133,7 +148,7 @@ impl<'a> Training<'a> {
     }
 
     /// Update `index` of this stage, counted from 0; `made` updates came before it in the whole run.
-    pub fn update(&mut self, index: usize, made: usize) -> Result<UpdateMetrics> {
+    pub fn update(&mut self, index: usize, made: usize) -> Result<MadeUpdate> {
         let mut seconds = BTreeMap::new();
         let mut clock = Instant::now();
         let mut lap = |name: &str| {
@@ -201,6 +216,10 @@ impl<'a> Training<'a> {
         line.attribution = evidence.attribution;
         step.describe(&mut line);
         line.seconds = seconds;
-        Ok(line)
+        let count = self.profile.episodes.groups;
+        Ok(MadeUpdate {
+            metrics: line,
+            kept: kept::keep(count, &self.purpose, groups, evidence.groups, &valued),
+        })
     }
 }
