@@ -137,7 +137,7 @@ def check(browser, page):
     """Goes through the page as a person would."""
     began = time.time()
     browser("Page.navigate", url=page.as_uri())
-    browser.wait("document.documentElement.dataset.shown === 'verdict'", "the first view", 120)
+    browser.wait("document.documentElement?.dataset.shown === 'verdict'", "the first view", 120)
     told = {"seconds_to_first_view": round(time.time() - began, 2), "bytes": page.stat().st_size}
     told["answers"] = browser.evaluate("letters.reduce((sum, one) => sum + one.verdict.replaceAll('-', '').length, 0)")
     for view in VIEWS:

@@ -41,6 +41,9 @@ pub struct Answer<'r> {
     /// What it was pointed at.
     pub names: Vec<String>,
     right_focus: Option<bool>,
+    /// Whether `outcome` is known to the letter: a record without the words of a call tells that it
+    /// did not run, and not why.
+    outcome_known: bool,
 }
 
 impl Answer<'_> {
@@ -49,6 +52,15 @@ impl Answer<'_> {
         let episode = self.episode.as_ref();
         let said = episode.and_then(|episode| episode.first_completion.as_deref());
         said.or(self.record.call.as_deref())
+    }
+
+    /// What became of the call, as a letter: s, f, x (refused), u (did not run, nobody knows why) or
+    /// 0.
+    pub fn outcome_letter(&self) -> char {
+        match self.outcome_known {
+            true => outcome_letter(self.outcome),
+            false => 'u',
+        }
     }
 
     /// Whether the call focuses on exactly what the question names, where that is known.
@@ -144,6 +156,7 @@ fn answer<'r>(
     let mut answer = Answer {
         record,
         outcome: CallOutcome::of(record),
+        outcome_known: !record.tool_called || record.tool_succeeded,
         reason: record.tool_reason.clone(),
         tool: None,
         names: Vec::new(),
@@ -159,15 +172,16 @@ fn answer<'r>(
         answer.tool = called.tool.clone();
         answer.names = called.names.clone();
         answer.right_focus = answer.right_focus.or(called.right_focus);
-        if record.tool_called
-            && !record.tool_succeeded
-            && let ToolOutcome::Refused(_) = called.outcome
-        {
-            answer.outcome = CallOutcome::Refused;
+        if record.tool_called && !record.tool_succeeded {
+            answer.outcome_known = true;
+            if let ToolOutcome::Refused(_) = called.outcome {
+                answer.outcome = CallOutcome::Refused;
+            }
         }
     }
     if let Some(episode) = &episode {
         answer.outcome = episode.outcome;
+        answer.outcome_known = true;
         answer.reason = answer.reason.or_else(|| episode.outcome_reason.clone());
         answer.tool = answer.tool.or_else(|| episode.tool.clone());
         if answer.names.is_empty() {
@@ -184,7 +198,7 @@ pub fn letters(column: &Column<'_>, questions: usize) -> Value {
     for question in 0..questions {
         let answer = column.answers.get(&question);
         verdict.push(answer.map_or('-', |answer| verdict_letter(answer.record.verdict)));
-        outcome.push(answer.map_or('-', |answer| outcome_letter(answer.outcome)));
+        outcome.push(answer.map_or('-', Answer::outcome_letter));
         focus.push(match answer.map(|answer| answer.right_focus) {
             None => '-',
             Some(None) => '?',

@@ -7,7 +7,7 @@ use results::statistics::{ArmScores, Cell, Estimate, compare};
 use results::{ArmName, Paper, RunComparison, Runs, SETS, Table, TableOptions, percent};
 use serde_json::{Value, json};
 
-use super::answers::{Column, outcome_letter, short};
+use super::answers::{Column, short};
 
 /// One of the runs that were given.
 pub struct Source {
@@ -182,7 +182,7 @@ pub fn calls(columns: &[&Column<'_>]) -> Value {
     let mut right = BTreeMap::<(char, &str), [usize; 3]>::new();
     let answers = columns.iter().flat_map(|column| column.answers.values());
     for answer in answers {
-        let outcome = outcome_letter(answer.outcome);
+        let outcome = answer.outcome_letter();
         *outcomes.entry(outcome.to_string()).or_default() += 1;
         if let Some(tool) = &answer.tool {
             *tools.entry(tool.clone()).or_default() += 1;

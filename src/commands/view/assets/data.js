@@ -27,7 +27,7 @@ async function openData() {
 }
 
 const VERDICTS = { r: "right", w: "wrong", n: "not judged", "-": "not asked" };
-const OUTCOMES = { s: "the call ran", f: "the call failed", x: "the call was refused", "0": "no call", "-": "" };
+const OUTCOMES = { s: "the call ran", f: "the call failed", x: "the call was refused", u: "the call did not run", "0": "no call", "-": "" };
 const BLOCKS = [["P", "plain context"], ["R", "request"], ["I", "image"], ["T", "tools"]];
 
 const manySources = () => meta.sources.length > 1;

@@ -5,6 +5,9 @@ let showBoxes = true;
 
 const AXIS_COLORS = { columns: "#0072b2", rows: "#d55e00", x_values: "#009e73", y_values: "#cc79a7" };
 
+/** A call without the fence around it. */
+const bareCall = (text) => text.replace(/^```\w*\s*/, "").replace(/\s*```$/, "");
+
 function verdictChip(letter) {
   return el("span", { class: "verdict " + letter }, VERDICTS[letter]);
 }
@@ -125,7 +128,7 @@ function turns(own, answer) {
         el("dt", {}, "gold"), el("dd", {}, el("code", {}, own.gold)),
         el("dt", {}, "verdict"), el("dd", {}, VERDICTS[answer.verdict], answer.reason && [": ", answer.reason], el("span", { class: "soft" }, " (scorer: ", answer.scorers.join(", "), ")")),
         el("dt", {}, "call"), el("dd", {}, OUTCOMES[answer.outcome], { y: ", focus right", n: ", focus wrong" }[answer.focus] || ""),
-        own.rightCall && [el("dt", {}, "a right call"), el("dd", {}, el("code", {}, own.rightCall))])),
+        own.rightCall && [el("dt", {}, "a right call"), el("dd", {}, el("code", {}, bareCall(own.rightCall)))])),
     el("div", { class: "card" },
       el("h3", {}, "First turn"),
       own.turns ? promptParts(own.turns.first, fill) : el("p", { class: "soft" }, "The prompt was not recorded."),
@@ -174,7 +177,7 @@ async function questionView(main, route) {
       el("td", {}, verdictChip(answer.verdict)),
       el("td", {}, el("code", {}, answer.prediction || "–")),
       el("td", {}, OUTCOMES[answer.outcome], { y: ", focus right", n: ", focus wrong" }[answer.focus] || ""),
-      el("td", { class: "mono" }, answer.words || el("span", { class: "soft" }, answer.keepsWords ? "" : "not kept")),
+      el("td", { class: "mono" }, answer.words ? bareCall(answer.words) : el("span", { class: "soft" }, answer.keepsWords ? "" : "not kept")),
     ];
   });
   const tally = meta.arms.map((arm) => {

@@ -6,7 +6,7 @@ const SHOWN = {
   right: ["right", (c) => c.verdict === "r"],
   wrong: ["wrong", (c) => c.verdict === "w"],
   open: ["not judged", (c) => c.verdict === "n"],
-  failed: ["call failed or refused", (c) => c.outcome === "f" || c.outcome === "x"],
+  failed: ["call failed or refused", (c) => "fxu".includes(c.outcome)],
   none: ["no call", (c) => c.outcome === "0"],
   misled: ["right call, wrong answer", (c) => c.focus === "y" && c.verdict === "w"],
   lucky: ["wrong call, right answer", (c) => c.focus === "n" && c.verdict === "r"],
@@ -82,7 +82,7 @@ function gridView(main, route) {
   const any = ["", "any"];
   append(main, [
     el("h1", {}, "Every answer"),
-    el("div", { class: "bar" }, search,
+    el("div", { class: "bar filters" }, search,
       choice("set", [any, ...meta.sets.map((name) => [name, name])], query.get("set"), set("set")),
       kinds.length > 0 && choice("kind", [any, ...kinds.map((name) => [name, name])], query.get("kind"), set("kind")),
       choice("show", Object.entries(SHOWN).map(([key, [name]]) => [key, name]), query.get("show"), set("show")),
@@ -118,7 +118,7 @@ function gridOf(filtered) {
     const { verdict, outcome, focus } = cellOf(question, column);
     if (verdict === "-") return el("span", { class: "cell gone" });
     const dim = !columns.has(column) || (!everything && !holds({ verdict, outcome, focus }));
-    const failed = outcome === "f" || outcome === "x";
+    const failed = "fxu".includes(outcome);
     return el("a", {
       class: `cell ${verdict}${failed ? " fail" : ""}${dim ? " faint" : ""}`, href: episodeLink(question, column),
       "data-row": row, "data-place": place, tabindex: row === 0 && place === 0 ? "0" : "-1",

@@ -25,7 +25,7 @@ async function groupsView(main, route) {
       el("div", { class: "card" }, group.question !== null && figureBox(group.question, questions[group.question].figure, "the figure")),
       el("div", { class: "card" }, el("dl", { class: "facts" },
         el("dt", {}, "request"), el("dd", {}, group.request), el("dt", {}, "gold"), el("dd", {}, el("code", {}, group.gold)),
-        el("dt", {}, "set"), el("dd", {}, group.set), group.question !== null && [el("dt", {}, "a right call"), el("dd", {}, el("code", {}, questions[group.question].rightCall || "unknown"))]),
+        el("dt", {}, "set"), el("dd", {}, group.set), group.question !== null && [el("dt", {}, "a right call"), el("dd", {}, el("code", {}, bareCall(questions[group.question].rightCall || "unknown")))]),
         group.question !== null && questions[group.question].turns && el("details", {}, el("summary", { class: "soft" }, "the prompt, by blocks"), promptParts(questions[group.question].turns.first, {})))),
     gapWarning(group.samples.flatMap((sample) => [sample.student && sample.student[5], sample.teacher && sample.teacher[5]])),
     sampleTable(group),
@@ -37,7 +37,7 @@ function sampleTable(group) {
   const most = Math.max(0.01, ...group.samples.map((sample) => Math.abs(sample.advantage)));
   const rows = group.samples.map((sample, i) => el("tr", {},
     numberCell(i + 1),
-    el("td", { class: "mono" }, sample.words, sample.second !== null && [el("br"), el("span", { class: "soft" }, "→ "), sample.second]),
+    el("td", { class: "mono" }, bareCall(sample.words || ""), sample.second !== null && [el("br"), el("span", { class: "soft" }, "→ "), sample.second]),
     el("td", {}, OUTCOMES[sample.outcome], { true: ", focus right", false: ", focus wrong" }[sample.focus] || "", sample.why && el("span", { class: "range" }, sample.why)),
     el("td", {}, el("code", {}, sample.prediction || "–"), " ", verdictChip(sample.verdict)),
     parts.map((part) => numberCell(sample.parts && sample.parts[part] !== undefined ? signed(sample.parts[part], 3) : "–")),

@@ -19,7 +19,11 @@ async function redraw(keepPlace) {
   keysOfView = {};
   document.querySelectorAll("nav a").forEach((a) => {
     const own = { episode: "grid", question: "grid" }[name] || name;
-    if (a.dataset.view === own) a.setAttribute("aria-current", "page"); else a.removeAttribute("aria-current");
+    if (a.dataset.view === own) {
+      a.setAttribute("aria-current", "page");
+      const nav = document.getElementById("nav");
+      nav.scrollLeft = a.offsetLeft - nav.offsetLeft - (nav.clientWidth - a.offsetWidth) / 2;
+    } else a.removeAttribute("aria-current");
   });
   try {
     await PAGES[name](next, route);

@@ -51,7 +51,7 @@ async function validationCard(main, route, update, last, go) {
     const track = found.answers.map((one) => el("span", { class: "cell swatch " + one.verdict, title: `update ${one.update}: ${one.prediction}`, vars: { opacity: one === answer ? 1 : 0.45 } }));
     return el("tr", {}, el("td", {}, el("span", { class: "swatch", vars: { "--c": armStyle(armOfColumn(column)).color } }), columnLabel(column)), el("td", {}, track),
       numberCell(answer.update), el("td", {}, verdictChip(answer.verdict)), el("td", {}, el("code", {}, answer.prediction || "–")),
-      el("td", { class: "mono" }, answer.words), el("td", {}, OUTCOMES[answer.outcome], answer.why && el("span", { class: "range" }, answer.why)));
+      el("td", { class: "mono" }, bareCall(answer.words || "")), el("td", {}, OUTCOMES[answer.outcome], answer.why && el("span", { class: "range" }, answer.why)));
   }).filter((row) => row);
   append(main, [el("section", { class: "card" },
     el("h2", {}, "A validation question at update ", String(update)),

@@ -25,22 +25,27 @@ function verdictView(main, route) {
 function differencePlot(number, source, reference) {
   const colour = (name) => { const arm = armOf(number, name); return arm ? armStyle(arm).color : "var(--ink)"; };
   const label = (name) => { const arm = armOf(number, name); return arm ? arm.label : name; };
-  const rows = reference.rows.map((row) => ({
-    label: [label(row.arm), " − ", reference.reference],
+  // Models that were not trained as the arms were lie far off: on a scale of their own.
+  const apart = ["untrained", "teacher"];
+  const rows = (list) => list.map((row) => ({
+    label: label(row.arm),
     why: row.why, paper: row.paper, color: colour(row.arm),
     ...(row.found && { value: row.found.value, low: row.found.low, high: row.found.high, seeds: row.found.seeds.map((seed) => seed[1]) }),
   }));
+  const trained = reference.rows.filter((row) => !apart.includes(row.arm));
+  const others = reference.rows.filter((row) => apart.includes(row.arm));
   const bySet = reference.rows.filter((row) => row.found).map((row) => [
     el("h3", {}, label(row.arm) + " − " + reference.reference + ", set by set"),
     forest(row.found.sets.map((set) => ({ label: set.set, value: set.value, low: set.low, high: set.high, minor: true, color: colour(row.arm) }))),
   ]);
   return el("section", {},
-    el("h2", {}, "Differences of the average over six sets, in points"),
+    el("h2", {}, `Each arm less ${label(reference.reference)}: average over six sets, in points`),
     el("p", { class: "legend" },
       el("span", {}, "large dot and line: all seeds, 95 % interval (crossed random effects of seed and question)"),
       el("span", {}, "small dots: single seeds"),
       el("span", {}, "◇ the paper's difference")),
-    forest(rows),
+    trained.length > 0 && forest(rows(trained)),
+    others.length > 0 && [el("h3", {}, "Beside them, on another scale"), forest(rows(others))],
     el("details", {}, el("summary", { class: "soft" }, "Set by set (intervals by bootstrap over figures and seeds)"), bySet));
 }
 
