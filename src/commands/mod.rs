@@ -14,6 +14,7 @@ mod png;
 mod pretrain;
 mod replicate;
 mod score;
+mod shell;
 mod signals;
 mod study;
 mod tables;
@@ -52,6 +53,8 @@ enum Command {
     Pretrain(pretrain::Args),
     Parity(parity::Args),
     Doctor(doctor::Args),
+    Completions(shell::CompletionsArgs),
+    Man(shell::ManArgs),
 }
 
 impl Cli {
@@ -73,6 +76,8 @@ impl Cli {
             Command::Pretrain(args) => pretrain::run(args),
             Command::Parity(args) => parity::run(args),
             Command::Doctor(args) => doctor::run(args),
+            Command::Completions(args) => shell::completions::<Cli>(args),
+            Command::Man(args) => shell::man::<Cli>(args),
         }
     }
 }

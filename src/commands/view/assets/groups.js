@@ -45,8 +45,8 @@ function sampleTable(group) {
     el("td", {}, signedBar(sample.advantage, most), el("span", { class: "range" }, signed(sample.advantage, 2))),
     el("td", {}, sample.student ? [stack(sample.student.slice(0, 4).map((share, b) => [share, blockColors[b], BLOCKS[b][0] + " " + percent(share)])), sample.teacher && stack(sample.teacher.slice(0, 4).map((share, b) => [share, blockColors[b], BLOCKS[b][0] + " " + percent(share)])), el("span", { class: "range" }, "divergence " + sample.divergence)] : el("span", { class: "soft" }, sample.teacherLogProb !== null ? `teacher ${sample.teacherLogProb} nats` : sample.ownLogProb !== null ? `own ${sample.ownLogProb} nats` : "–"))));
   return el("section", {}, el("h2", {}, "Samples"),
-    table(["", "what was said", "call", "answer", ...parts, "reward", "advantage", "attribution: student, teacher"], rows),
-    el("p", { class: "soft small" }, "Parts of the reward as they were added. Shares in the order P, R, I, T."));
+    table(["", "what was said", "call", "answer", ...parts, "reward", "advantage", "attribution"], rows),
+    el("p", { class: "soft small" }, "Parts of the reward as they were added. Attribution: the student above, the teacher below, shares in the order P, R, I, T."));
 }
 
 function signedBar(value, most) {
