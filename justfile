@@ -31,6 +31,14 @@ tables *ARGS:
 rehearse:
     cargo test --release --test rehearsal -- --ignored --nocapture
 
+# a run as one page to look at (view runs/micro --open)
+view *ARGS:
+    cargo run --release --quiet --bin iapo -- view {{ARGS}}
+
+# runs side by side: settings, differences, flips (compare RUN OTHER)
+compare *ARGS:
+    cargo run --release --quiet --bin iapo -- compare {{ARGS}}
+
 # questions of the micro world as pictures (--set vwtq --n 20 --out DIR)
 world *ARGS:
     cargo run --release --quiet --bin iapo -- world {{ARGS}}

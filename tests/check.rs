@@ -89,3 +89,56 @@ fn a_full_output_is_an_error_and_a_closed_one_an_end() {
         assert!(output.status.success(), "{error}");
     }
 }
+
+#[test]
+fn runs_are_compared_by_question() {
+    let recorded = "results/runs/micro";
+    let out = tempfile::tempdir().unwrap();
+    copy(out.path());
+    let path = out.path().to_str().unwrap();
+    let (table, _) = text(&iapo(&["compare", recorded, path]).output().unwrap());
+    assert!(
+        table.contains("against results/runs/micro: 1200 common questions")
+            && table.contains("only in results/runs/micro: untrained, teacher, vtool-r1"),
+        "{table}"
+    );
+    assert!(
+        table.lines().skip(1).all(|line| line.len() <= 80),
+        "{table}"
+    );
+    let output = iapo(&["compare", recorded, path, "--format", "json"]);
+    let (json, _) = text(&{ output }.output().unwrap());
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let arm = &json[0]["arms"][0];
+    assert_eq!(
+        (&arm["arm"], &arm["flips"]["gained"]),
+        (&"iapo".into(), &0.into())
+    );
+    let (csv, _) = text(
+        &iapo(&["compare", path, path, "--format", "csv"])
+            .output()
+            .unwrap(),
+    );
+    let line = csv.lines().nth(1).unwrap();
+    assert!(
+        line.ends_with(",iapo,0.0000,0.0000,0.0000,1.0000,0,0,1200"),
+        "{line}"
+    );
+    // One experiment alone has nothing beside it.
+    let output = iapo(&["compare", path]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn shells_and_man_know_every_subcommand() {
+    let (bash, _) = text(&iapo(&["completions", "bash"]).output().unwrap());
+    let out = tempfile::tempdir().unwrap();
+    let path = out.path().to_str().unwrap();
+    let (pages, _) = text(&iapo(&["man", "--out", path]).output().unwrap());
+    for name in ["replicate", "view", "compare", "tables", "doctor"] {
+        assert!(bash.contains(name), "{name}");
+        assert!(pages.contains(&format!("iapo-{name}.1")), "{pages}");
+        let page = std::fs::read_to_string(out.path().join(format!("iapo-{name}.1"))).unwrap();
+        assert!(page.contains(".SH OPTIONS"), "{page}");
+    }
+}

@@ -53,12 +53,13 @@ pub fn deviations(profile: &Profile, arms: &[String], facts: ModelFacts) -> Vec<
         grpo,
         compute,
         evaluation,
+        episodes,
         gates,
         alarms,
         arms: tables,
     } = profile;
     let mut list = List(Vec::new());
-    list.without_influence(&(name, trained, first_seed, gates, alarms));
+    list.without_influence(&(name, trained, first_seed, episodes, gates, alarms));
     list.ours("seeds", NOT_TOLD, seeds, "intervals need several");
     list.ours(
         "student and teacher",

@@ -53,13 +53,13 @@ pub fn answers(
 }
 
 /// Greedy accuracy, call rate and success on validation questions. What has no verdict is left out
-/// of the accuracy.
+/// of the accuracy. Beside them the answers, in the order of the items.
 pub fn validate(
     policy: &mut LocalPolicy,
     data: &Data,
     items: &[Item],
     scoring: Scoring<'_>,
-) -> Result<Validation> {
+) -> Result<(Validation, Vec<Answered>)> {
     let answered = greedy_answers(policy, data, items, scoring)?;
     let share = |holds: &dyn Fn(&Answered) -> bool, among: usize| {
         let count = answered.iter().filter(|one| holds(one)).count();
@@ -70,13 +70,14 @@ pub fn validate(
         .filter(|one| one.verdict != Verdict::NotJudged)
         .count();
     let accuracy = share(&|one| one.verdict == Verdict::Right, judged);
-    Ok(Validation {
+    let validation = Validation {
         n: judged as u64,
         accuracy,
         reward: accuracy,
         tool_call_rate: share(&|one| one.tool_called, answered.len()),
         tool_success_rate: share(&|one| one.tool_succeeded, answered.len()),
-    })
+    };
+    Ok((validation, answered))
 }
 
 /// What the first turn's call is.

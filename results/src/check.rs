@@ -6,13 +6,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use benchmarks::Verdict;
 use serde::Serialize;
 
-use crate::error::Error;
-use crate::integrity::{MANIFEST, METRICS, RECORDS};
+use crate::episode::{Decoding, EpisodeRecord};
+use crate::error::{Error, Result};
+use crate::files::parse_lines;
+use crate::integrity::{EPISODES, GROUPS, MANIFEST, METRICS, RECORDS, VALIDATION, check_bytes};
+use crate::manifest::Manifest;
 use crate::record::ArmName;
 use crate::run_kind::RunKind;
 use crate::runs::{Run, Runs, read_run, run_folders};
+use crate::stored::{is_stored, read_stored};
 
 /// How much a finding weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -106,6 +111,7 @@ fn check_folder(folder: &Path, known: &[&str], findings: &mut Vec<Finding>) {
         match read_run(one) {
             Ok(run) => {
                 check_run(folder, &run, known, findings);
+                check_episodes(&run, findings);
                 runs.push(run);
             }
             Err(error) => findings.push(of_error(one, &error)),
@@ -181,6 +187,68 @@ fn check_run(out: &Path, run: &Run, known: &[&str], findings: &mut Vec<Finding>)
             format!("update {} follows on {}", pair[1].update, pair[0].update),
         ));
     }
+}
+
+/// Episodes that stand beside the records are whole, this run's, and say what the records say.
+fn check_episodes(run: &Run, findings: &mut Vec<Finding>) {
+    let read = |path: &Path| -> Result<Vec<EpisodeRecord>> {
+        let bytes = read_stored(path)?;
+        if let Some(manifest) = &run.manifest {
+            check_bytes(path, &bytes, manifest)?;
+        }
+        parse_lines(path, &bytes)
+    };
+    for name in [EPISODES, VALIDATION, GROUPS] {
+        let path = run.folder.join(name);
+        if !is_stored(&path) {
+            continue;
+        }
+        match read(&path) {
+            Err(error) => findings.push(of_error(&run.folder, &error)),
+            Ok(episodes) if name == EPISODES => {
+                findings.extend(disagreement(run, &episodes).map(|what| fault(&path, what)));
+            }
+            Ok(_) => {}
+        }
+    }
+}
+
+/// The first greedy episode that is not what its record says.
+fn disagreement(run: &Run, episodes: &[EpisodeRecord]) -> Option<String> {
+    let greedy = episodes
+        .iter()
+        .filter(|episode| episode.decoding == Decoding::Greedy);
+    let told: BTreeMap<(&str, &str), &EpisodeRecord> = greedy
+        .map(|episode| ((episode.set.as_str(), episode.qa_id.as_str()), episode))
+        .collect();
+    // A figure that could not be read has a record alone, and so may what an earlier version of
+    // `eval-all` asked.
+    let given = |manifest: &Manifest| manifest.profile.name == RunKind::EVALUATION;
+    let may_lack = run.manifest.as_ref().is_some_and(given);
+    run.records.iter().find_map(|record| {
+        let Some(episode) = told.get(&(record.set.as_str(), record.qa_id.as_str())) else {
+            let lacks = !may_lack && record.verdict != Verdict::NotJudged;
+            return lacks.then(|| {
+                format!(
+                    "no episode of question {} of {}, which has a record",
+                    record.qa_id, record.set
+                )
+            });
+        };
+        let of_record = (&record.arm, record.seed, record.verdict, &record.prediction);
+        let of_episode = (
+            &episode.arm,
+            episode.seed,
+            episode.verdict,
+            &episode.prediction,
+        );
+        (of_record != of_episode).then(|| {
+            format!(
+                "question {} of {} is {of_episode:?} here and {of_record:?} in the records",
+                record.qa_id, record.set
+            )
+        })
+    })
 }
 
 /// Every run of a folder answers the same questions.
@@ -341,6 +409,53 @@ mod tests {
             write_manifest(run, &mut manifest).unwrap();
         });
         insta::assert_snapshot!(said.join("\n\n"));
+    }
+
+    #[test]
+    fn episodes_that_contradict_their_records_are_named() {
+        let out = made();
+        let folder = out.path().join("iapo/seed-1");
+        let records: Vec<crate::Record> = crate::read_lines(&folder.join(RECORDS)).unwrap();
+        let mut episodes: Vec<EpisodeRecord> = records
+            .iter()
+            .map(|record| EpisodeRecord {
+                arm: record.arm.clone(),
+                seed: record.seed,
+                set: record.set.clone(),
+                qa_id: record.qa_id.clone(),
+                prediction: record.prediction.clone(),
+                verdict: record.verdict,
+                decoding: Decoding::Greedy,
+                ..crate::episode::tests::example()
+            })
+            .collect();
+        let path = folder.join(EPISODES);
+        let write = |episodes: &[EpisodeRecord]| {
+            write_lines(&path, episodes).unwrap();
+            crate::pack(&path).unwrap();
+            let manifest = folder.join(MANIFEST);
+            let mut manifest: crate::Manifest = crate::read_json(&manifest).unwrap();
+            write_manifest(&folder, &mut manifest).unwrap();
+            assert!(manifest.files.contains_key(EPISODES));
+        };
+        write(&episodes);
+        assert_eq!(found(out.path()), Vec::<String>::new());
+        episodes[1].prediction.push('0');
+        write(&episodes);
+        let lines = found(out.path());
+        assert!(
+            lines.len() == 1 && lines[0].contains("question q1 of charxiv is"),
+            "{lines:?}"
+        );
+        episodes.remove(1);
+        write(&episodes);
+        assert!(found(out.path())[0].contains("no episode of question q1"));
+        // The manifest knows its bytes, and that it is there.
+        let packed = crate::compressed(&path);
+        std::fs::write(&packed, crate::gzip(b"{}\n")).unwrap();
+        assert!(found(out.path())[0].contains("lines, as the manifest says"));
+        std::fs::remove_file(&packed).unwrap();
+        assert!(found(out.path())[0].contains("no such file"));
     }
 
     #[test]

@@ -210,6 +210,29 @@ impl Claim {
         }
     }
 
+    /// How this verdict sits beside that of a recorded run, in one line; `None` where either has no
+    /// difference to show. Nothing is tested: the two may share questions and seeds.
+    pub fn beside(&self, recorded: &Claim) -> Option<String> {
+        let own = &self.main.difference.as_ref().ok()?.crossed;
+        let known = &recorded.main.difference.as_ref().ok()?.crossed;
+        // A form stands in brackets in old runs and in the arm's name in new ones.
+        let form = |label: &str| label.replace(" (", "-").replace(')', "");
+        let overlap = own.low() <= known.high() && known.low() <= own.high();
+        Some(format!(
+            "recorded: {}: {} - {} = {} points {}{}; the two intervals {}",
+            recorded.main.decision,
+            recorded.arm_label,
+            recorded.main.against,
+            points(known.value),
+            rule_interval(known),
+            match form(&self.arm_label) == form(&recorded.arm_label) {
+                true => "",
+                false => ", another form of IAPO than this run's",
+            },
+            if overlap { "overlap" } else { "do not overlap" }
+        ))
+    }
+
     /// The line, the best-baseline line, a line for every other arm, and the rule.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![
@@ -375,6 +398,24 @@ mod tests {
             &Paper::committed().unwrap(),
             &options(),
         )
+    }
+
+    #[test]
+    fn a_recorded_verdict_stands_beside_it() {
+        let claim = test(fixture::runs(30));
+        let line = claim.beside(&claim).unwrap();
+        assert!(
+            line.starts_with("recorded: ") && line.ends_with("the two intervals overlap"),
+            "{line}"
+        );
+        let mut other = claim.clone();
+        other.main.difference.as_mut().unwrap().crossed = estimate(-0.9, -0.8);
+        other.arm_label = "iapo (occlusion)".to_owned();
+        let line = claim.beside(&other).unwrap();
+        assert!(
+            line.contains("another form") && line.ends_with("the two intervals do not overlap"),
+            "{line}"
+        );
     }
 
     #[test]

@@ -194,6 +194,37 @@ impl Appender {
         }
         let end = if keep == 0 { 0 } else { ends[keep - 1] };
         let rows = parse_lines(path, &bytes[..end])?;
+        Ok((Self::after(path, end, keep)?, rows))
+    }
+
+    /// The same, after as many whole rows as `keep` holds for, which are those that a run resumes
+    /// from; a file that is not there has none.
+    ///
+    /// # Errors
+    /// [`Error::Line`] when a whole line cannot be read.
+    pub fn open_while<T: DeserializeOwned + Checked>(
+        path: &Path,
+        keep: impl Fn(&T) -> bool,
+    ) -> Result<Self> {
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(source) => return Err(Error::io("read", path)(source)),
+        };
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n');
+        let whole = &bytes[..whole.map_or(0, |last| last + 1)];
+        let rows: Vec<T> = parse_lines(path, whole)?;
+        let kept = rows.iter().take_while(|row| keep(row)).count();
+        Ok(Self::open::<T>(path, kept)?.0)
+    }
+
+    /// A file that ends at `end`, after `lines` rows.
+    fn after(path: &Path, end: usize, lines: usize) -> Result<Self> {
+        let io = |source| Error::Io {
+            action: "write",
+            path: path.to_path_buf(),
+            source,
+        };
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -202,14 +233,11 @@ impl Appender {
             .map_err(io)?;
         file.set_len(end as u64).map_err(io)?;
         file.seek(SeekFrom::Start(end as u64)).map_err(io)?;
-        Ok((
-            Appender {
-                path: path.to_path_buf(),
-                file,
-                lines: keep,
-            },
-            rows,
-        ))
+        Ok(Appender {
+            path: path.to_path_buf(),
+            file,
+            lines,
+        })
     }
 
     /// How many whole rows the file holds: what a checkpoint has to remember.

@@ -16,16 +16,22 @@ pub const MANIFEST: &str = "manifest.json";
 pub const METRICS: &str = "metrics.jsonl";
 /// The records' file name.
 pub const RECORDS: &str = "records.jsonl";
+/// The file name of the episodes behind the records; kept compressed.
+pub const EPISODES: &str = "episodes.jsonl";
+/// The file name of validation episodes, kept compressed.
+pub const VALIDATION: &str = "validation.jsonl";
+/// The file name of sampled training groups, an episode a line; kept compressed.
+pub const GROUPS: &str = "groups.jsonl";
 
 /// What to do about a run that is not whole.
 const ADVICE: &str = "evaluate this run again: delete its folder and run the same command with --resume, \
      or take the recorded file again";
 
-/// Writes the manifest of a finished run, with the checksums of the records and metrics beside it.
+/// Writes the manifest of a finished run, with the checksums of the files beside it.
 /// After this the files are not changed; whoever adds to them clears `files` first.
 pub fn write_manifest(folder: &Path, manifest: &mut Manifest) -> Result<()> {
     manifest.files.clear();
-    for name in [RECORDS, METRICS] {
+    for name in [RECORDS, METRICS, EPISODES, VALIDATION, GROUPS] {
         let path = folder.join(name);
         if is_stored(&path) {
             let stamp = FileStamp::of(&read_stored(&path)?);

@@ -10,6 +10,7 @@ struct Readme;
 mod check;
 mod claim;
 mod delta;
+mod episode;
 mod error;
 mod files;
 #[cfg(test)]
@@ -27,8 +28,10 @@ mod paper;
 mod plot;
 mod record;
 mod report;
+mod run_comparison;
 mod run_kind;
 mod runs;
+mod settings;
 pub mod statistics;
 mod stored;
 mod summary;
@@ -37,12 +40,17 @@ mod table;
 pub use check::{Finding, Level, check};
 pub use claim::{Claim, Comparison, Decision};
 pub use delta::pack_records;
+pub use episode::{
+    CallOutcome, CallShares, Decoding, EPISODE_FORMAT, EpisodeFormat, EpisodeRecord, TrainingSample,
+};
 pub use error::{Error, Result};
 pub use files::{
     Appender, Checked, read_json, read_lines, write_atomically, write_json, write_lines,
 };
 pub use format::{Format, differences, markdown_table};
-pub use integrity::{MANIFEST, METRICS, RECORDS, verify, write_manifest};
+pub use integrity::{
+    EPISODES, GROUPS, MANIFEST, METRICS, RECORDS, VALIDATION, verify, write_manifest,
+};
 pub use machine::{Cuda, Machine, peak_memory_bytes};
 pub use manifest::{FORMAT, FileStamp, Manifest, ProfileStamp};
 pub use metrics::{Alignment, AttributionMetrics, UpdateMetrics, Validation};
@@ -50,10 +58,12 @@ pub use numbers::{NOT_MEASURED, number, p_value, percent, points};
 pub use options::TableOptions;
 pub use packed::{gzip, pack, unpack};
 pub use paper::{Paper, PaperClaim};
-pub use plot::{learning_curves, results};
+pub use plot::{Curve, curves, learning_curves, results};
 pub use record::{ArmName, BlockShares, Record, SETS, SampledAnswer};
 pub use report::{CURVES, REPORT, RESULTS, write_report};
+pub use run_comparison::{ArmComparison, DifferingSetting, FlippedQuestion, Flips, RunComparison};
 pub use run_kind::RunKind;
 pub use runs::{Run, RunHashes, Runs, run_folder, run_hashes};
+pub use settings::{SettingDifference, differing_settings};
 pub use stored::{compressed, is_stored, read_stored};
 pub use table::{PaperRow, Table, TableRow};

@@ -73,10 +73,13 @@ fn picture(
     Ok(text)
 }
 
-/// One arm's values over updates: mean, least and greatest over the seeds.
-struct Curve {
-    arm: ArmName,
-    points: Vec<(f64, f64, f64, f64)>,
+/// One arm's values over updates.
+#[derive(Clone, Debug)]
+pub struct Curve {
+    /// The arm.
+    pub arm: ArmName,
+    /// Update, then mean, least and greatest over the seeds.
+    pub points: Vec<(f64, f64, f64, f64)>,
 }
 
 /// A panel of the learning curves: its caption and what it takes from an update.
@@ -108,7 +111,7 @@ pub fn learning_curves(runs: &Runs) -> Result<Option<String>> {
     let block = last.div_ceil(POINTS).max(1);
     let panels: Vec<(&str, Vec<Curve>)> = PANELS
         .iter()
-        .map(|(caption, value)| (*caption, curves(runs, *value, block)))
+        .map(|(caption, value)| (*caption, curves(runs, value, block)))
         .filter(|(_, curves)| !curves.is_empty())
         .collect();
     let mut arms: Vec<&ArmName> = panels
@@ -154,7 +157,13 @@ pub fn learning_curves(runs: &Runs) -> Result<Option<String>> {
     Ok(Some(svg))
 }
 
-fn curves(runs: &Runs, value: fn(&UpdateMetrics) -> Option<f64>, block: u64) -> Vec<Curve> {
+/// The curves of all arms whose metrics have `value`, in the order of the table; `block` updates are
+/// averaged into a point.
+pub fn curves(
+    runs: &Runs,
+    value: &dyn Fn(&UpdateMetrics) -> Option<f64>,
+    block: u64,
+) -> Vec<Curve> {
     // arm → block of updates → seed's mean
     let mut arms: BTreeMap<(usize, &ArmName), BTreeMap<u64, Vec<f64>>> = BTreeMap::new();
     for run in &runs.runs {

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use results::{
-    Alignment, AttributionMetrics, FileStamp, Manifest, ProfileStamp, Record, UpdateMetrics,
-    Validation,
+    Alignment, AttributionMetrics, EpisodeRecord, FileStamp, Manifest, ProfileStamp, Record,
+    UpdateMetrics, Validation,
 };
 use serde_json::{Value, json};
 
@@ -68,6 +68,32 @@ fn records() {
     .unwrap();
     let written = keys(&serde_json::to_value(record).unwrap(), &["sampled"]);
     assert_eq!(documented(&page(), "`records.jsonl`"), written);
+}
+
+#[test]
+fn episodes() {
+    let shares = json!({"P": 0.25, "R": 0.25, "I": 0.25, "T": 0.25, "log_prob": -1.0, "gap": 0.1});
+    let episode: EpisodeRecord = serde_json::from_value(json!({
+        "format": 1, "arm": "iapo", "seed": 0, "update": 3, "decoding": "sampled", "set": "vwtq",
+        "qa_id": "1", "image_id": "1", "kind": "count", "world_seed": 1, "image": "a.png",
+        "image_blake3": "00", "boxes": {}, "tools": "t", "request": "r", "gold": "1",
+        "first_completion": "f", "second_completion": "s", "tool": "t", "names": ["a"],
+        "outcome": "failed", "outcome_reason": "why", "right_focus": true, "prediction": "1",
+        "verdict": "right", "reason": "equal", "scorer": "exact 1", "student": shares,
+        "teacher": shares, "divergence": 0.1,
+        "training": {
+            "stage": "iapo", "stage_update": 0, "stream": "arm", "prompt": 0, "sample": 0,
+            "reward_parts": {"outcome": 1.0}, "reward": 1.0, "advantage": 0.5,
+            "teacher_log_prob": -1.0, "own_log_prob": -1.0
+        }
+    }))
+    .unwrap();
+    let value = serde_json::to_value(episode).unwrap();
+    let mut written = keys(&value, &["boxes", "teacher"]);
+    // The teacher's keys are the student's.
+    assert_eq!(value["student"], value["teacher"]);
+    written.remove("training.reward_parts.outcome");
+    assert_eq!(documented(&page(), "Episodes"), written);
 }
 
 #[test]

@@ -41,7 +41,7 @@ enum Start {
 
 /// Above this completeness gap, relative to what is to be explained, shares say nothing: more than
 /// half of it has gone missing or been made up.
-const LARGEST_GAP: f64 = 0.5;
+pub const LARGEST_GAP: f64 = 0.5;
 
 /// Attributes a model's tool call to the blocks, tokens and image patches of its prompt.
 #[derive(clap::Args)]

@@ -5,6 +5,7 @@ mod attribute;
 mod battery;
 mod check;
 mod checkpoint;
+mod compare;
 mod doctor;
 mod eval_all;
 mod micro;
@@ -16,11 +17,13 @@ mod pretrain;
 mod recipe;
 mod replicate;
 mod score;
+mod shell;
 mod signals;
 mod study;
 mod tables;
 mod task;
 mod tool;
+mod view;
 mod world;
 
 use std::path::Path;
@@ -44,6 +47,8 @@ enum Command {
     EvalAll(eval_all::Args),
     Tables(tables::Args),
     Check(check::Args),
+    View(view::Args),
+    Compare(compare::Args),
     Score(score::Args),
     Tool(tool::Args),
     World(world::Args),
@@ -53,6 +58,8 @@ enum Command {
     Parity(parity::Args),
     Doctor(doctor::Args),
     Battery(battery::Args),
+    Completions(shell::CompletionsArgs),
+    Man(shell::ManArgs),
 }
 
 impl Cli {
@@ -65,6 +72,8 @@ impl Cli {
             Command::EvalAll(args) => eval_all::run(args),
             Command::Tables(args) => tables::run(args),
             Command::Check(args) => check::run(args),
+            Command::View(args) => view::run(args),
+            Command::Compare(args) => compare::run(args),
             Command::Score(args) => score::run(args),
             Command::Tool(args) => tool::run(args),
             Command::World(args) => world::run(args),
@@ -74,6 +83,8 @@ impl Cli {
             Command::Parity(args) => parity::run(args),
             Command::Doctor(args) => doctor::run(args),
             Command::Battery(args) => battery::run(args),
+            Command::Completions(args) => shell::completions::<Cli>(args),
+            Command::Man(args) => shell::man::<Cli>(args),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use super::doctor::{memory_of_cards, plan_of};
+use super::output::print;
 use super::recipe::recipe_folder;
 use super::signals::{self, OnSignal};
 use benchmarks::TestSet;
@@ -15,7 +16,7 @@ use replicate::plan::Plan;
 use replicate::profile::{Profile, PromptWording};
 use replicate::progress::Progress;
 use replicate::stages::Replication;
-use results::{Format, Paper, Runs, Table, TableOptions, write_report};
+use results::{Claim, Format, Paper, Runs, Table, TableOptions, write_report};
 
 /// Trains the arms, evaluates them on the six sets, and says whether the claim held.
 #[derive(clap::Args)]
@@ -158,24 +159,46 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     let runs = Runs::load(std::slice::from_ref(&out))?;
     let table = Table::new(&runs, &Paper::committed()?, &TableOptions::default());
-    println!("{}", table.render(Format::Terminal));
     let gates = replication
         .gates()?
         .map_or(Vec::new(), |gates| gates.lines());
-    for line in &gates {
-        println!("{line}");
-    }
     let deviations = deviations(&profile, &arms, replication.facts()?);
     write_report(&out, &runs, &table, &gates, &deviations)?;
-    for (folder, hashes) in &hashes {
-        println!("{} {}", hashes.records, folder.display());
+    let mut text = format!("{}\n", table.render(Format::Terminal));
+    for line in &gates {
+        text += &format!("{line}\n");
     }
-    println!(
-        "{:.0} s; the report with curves is {}",
+    for (folder, hashes) in &hashes {
+        text += &format!("{} {}\n", hashes.records, folder.display());
+    }
+    let out = out.display();
+    text += &format!(
+        "{:.0} s; the report with curves is {out}/{}; look at every answer with `iapo view {out} --open`\n",
         started.elapsed().as_secs_f64(),
-        out.join(results::REPORT).display()
+        results::REPORT
     );
+    // What was asked for comes last, where it is read first.
+    if let Some(claim) = &table.claim {
+        text += &format!("\n{}\n", claim.line());
+        if let Some(line) = recorded(&profile.name)?.and_then(|known| claim.beside(&known)) {
+            text += &format!("{line}\n");
+        }
+    }
+    print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The verdict of the run of a profile that is recorded in the checkout, if there is one.
+fn recorded(profile: &str) -> anyhow::Result<Option<Claim>> {
+    let folder = recipe_folder().join("../results/runs").join(profile);
+    let runs = match Runs::load(&[folder]) {
+        Ok(runs) => runs,
+        // Most profiles have none, and of older runs only the report is kept.
+        Err(results::Error::Io { .. } | results::Error::NoRuns { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let table = Table::new(&runs, &Paper::committed()?, &TableOptions::default());
+    Ok(table.claim)
 }
 
 #[cfg(test)]

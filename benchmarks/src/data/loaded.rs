@@ -7,7 +7,7 @@ use seeded_random::Stream;
 use serde::{Deserialize, Serialize};
 
 use super::order::positions;
-use super::{Item, TestItem, TrainingQuestions};
+use super::{Item, Origin, TestItem, TrainingQuestions};
 use crate::sources::{
     LoadedSet, SourceError, TrainingSplit, load, load_training, load_training_tables,
     vtool_r1_tools,
@@ -177,7 +177,7 @@ impl LoadedData {
                 continue;
             };
             match set.question(index) {
-                Some(Ok(question)) => found.items.push(self.item(question)),
+                Some(Ok(question)) => found.items.push(self.item(set, index, question)),
                 Some(Err(error)) => found.undecodable.push(Undecodable {
                     id: set.ids()[index].clone(),
                     reason: error.to_string(),
@@ -191,8 +191,9 @@ impl LoadedData {
     pub(super) fn validation(&self, count: usize) -> Result<Vec<Item>, SourceError> {
         self.validation
             .iter()
-            .flat_map(|set| set.questions().take(count))
-            .map(|question| Ok(self.item(question?)))
+            .flat_map(|set| (0..count.min(set.len())).map(move |index| (set, index)))
+            .filter_map(|(set, index)| Some((set, index, set.question(index)?)))
+            .map(|(set, index, question)| Ok(self.item(set, index, question?)))
             .collect()
     }
 
@@ -212,17 +213,18 @@ impl LoadedData {
             return Ok(TestItem::Known(listing.id));
         }
         Ok(match loaded.question(index).ok_or_else(missing)? {
-            Ok(question) => TestItem::Ready(Box::new(self.item(question))),
+            Ok(question) => TestItem::Ready(Box::new(self.item(loaded, index, question))),
             Err(error) => TestItem::Undecodable(listing, error.to_string()),
         })
     }
 
-    /// A question as it is asked.
-    fn item(&self, mut question: Question) -> Item {
+    /// Question `index` of a set as it is asked: nobody knows its right call.
+    fn item(&self, set: &LoadedSet, index: usize, mut question: Question) -> Item {
         question.task.tools.clone_from(&self.tools);
         Item {
             question,
             truth: None,
+            origin: Origin::Image(set.image_name(index).unwrap_or_default()),
         }
     }
 }

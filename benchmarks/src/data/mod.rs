@@ -29,6 +29,17 @@ pub struct Item {
     pub question: Question,
     /// What only a generator knows; `None` for loaded questions.
     pub truth: Option<Truth>,
+    /// Where it comes from, so that it can be had again.
+    pub origin: Origin,
+}
+
+/// Where a question comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A generated world of this seed. A training question follows the run's random stream too.
+    World(u64),
+    /// A figure by the name of its file, or of its place in a row or an archive.
+    Image(String),
 }
 
 /// What stands at a position of a test set.

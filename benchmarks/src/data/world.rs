@@ -4,8 +4,8 @@ use seeded_random::{Draw, Stream};
 use serde::{Deserialize, Serialize};
 use visual_tools::Effect;
 
-use super::Item;
 use super::truth::Truth;
+use super::{Item, Origin};
 use crate::TestSet;
 use crate::micro::{Difficulty, MicroQuestion, Split, TRAINED, question};
 
@@ -27,7 +27,7 @@ impl World {
             .map(|prompt| {
                 let own = stream.index(prompt);
                 let set = TRAINED[own.purpose("set").generator().below(TRAINED.len())];
-                question(set, Split::Train, &self.difficulty, &own, 0).into()
+                self.item(question(set, Split::Train, &self.difficulty, &own, 0))
             })
             .collect()
     }
@@ -48,18 +48,31 @@ impl World {
     /// Test question `index` of a set.
     pub(super) fn test(&self, set: TestSet, index: u64) -> Item {
         let stream = Stream::new(self.seed);
-        question(set, Split::Test, &self.difficulty, &stream, index).into()
+        self.item(question(set, Split::Test, &self.difficulty, &stream, index))
+    }
+
+    /// The validation or test question of an identifier such as `vwtq-test-17`, made again; `None`
+    /// where this world has no such question.
+    pub fn by_id(&self, id: &str) -> Option<Item> {
+        let (rest, index) = id.rsplit_once('-')?;
+        let (set, split) = rest.rsplit_once('-')?;
+        let split = match split {
+            "validation" => Split::Validation,
+            "test" => Split::Test,
+            _ => return None,
+        };
+        let stream = Stream::new(self.seed);
+        let (set, index) = (set.parse().ok()?, index.parse().ok()?);
+        Some(self.item(question(set, split, &self.difficulty, &stream, index)))
     }
 
     fn split(&self, set: TestSet, split: Split, count: usize) -> impl Iterator<Item = Item> + '_ {
         let stream = Stream::new(self.seed);
         (0..count as u64)
-            .map(move |index| question(set, split, &self.difficulty, &stream, index).into())
+            .map(move |index| self.item(question(set, split, &self.difficulty, &stream, index)))
     }
-}
 
-impl From<MicroQuestion> for Item {
-    fn from(micro: MicroQuestion) -> Self {
+    fn item(&self, micro: MicroQuestion) -> Item {
         let asked = micro.asked;
         Item {
             truth: asked.right.first().map(|right| Truth {
@@ -70,6 +83,33 @@ impl From<MicroQuestion> for Item {
                 right: asked.right.clone(),
             }),
             question: micro.question,
+            origin: Origin::World(self.seed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::micro::Difficulty;
+
+    #[test]
+    fn an_identifier_makes_its_question_again() {
+        let world = World {
+            seed: 3,
+            difficulty: Difficulty::default(),
+        };
+        for item in [
+            world.test(TestSet::VwtqSyn, 7),
+            world.validation_of(TestSet::Vwtq, 2).remove(1),
+        ] {
+            let again = world.by_id(&item.question.id).unwrap();
+            assert_eq!(again.question.task.image, item.question.task.image);
+            assert_eq!(again.question.gold, item.question.gold);
+            assert_eq!(again.truth, item.truth);
+        }
+        for id in ["vwtq-train-0", "vwtq-test-x", "wtq-test-1", "17", ""] {
+            assert!(world.by_id(id).is_none(), "{id}");
         }
     }
 }

@@ -24,7 +24,8 @@ pub(super) enum ImageRef {
 }
 
 impl ImageRef {
-    fn name(&self) -> String {
+    /// The file, or the place in a row or an archive.
+    pub fn name(&self) -> String {
         match self {
             ImageRef::File(file) => file.display().to_string(),
             ImageRef::Bytes(_) => "inside the row".to_owned(),

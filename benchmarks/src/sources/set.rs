@@ -247,6 +247,13 @@ impl LoadedSet {
         })
     }
 
+    /// Where the image of question `index` is: a file, or its place in a row or an archive; `None`
+    /// beyond the last.
+    pub fn image_name(&self, index: usize) -> Option<String> {
+        let seen = self.entries.get(index)?.seen.as_ref()?;
+        Some(seen.image.name())
+    }
+
     /// Question `index`, its image decoded; `None` beyond the last.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ mod stamp;
 
 pub use servers::{JudgeModel, ModelServer, TrainingRubric};
 pub use settings::{
-    AlarmAction, Alarms, Checkpoints, ComputeSettings, DataSettings, EvaluationSettings,
-    GateSettings, Grpo, LoraSettings, Profile, PromptWording, Schedule,
+    AlarmAction, Alarms, Checkpoints, ComputeSettings, DataSettings, EpisodeSettings,
+    EvaluationSettings, GateSettings, Grpo, LoraSettings, Profile, PromptWording, Schedule,
 };
 pub use stamp::{RunRole, differing_keys};

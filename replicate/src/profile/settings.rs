@@ -45,6 +45,10 @@ pub struct Profile {
     pub compute: ComputeSettings,
     /// How trained policies are evaluated.
     pub evaluation: EvaluationSettings,
+    /// What is stored for people who look at episodes later. It changes no number, so no hash
+    /// covers it.
+    #[serde(default, skip_serializing_if = "EpisodeSettings::is_nothing")]
+    pub episodes: EpisodeSettings,
     /// What a world and its base must show.
     pub gates: GateSettings,
     /// When training has gone wrong.
@@ -265,6 +269,28 @@ pub struct EvaluationSettings {
     pub probe: usize,
     /// The form of attribution of both.
     pub attribution: AttributionSettings,
+}
+
+/// What is stored beside records and metrics; METRICS.md tells of the files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpisodeSettings {
+    /// Whether the episode behind every record is.
+    pub evaluated: bool,
+    /// Whether the teacher's attribution of a call stands beside the student's, where that is
+    /// recorded; the teacher is then held beside the student while it is evaluated.
+    pub teacher: bool,
+    /// How many validation questions are at each validation, spread evenly over all.
+    pub validation: usize,
+    /// How many training groups are of each update, the first ones.
+    pub groups: usize,
+}
+
+impl EpisodeSettings {
+    /// Whether nothing is stored, as in profiles that do not name this.
+    fn is_nothing(&self) -> bool {
+        *self == EpisodeSettings::default()
+    }
 }
 
 /// What a world and its base must show before arms are compared.

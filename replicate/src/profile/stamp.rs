@@ -6,7 +6,7 @@
 //! skip_serializing_if = …)]`), so that the hashes of recorded runs stay; a test holds them.
 
 use baselines::Evidence;
-use results::ProfileStamp;
+use results::{ProfileStamp, SettingDifference};
 use serde_json::{Map, Value};
 
 use super::Profile;
@@ -134,29 +134,13 @@ fn canonical(value: &Value) -> String {
 
 /// The keys whose values differ between two resolved settings, with both values.
 pub fn differing_keys(known: &Value, given: &Value) -> Vec<String> {
-    let mut found = Vec::new();
-    collect("", known, given, &mut found);
-    found
-}
-
-fn collect(path: &str, known: &Value, given: &Value, found: &mut Vec<String>) {
-    match (known, given) {
-        (Value::Object(known), Value::Object(given)) => {
-            let mut keys: Vec<&String> = known.keys().chain(given.keys()).collect();
-            keys.sort();
-            keys.dedup();
-            for key in keys {
-                let path = match path {
-                    "" => key.clone(),
-                    _ => format!("{path}.{key}"),
-                };
-                let of = |map: &Map<String, Value>| map.get(key).cloned().unwrap_or(Value::Null);
-                collect(&path, &of(known), &of(given), found);
-            }
-        }
-        _ if known != given => found.push(format!("{path} was {known}, now {given}")),
-        _ => {}
-    }
+    results::differing_settings(known, given)
+        .into_iter()
+        .map(|setting| {
+            let SettingDifference { key, first, second } = setting;
+            format!("{key} was {first}, now {second}")
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -9,7 +9,11 @@ use benchmarks::TestSet;
 use benchmarks::data::{Item, TestItem};
 use benchmarks::evaluation::Answered;
 use benchmarks::sources::Listing;
-use results::{BlockShares, Manifest, Record, RunHashes, UpdateMetrics, run_hashes, write_lines};
+use qwen2_5_vl::Model;
+use results::{
+    CallShares, Decoding, EpisodeRecord, Manifest, Record, RunHashes, UpdateMetrics, run_hashes,
+    write_lines,
+};
 use seeded_random::Stream;
 
 use super::Replication;
@@ -17,10 +21,10 @@ use super::folder::arm_name;
 use crate::alignment::{CalledPrompt, attribute};
 use crate::checkpoint::weights_hash;
 use crate::evaluation::{ASKED_TOGETHER, answers};
-use crate::policy::LocalPolicy;
+use crate::policy::{EncodedPrompt, LocalPolicy};
 use crate::profile::RunRole;
 use crate::progress::Report;
-use crate::records::{Recorder, sampled};
+use crate::records::{Recorder, call_shares, sampled};
 use crate::{Error, Result, interrupt, provenance};
 
 /// What is evaluated.
@@ -29,10 +33,27 @@ pub(super) struct Subject<'s> {
     pub arm: &'s str,
     pub seed: u64,
     pub checkpoint: &'s Path,
+    /// The checkpoint of its teacher, if it has one.
+    pub teacher: Option<&'s Path>,
     /// Updates by stage.
     pub updates: BTreeMap<String, u64>,
     /// Hashes of the checkpoints that it comes from, by role.
     pub origins: BTreeMap<String, String>,
+}
+
+/// Records with the episodes behind them.
+#[derive(Default)]
+struct Chunk {
+    records: Vec<Record>,
+    episodes: Vec<EpisodeRecord>,
+}
+
+/// How a call is attributed under policy and teacher; nothing where that is not recorded.
+#[derive(Clone, Copy, Default)]
+struct Attributed {
+    student: Option<CallShares>,
+    teacher: Option<CallShares>,
+    divergence: Option<f64>,
 }
 
 impl Replication<'_> {
@@ -54,6 +75,13 @@ impl Replication<'_> {
         }
         let started = Instant::now();
         let mut policy = self.policy(subject.checkpoint)?;
+        let stored = &self.profile.episodes;
+        let teacher = match subject.teacher {
+            Some(teacher) if stored.evaluated && stored.teacher => {
+                Some(self.policy(teacher)?.model.detached()?)
+            }
+            _ => None,
+        };
         let recorder = Recorder {
             arm: arm_name(subject.arm)?,
             seed: subject.seed,
@@ -63,13 +91,22 @@ impl Replication<'_> {
         let sets = self.data.sets();
         let total: usize = sets.iter().map(|(_, size)| size).sum();
         let mut records = Vec::with_capacity(total);
+        let mut episodes = Vec::new();
         for &(set, size) in &sets {
             let mut attributed = 0;
             for start in (0..size).step_by(ASKED_TOGETHER) {
                 let end = (start + ASKED_TOGETHER).min(size);
-                let own = self.chunk(&mut policy, &recorder, set, start..end, &mut attributed)?;
+                let own = self.chunk(
+                    &mut policy,
+                    teacher.as_ref(),
+                    &recorder,
+                    set,
+                    start..end,
+                    &mut attributed,
+                )?;
                 self.servers.refuse_silence()?;
-                records.extend(own);
+                records.extend(own.records);
+                episodes.extend(own.episodes);
                 report(&label, records.len(), total, "");
                 if interrupt::requested() {
                     return Err(Error::Stopped);
@@ -77,6 +114,11 @@ impl Replication<'_> {
             }
         }
         write_lines(&folder.join(results::RECORDS), &records)?;
+        if stored.evaluated {
+            let path = folder.join(results::EPISODES);
+            write_lines(&path, &episodes)?;
+            results::pack(&path)?;
+        }
 
         let metrics = folder.join(results::METRICS);
         let lines: Vec<UpdateMetrics> = match metrics.exists() {
@@ -113,16 +155,17 @@ impl Replication<'_> {
         Ok((folder, hashes))
     }
 
-    /// The records of some positions of a set. `attributed` counts the calls of the set whose block
-    /// shares are recorded.
+    /// The records of some positions of a set, and the episodes behind them where the profile wants
+    /// them stored. `attributed` counts the calls of the set whose block shares are recorded.
     fn chunk(
         &self,
         policy: &mut LocalPolicy,
+        teacher: Option<&Model>,
         recorder: &Recorder,
         set: TestSet,
         positions: std::ops::Range<usize>,
         attributed: &mut usize,
-    ) -> Result<Vec<Record>> {
+    ) -> Result<Chunk> {
         let judges = self.judges();
         let scoring = judges.evaluation();
         let judge = self.profile.judge.as_ref();
@@ -144,32 +187,44 @@ impl Replication<'_> {
         let seed = self.profile.evaluation.sampled.then_some(&seed as _);
         policy.temperature = self.profile.grpo.temperature;
         let (greedy, drawn) = answers(policy, &self.data, &items, scoring, seed)?;
-        let shares = self.attributions(policy, &greedy, attributed)?;
-        let mut records: Vec<Record> = items
-            .iter()
-            .zip(&greedy)
-            .zip(shares)
-            .enumerate()
-            .map(|(index, ((item, answered), attribution))| Record {
-                attribution,
+        let found = self.attributions(policy, teacher, &greedy, attributed)?;
+        let mut chunk = Chunk::default();
+        for (index, ((item, answered), found)) in items.iter().zip(&greedy).zip(found).enumerate() {
+            let truth = item.truth.as_ref();
+            chunk.records.push(Record {
+                attribution: found.student.map(|shares| shares.blocks()),
                 sampled: drawn.get(index).map(sampled),
-                ..recorder.answered(&item.question, item.truth.as_ref(), answered, scorer())
-            })
-            .collect();
+                ..recorder.answered(&item.question, truth, answered, scorer())
+            });
+            if self.profile.episodes.evaluated {
+                chunk.episodes.push(EpisodeRecord {
+                    student: found.student,
+                    teacher: found.teacher,
+                    divergence: found.divergence,
+                    ..recorder.episode(item, answered, Decoding::Greedy, scorer())
+                });
+                let drawn = drawn.get(index);
+                let drawn =
+                    drawn.map(|drawn| recorder.episode(item, drawn, Decoding::Sampled, scorer()));
+                chunk.episodes.extend(drawn);
+            }
+        }
         for (place, listing, reason) in undecodable {
             let record = recorder.unanswered(set, listing, reason, scorer());
+            let records = &mut chunk.records;
             records.insert(place.min(records.len()), record);
         }
-        Ok(records)
+        Ok(chunk)
     }
 
-    /// The block shares of the first calls of a set, as many as the profile says.
+    /// The attribution of the first calls of a set, as many as the profile says.
     fn attributions(
         &self,
         policy: &mut LocalPolicy,
+        teacher: Option<&Model>,
         answered: &[Answered],
         taken: &mut usize,
-    ) -> Result<Vec<Option<BlockShares>>> {
+    ) -> Result<Vec<Attributed>> {
         let most = self.profile.evaluation.attributed;
         let mut chosen: Vec<(usize, &Episode)> = Vec::new();
         for (index, one) in answered.iter().enumerate() {
@@ -181,9 +236,9 @@ impl Replication<'_> {
                 _ => {}
             }
         }
-        let mut shares = vec![None; answered.len()];
+        let mut all = vec![Attributed::default(); answered.len()];
         if chosen.is_empty() {
-            return Ok(shares);
+            return Ok(all);
         }
         let turns: Vec<_> = chosen
             .iter()
@@ -192,22 +247,43 @@ impl Replication<'_> {
         let conversations: Vec<_> = turns.iter().map(|turn| &turn.conversation).collect();
         let prompts = policy.encode(&conversations)?;
         let tokenizer = policy.processor.tokenizer();
-        let called = prompts
-            .iter()
-            .zip(&turns)
-            .map(|(prompt, turn)| {
-                CalledPrompt::new(prompt, [turn.completion.token_ids.as_slice()], tokenizer)
-            })
-            .collect::<Result<Vec<_>>>()?;
         let settings = &self.profile.evaluation.attribution;
-        let found = attribute(&policy.model.detached()?, &called, settings, policy.budgets)?;
-        for ((index, _), found) in chosen.into_iter().zip(found) {
-            shares[index] = found.first().map(|call| {
-                let values = call.shares.shares();
-                BlockShares::from([values[0], values[1], values[2], values[3]])
-            });
+        let attributed = |model: &Model, prompts: &[&EncodedPrompt]| {
+            let called = prompts
+                .iter()
+                .zip(&turns)
+                .map(|(prompt, turn)| {
+                    CalledPrompt::new(prompt, [turn.completion.token_ids.as_slice()], tokenizer)
+                })
+                .collect::<Result<Vec<_>>>()?;
+            attribute(model, &called, settings, policy.budgets)
+        };
+        let seen: Vec<&EncodedPrompt> = prompts.iter().map(|prompt| prompt.as_ref()).collect();
+        let own = attributed(&policy.model.detached()?, &seen)?;
+        let teachers = match teacher {
+            // Its own tower looks at the images.
+            Some(teacher) => {
+                let prompts = policy.encode_for(teacher, &conversations)?;
+                attributed(teacher, &prompts.iter().collect::<Vec<_>>())?
+            }
+            None => Vec::new(),
+        };
+        for (place, (index, _)) in chosen.into_iter().enumerate() {
+            let (own, teacher) = (own[place].first(), teachers.get(place));
+            let teacher = teacher.and_then(|calls| calls.first());
+            all[index] = Attributed {
+                student: own.map(call_shares),
+                teacher: teacher.map(call_shares),
+                divergence: match (own, teacher) {
+                    (Some(own), Some(teacher)) => {
+                        let divergence = settings.divergence;
+                        Some(divergence.between(&own.shares, &teacher.shares)?)
+                    }
+                    _ => None,
+                },
+            };
         }
         policy.forget();
-        Ok(shares)
+        Ok(all)
     }
 }

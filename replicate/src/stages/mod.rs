@@ -3,6 +3,7 @@
 //! verifier are asked through clients that keep every reply in the experiment's folder.
 
 mod cell;
+mod episodes;
 mod evaluate;
 mod folder;
 mod servers;
@@ -154,6 +155,7 @@ impl<'a> Replication<'a> {
                 arm: ArmName::UNTRAINED,
                 seed: 0,
                 checkpoint: &self.student,
+                teacher: None,
                 updates: BTreeMap::new(),
                 origins: BTreeMap::new(),
             },
@@ -189,6 +191,7 @@ impl<'a> Replication<'a> {
                 arm: ArmName::TEACHER,
                 seed,
                 checkpoint: &checkpoint,
+                teacher: None,
                 updates: BTreeMap::from([("teacher".into(), updates as u64)]),
                 origins: BTreeMap::from([("teacher-base".into(), weights_hash(&self.teacher)?)]),
             },
@@ -250,6 +253,7 @@ impl<'a> Replication<'a> {
                 arm: name,
                 seed,
                 checkpoint: &checkpoint,
+                teacher: Some(teacher),
                 updates: BTreeMap::from([
                     ("cold-start".into(), schedule.cold_start as u64),
                     (name.to_owned(), updates as u64),

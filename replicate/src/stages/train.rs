@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use baselines::{Evidence, Reward, TeacherRole};
 use results::{Appender, UpdateMetrics};
-use seeded_random::Stream;
 
 use super::Replication;
+use super::episodes::{EpisodeFiles, StagePlace};
 use crate::alarms::Watch;
 use crate::evaluation::validate;
 use crate::probe::Probe;
@@ -74,11 +74,12 @@ impl Replication<'_> {
                 untrained: untrained.as_ref(),
             },
             plan.learning_rate,
+            plan.seed,
             // Arms of one seed see the same prompts in the same order.
-            Stream::new(plan.seed).purpose(match plan.earlier {
+            match plan.earlier {
                 Some(_) => "arm",
                 None => plan.stage,
-            }),
+            },
         )?;
         let earlier: Vec<UpdateMetrics> = match plan.earlier {
             Some(folder) => results::read_lines(&folder.join(results::METRICS))?,
@@ -95,6 +96,14 @@ impl Replication<'_> {
                 metrics.append(line)?;
             }
         }
+        let stored = &self.profile.episodes;
+        let place = StagePlace {
+            folder: &folder,
+            earlier: plan.earlier,
+            offset: earlier.len(),
+            made: first,
+        };
+        let mut episodes = EpisodeFiles::open(&place, stored, plan.stage, plan.seed)?;
         let evaluation = &self.profile.evaluation;
         let probe = match &teacher {
             Some(teacher) if evaluation.probe > 0 => Probe::new(
@@ -115,15 +124,19 @@ impl Replication<'_> {
             watch.look(&self.profile.alarms, &mut line.clone())?;
         }
         for update in first..plan.updates {
-            let updated = training.update(update, earlier.len() + update);
+            let made = training.update(update, earlier.len() + update);
             self.servers.refuse_silence()?;
-            let mut line = updated?;
+            let made = made?;
+            let mut line = made.metrics;
+            episodes.add_groups(update, plan.stage, plan.reward, &made.kept, scoring)?;
             let last = update + 1 == plan.updates;
             if last || (update + 1) % schedule.validate_every == 0 {
                 let clock = Instant::now();
-                let validation =
+                let (validation, answered) =
                     validate(&mut training.policy, &self.data, &self.validation, scoring)?;
                 line.validation = Some(validation);
+                let items = &self.validation;
+                episodes.add_validation(update, stored.validation, items, &answered, scoring)?;
                 if let Some(probe) = &probe {
                     line.alignment = Some(probe.measure(&mut training.policy)?);
                 }
@@ -138,6 +151,7 @@ impl Replication<'_> {
             let stop = interrupt::requested();
             if last || stop || (update + 1) % schedule.save_every == 0 {
                 metrics.sync()?;
+                episodes.sync()?;
                 training.trainer.save(&states, update + 1)?;
             }
             if stop {
@@ -145,6 +159,7 @@ impl Replication<'_> {
             }
         }
         metrics.sync()?;
+        episodes.finish()?;
         checkpoint::save(&training.policy, &folder)?;
         if states.exists() {
             std::fs::remove_dir_all(&states).map_err(error::at(&states))?;

@@ -10,13 +10,14 @@ use baselines::{CallEvidence, Evidence};
 use benchmarks::judge::EndpointVerifier;
 use fused_ops::side_by_side;
 use qwen2_5_vl::Model;
-use results::AttributionMetrics;
+use results::{AttributionMetrics, CallShares};
 
 use super::rollout::RolloutGroup;
 use crate::Result;
 use crate::alignment::{CalledPrompt, attribute};
 use crate::packing::{Packed, Tree};
 use crate::policy::{EncodedPrompt, LocalPolicy, cut};
+use crate::records::call_shares;
 
 /// The distinct calls of one prompt.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +26,9 @@ pub struct GroupCalls {
     pub call_of: Vec<Option<usize>>,
     /// What was measured of each.
     pub calls: Vec<CallEvidence>,
+    /// The attribution of each under the policy and under the model that it is compared with;
+    /// empty where none was asked for.
+    pub attributions: Vec<Option<(CallShares, CallShares)>>,
 }
 
 /// What was measured in an update.
@@ -283,7 +287,10 @@ fn diverge(
             let divergence = settings
                 .divergence
                 .between(&student.shares, &teacher.shares)?;
-            groups[own.group].calls[call].divergence = Some(divergence);
+            let group = &mut groups[own.group];
+            group.calls[call].divergence = Some(divergence);
+            group.attributions.resize(group.calls.len(), None);
+            group.attributions[call] = Some((call_shares(student), call_shares(teacher)));
             divergences.push(divergence);
             passes += student.passes + teacher.passes;
             gaps.extend(student.relative_gap);

@@ -11,6 +11,7 @@
 //! distinct calls, [`rewards`] values the episodes, [`step`] computes the loss and steps.
 
 pub mod evidence;
+pub mod kept;
 pub mod rewards;
 pub mod rollout;
 pub mod step;
@@ -32,6 +33,8 @@ use crate::policy::LocalPolicy;
 use crate::profile::Profile;
 use crate::state::Trainer;
 use crate::{Error, Result};
+
+pub use kept::KeptGroup;
 
 /// The other models that a reward may ask.
 #[derive(Clone, Copy, Default)]
@@ -77,6 +80,14 @@ pub struct Graders<'a> {
     pub verifier: Option<&'a Client>,
 }
 
+/// What an update gave.
+pub struct MadeUpdate {
+    /// Its line of metrics.
+    pub metrics: UpdateMetrics,
+    /// The groups that the profile wants kept for people to look at.
+    pub kept: Vec<KeptGroup>,
+}
+
 /// A policy in training.
 pub struct Training<'a> {
     profile: &'a Profile,
@@ -85,6 +96,8 @@ pub struct Training<'a> {
     stage: String,
     reward: &'a Reward,
     stream: Stream,
+    /// The purpose of `stream` among the seed's.
+    purpose: String,
     /// The policy itself.
     pub policy: LocalPolicy,
     /// The policy where this stage began, without a graph: a copy, or, where adapters are trained, the
@@ -98,7 +111,8 @@ pub struct Training<'a> {
 
 impl<'a> Training<'a> {
     /// A stage of training: `policy` starts from where it is and is held near where it started.
-    /// `stream` decides prompts and samples, and the adapters' first values.
+    /// The `seed`'s stream of this `purpose` decides prompts and samples, and the adapters' first
+    /// values.
     #[expect(clippy::too_many_arguments, reason = "each is a thing of its own")]
     pub fn new(
         profile: &'a Profile,
@@ -109,9 +123,11 @@ impl<'a> Training<'a> {
         mut policy: LocalPolicy,
         teachers: Teachers<'a>,
         learning_rate: f64,
-        stream: Stream,
+        seed: u64,
+        purpose: &str,
     ) -> Result<Self> {
         let grpo = &profile.grpo;
+        let stream = Stream::new(seed).purpose(purpose);
         policy.temperature = grpo.temperature;
         policy.top_p = grpo.top_p;
         policy.keeps_pixels = grpo.trains_vision();
@@ -154,6 +170,7 @@ impl<'a> Training<'a> {
             stage: stage.to_owned(),
             reward,
             stream,
+            purpose: purpose.to_owned(),
             policy,
             reference,
             teachers,
@@ -167,7 +184,7 @@ impl<'a> Training<'a> {
     }
 
     /// Update `index` of this stage, counted from 0; `made` updates came before it in the whole run.
-    pub fn update(&mut self, index: usize, made: usize) -> Result<UpdateMetrics> {
+    pub fn update(&mut self, index: usize, made: usize) -> Result<MadeUpdate> {
         let mut seconds = BTreeMap::new();
         let mut clock = Instant::now();
         let mut lap = |name: &str| {
@@ -250,7 +267,11 @@ impl<'a> Training<'a> {
         line.left_out = (undecodable.len() + sampled.refused.len()) as u64;
         step.describe(&mut line);
         line.seconds = seconds;
-        Ok(line)
+        let count = self.profile.episodes.groups;
+        Ok(MadeUpdate {
+            metrics: line,
+            kept: kept::keep(count, &self.purpose, groups, evidence.groups, &valued),
+        })
     }
 
     /// How many answers of an update have no verdict.

@@ -31,6 +31,9 @@ pub struct PairedDifference {
     pub seeds: (usize, usize),
     /// McNemar's test over all questions, for each seed that both arms have.
     pub mcnemar: Vec<(u64, McNemar)>,
+    /// The macro average's difference for each seed that both arms have; where one of them has a
+    /// single seed, for each seed of the other.
+    pub by_seed: Vec<(u64, f64)>,
 }
 
 /// The difference in one set.
@@ -198,6 +201,7 @@ pub fn compare(
         sets,
         seeds: (first.seeds.len(), second.seeds.len()),
         mcnemar: seed_tests(first, second, &pairs),
+        by_seed: seed_differences(first, second, &pairs),
     })
 }
 
@@ -306,4 +310,39 @@ fn seed_tests(
         tests.push((*seed, mcnemar(only_first, only_second)));
     }
     tests
+}
+
+fn seed_differences(
+    first: &ArmScores,
+    second: &ArmScores,
+    pairs: &[(&'static str, Pair)],
+) -> Vec<(u64, f64)> {
+    let places: Vec<(u64, usize, usize)> = match (first.seeds.len(), second.seeds.len()) {
+        (_, 1) => (0..)
+            .zip(&first.seeds)
+            .map(|(a, seed)| (*seed, a, 0))
+            .collect(),
+        (1, _) => (0..)
+            .zip(&second.seeds)
+            .map(|(b, seed)| (*seed, 0, b))
+            .collect(),
+        _ => (0..)
+            .zip(&first.seeds)
+            .filter_map(|(a, seed)| Some((*seed, a, second.seeds.binary_search(seed).ok()?)))
+            .collect(),
+    };
+    // Every common question was judged for every seed.
+    let share = |scores: &SetScores, seed: usize| {
+        let right = (0..scores.questions.len()).map(|question| score(scores, seed, question));
+        right.sum::<f64>() / scores.questions.len().max(1) as f64
+    };
+    places
+        .into_iter()
+        .map(|(seed, a, b)| {
+            let sets = pairs
+                .iter()
+                .map(|(_, pair)| share(&pair.first, a) - share(&pair.second, b));
+            (seed, sets.sum::<f64>() / pairs.len().max(1) as f64)
+        })
+        .collect()
 }

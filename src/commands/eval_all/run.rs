@@ -1,6 +1,6 @@
 //! One model's run: what is known of it, what is asked, and the records as they grow.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -15,8 +15,9 @@ use replicate::progress::Progress;
 use replicate::provenance;
 use replicate::records::Recorder;
 use results::{
-    Appender, ArmName, MANIFEST, Manifest, RECORDS, Record, RunKind, peak_memory_bytes, read_json,
-    read_lines, verify, write_json, write_lines,
+    Appender, ArmName, Decoding, EPISODES, EpisodeRecord, MANIFEST, Manifest, RECORDS, Record,
+    RunKind, pack, peak_memory_bytes, read_json, read_lines, unpack, verify, write_json,
+    write_lines,
 };
 use visual_tools::{NearMissCounts, Parsed, RefusalCounts, near_miss, parse};
 
@@ -24,6 +25,12 @@ use super::Args;
 use super::data::Asked;
 use super::tally::Tally;
 use super::watch::{Watched, figures, while_showing};
+
+/// The files that grow.
+struct Written {
+    records: Appender,
+    episodes: Appender,
+}
 
 /// One model's records, as they grow.
 pub(super) struct Evaluation<'a> {
@@ -197,25 +204,51 @@ impl<'a> Evaluation<'a> {
         // From here on the records grow: the manifest says no more what they hold.
         self.write_manifest()?;
         write_lines(&path, &judged)?;
-        let (mut records, _) = Appender::open::<Record>(&path, judged.len())?;
+        let (records, _) = Appender::open::<Record>(&path, judged.len())?;
+        let (episodes, open) = self.episodes(&judged)?;
+        let mut written = Written { records, episodes };
         self.data.write_reports(&self.folder)?;
         let known: HashMap<(&str, &str), Verdict> = judged
             .iter()
             .map(|record| ((record.set.as_str(), record.qa_id.as_str()), record.verdict))
             .collect();
-        let result = self.ask(&known, &mut records, policy, batch, after_batch);
+        let result = self.ask(&known, &mut written, policy, batch, after_batch);
         // What was not asked again is still without a verdict.
         for record in std::mem::take(&mut self.open) {
-            records.append(&record)?;
+            let of_record = |episode: &&EpisodeRecord| {
+                (&episode.set, &episode.qa_id) == (&record.set, &record.qa_id)
+            };
+            for episode in open.iter().filter(of_record) {
+                written.episodes.append(episode)?;
+            }
+            written.records.append(&record)?;
         }
-        records.sync()?;
+        written.records.sync()?;
+        written.episodes.sync()?;
         result
+    }
+
+    /// The file of episodes with those of the judged questions in it, and the others'. A last line
+    /// that a kill cut off is dropped.
+    fn episodes(&self, judged: &[Record]) -> anyhow::Result<(Appender, Vec<EpisodeRecord>)> {
+        let path = self.folder.join(EPISODES);
+        unpack(&path)?;
+        drop(Appender::open_while(&path, |_: &EpisodeRecord| true)?);
+        let known: HashSet<(&str, &str)> = judged
+            .iter()
+            .map(|record| (record.set.as_str(), record.qa_id.as_str()))
+            .collect();
+        let (kept, open): (Vec<_>, Vec<_>) = read_lines::<EpisodeRecord>(&path)?
+            .into_iter()
+            .partition(|episode| known.contains(&(episode.set.as_str(), episode.qa_id.as_str())));
+        write_lines(&path, &kept)?;
+        Ok((Appender::open::<EpisodeRecord>(&path, kept.len())?.0, open))
     }
 
     fn ask<P: Policy>(
         &mut self,
         known: &HashMap<(&str, &str), Verdict>,
-        records: &mut Appender,
+        written: &mut Written,
         policy: &mut P,
         batch: usize,
         after_batch: fn(&mut P),
@@ -247,7 +280,7 @@ impl<'a> Evaluation<'a> {
                             open += 1;
                             let scorer = self.scorer(set);
                             let record = self.recorder.unanswered(set, listing, reason, scorer);
-                            self.keep(records, record)?;
+                            self.keep(&mut written.records, record)?;
                         }
                         TestItem::Ready(item) => items.push(*item),
                     }
@@ -275,7 +308,13 @@ impl<'a> Evaluation<'a> {
                         &answered,
                         self.scorer(set),
                     );
-                    self.keep(records, record)?;
+                    // Before its record: a kill between leaves an episode that is asked again.
+                    let scorer = self.scorer(set);
+                    let episode = self
+                        .recorder
+                        .episode(item, &answered, Decoding::Greedy, scorer);
+                    written.episodes.append(&episode)?;
+                    self.keep(&mut written.records, record)?;
                 }
                 after_batch(policy);
                 done += positions.len();
@@ -407,6 +446,7 @@ impl<'a> Evaluation<'a> {
         let written = match &result {
             Ok(()) => self
                 .write_manifest()
+                .and_then(|()| Ok(pack(&self.folder.join(EPISODES))?))
                 .and_then(|()| Ok(results::write_manifest(&self.folder, &mut self.manifest)?)),
             Err(_) => self.write_manifest(),
         };

@@ -1,0 +1,240 @@
+//! `iapo view`: recorded runs as one page to look at, without a network and without a server.
+
+mod answers;
+mod figures;
+mod page;
+mod questions;
+mod summary;
+mod training;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use benchmarks::data::World;
+use results::{Paper, Run, RunKind, Runs, SETS, TableOptions};
+use serde_json::{Value, json};
+
+use self::answers::Column;
+use self::figures::Figures;
+use self::page::Chunks;
+use self::questions::Questions;
+use self::summary::Source;
+use super::output::print;
+
+/// Writes recorded runs as one HTML file: verdict, grid of all answers, every episode with its
+/// figure, attribution, training groups, learning curves, calls, comparison.
+///
+/// The file needs no network and no server: open it in a browser. Questions of generated worlds are
+/// made again; those of other sets are shown from the files that the episodes name, where these are
+/// still there. Two or more runs are compared with the first.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Folders that `replicate --out` or `eval-all --out` wrote.
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// The file; `view.html` in the first run's folder if not given.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Opens it in the system's browser.
+    #[arg(long)]
+    open: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut sources = Vec::new();
+    for folder in &args.runs {
+        sources.push(Source {
+            name: folder.display().to_string(),
+            runs: Runs::load(std::slice::from_ref(folder))?,
+        });
+    }
+    let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
+    let page = bundle(&sources)?.page(&format!("iapo view: {}", names.join(", ")));
+    let out = args.out.unwrap_or_else(|| args.runs[0].join("view.html"));
+    results::write_atomically(&out, page.as_bytes())
+        .with_context(|| format!("give another --out than {}", out.display()))?;
+    let size = page.len() as f64 / 1e6;
+    print(&format!("{} ({size:.1} MB)\n", out.display()))?;
+    if args.open {
+        open(&out)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Hands a file to whatever the system opens pages with.
+fn open(page: &Path) -> anyhow::Result<()> {
+    let opener = match std::env::consts::OS {
+        "macos" => "open",
+        "windows" => "explorer",
+        _ => "xdg-open",
+    };
+    let started = std::process::Command::new(opener).arg(page).status();
+    let status = started.with_context(|| {
+        format!(
+            "--open: {opener} could not be started; open {} in a browser",
+            page.display()
+        )
+    })?;
+    anyhow::ensure!(
+        status.success(),
+        "--open: {opener} ended with {status}; open {} in a browser",
+        page.display()
+    );
+    Ok(())
+}
+
+/// Everything that the page shows.
+fn bundle(sources: &[Source]) -> anyhow::Result<Chunks> {
+    let mut questions = Questions::default();
+    let mut columns: Vec<Column<'_>> = Vec::new();
+    for (number, source) in sources.iter().enumerate() {
+        for run in &source.runs.runs {
+            let world = world(run)?;
+            columns.extend(answers::columns(
+                number,
+                run,
+                world.as_ref(),
+                &mut questions,
+            )?);
+        }
+    }
+    let asked = questions.len();
+    let mut groups = Vec::new();
+    let mut validation = Vec::new();
+    for column in &columns {
+        groups.push(training::groups(column, &mut questions)?);
+        validation.push(training::validation(column, &mut questions)?);
+    }
+    let mut figures = Figures::default();
+    let listed = questions.write(&mut figures)?;
+    let left_out = figures.left_out;
+    let (packed, starts) = figures.finish();
+
+    let paper = Paper::committed()?;
+    let options = TableOptions::default();
+    let mut arms: Vec<Value> = Vec::new();
+    let (mut calls, mut shares) = (Vec::new(), Vec::new());
+    for (number, source) in sources.iter().enumerate() {
+        for arm in source.runs.arms() {
+            let own = |column: &&Column<'_>| column.source == number && column.arm == arm;
+            let of_arm: Vec<&Column<'_>> = columns.iter().filter(own).collect();
+            let places = (0..columns.len()).filter(|place| own(&&columns[*place]));
+            arms.push(json!({
+                "source": number,
+                "name": arm,
+                "label": source.runs.label(&arm),
+                "columns": places.collect::<Vec<_>>(),
+            }));
+            calls.push(summary::calls(&of_arm));
+            shares.push(summary::attribution(&of_arm));
+        }
+    }
+    let told = sources
+        .iter()
+        .map(|source| summary::of_source(source, &paper, &options))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let compared: Vec<Value> = sources
+        .iter()
+        .skip(1)
+        .map(|other| summary::comparison(&sources[0], other, &options))
+        .collect();
+    let curves: Vec<Value> = sources
+        .iter()
+        .enumerate()
+        .flat_map(|(number, source)| training::curves(number, &source.runs))
+        .collect();
+
+    let mut chunks = Chunks::default();
+    chunks.json(
+        "meta",
+        &json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "commit": env!("IAPO_COMMIT"),
+            "sets": SETS,
+            "sources": told,
+            "arms": arms,
+            "columns": columns.iter().enumerate().map(|(place, column)| json!({
+                "source": column.source,
+                "arm": column.arm,
+                "seed": column.seed,
+                "folder": column.run.folder.display().to_string(),
+                "groups": groups[place].is_some(),
+                "validation": validation[place].is_some(),
+            })).collect::<Vec<_>>(),
+            "asked": asked,
+            "questions": questions.len(),
+            "figureStarts": starts,
+            "figuresLeftOut": left_out,
+            "paper": {"arxiv": paper.arxiv, "student": paper.student, "claim": paper.claim.difference},
+            "largestGap": super::attribute::LARGEST_GAP,
+        }),
+    );
+    chunks.json("questions", &listed);
+    let letters: Vec<Value> = columns
+        .iter()
+        .map(|column| answers::letters(column, asked))
+        .collect();
+    chunks.json("letters", &Value::Array(letters));
+    chunks.json("calls", &Value::Array(calls));
+    chunks.json("attribution", &json!(shares));
+    chunks.json("curves", &Value::Array(curves));
+    chunks.json("compare", &Value::Array(compared));
+    chunks.json("provenance", &provenance(&columns)?);
+    for (place, column) in columns.iter().enumerate() {
+        chunks.json(
+            format!("column-{place}"),
+            &answers::details(column, &questions),
+        );
+        if let Some(groups) = &groups[place] {
+            chunks.json(format!("groups-{place}"), &groups.groups(&questions));
+        }
+        if let Some(validation) = &validation[place] {
+            let by_question = validation.by_question(&questions);
+            chunks.json(format!("validation-{place}"), &by_question);
+        }
+    }
+    for (number, bytes) in packed.iter().enumerate() {
+        chunks.bytes(format!("figures-{number}"), bytes);
+    }
+    Ok(chunks)
+}
+
+/// The manifests, as they are.
+fn provenance(columns: &[Column<'_>]) -> anyhow::Result<Value> {
+    let manifests = columns
+        .iter()
+        .map(|column| serde_json::to_value(&column.run.manifest))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Value::Array(manifests))
+}
+
+/// The generated world of a run's questions, as its manifest tells.
+fn world(run: &Run) -> anyhow::Result<Option<World>> {
+    let Some(manifest) = &run.manifest else {
+        return Ok(None);
+    };
+    let profile = &manifest.profile;
+    let data = profile.resolved.get("data").and_then(Value::as_str);
+    if profile.name == RunKind::EVALUATION {
+        return match data {
+            Some("micro") => Ok(Some(super::micro::world(None)?)),
+            _ => Ok(None),
+        };
+    }
+    let Some(world) = profile
+        .resolved
+        .get("world")
+        .filter(|world| !world.is_null())
+    else {
+        return Ok(None);
+    };
+    let world = serde_json::from_value(world.clone()).with_context(|| {
+        format!(
+            "{}: profile.resolved.world is none that this version generates",
+            run.folder.join(results::MANIFEST).display()
+        )
+    })?;
+    Ok(Some(world))
+}
