@@ -20,7 +20,8 @@ fn main() -> ExitCode {
     }
     replicate::provenance::declare(env!("IAPO_COMMIT"));
     let cli = commands::Cli::parse();
-    if let Err(error) = fused_ops::instruction_set() {
+    let kernels = fused_ops::instruction_set().and_then(|_| fused_ops::composed_only());
+    if let Err(error) = kernels {
         eprintln!("error: {error}");
         return ExitCode::FAILURE;
     }

@@ -31,9 +31,9 @@ pub enum Error {
     /// An attention layout that is not well formed.
     #[error("attention layout: {0}")]
     Layout(String),
-    /// The environment asks for an instruction set that there is none of.
+    /// The environment asks for something that there is none of.
     #[error("{0}")]
-    InstructionSet(String),
+    Environment(String),
     /// candle failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -15,6 +15,8 @@
 
 pub mod allocator;
 mod attention;
+mod blockwise;
+mod chunked_log_probs;
 pub mod composed;
 mod embedding;
 mod error;
@@ -23,14 +25,19 @@ mod kernels;
 mod layout;
 mod linear;
 mod log_probs;
+mod logits;
 mod matmul;
 mod norm;
+mod recomputed;
 mod rotary;
+mod segments;
 mod swiglu;
 mod threads;
+mod tiles;
 mod values;
 
 pub use attention::attention;
+pub use chunked_log_probs::LogitChunk;
 pub use embedding::embedding;
 pub use error::{Error, Result};
 pub use functions::{exp, gelu, log};
@@ -38,12 +45,13 @@ pub use kernels::instruction_set::InstructionSet;
 pub use layout::{AttentionLayout, QueryBlock, Segment};
 pub use linear::linear;
 pub use log_probs::{TokenLogProbs, token_log_probs};
+pub use logits::logits;
 pub use matmul::matmul;
 pub use norm::rms_norm;
 pub use rotary::rotary;
 pub use swiglu::swiglu;
 pub use threads::side_by_side;
-pub use values::instruction_set;
+pub use values::{composed_only, instruction_set};
 
 /// The README's example is a test.
 #[cfg(doctest)]

@@ -1,6 +1,6 @@
 //! The matrix product of two tensors.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, D, Layout, Shape, Tensor};
 
 use crate::error::{Result, shape_error};
 use crate::kernels::gemm::{Matrix, Start, gemm};
@@ -70,6 +70,53 @@ fn products<'a>(
 fn one(values: &[f32], index: usize, rows: usize, columns: usize) -> Matrix<'_> {
     let size = rows * columns;
     Matrix::rows(&values[index * size..(index + 1) * size], columns)
+}
+
+/// How the values of a factor are stored.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// As the product takes them.
+    Plain,
+    /// Transposed.
+    Turned,
+}
+
+/// `a b` without a graph, of contiguous (.., m, k) and (.., k, n), each stored as it is or transposed:
+/// no factor is copied.
+pub(crate) fn product(
+    a: &Tensor,
+    a_side: Side,
+    b: &Tensor,
+    b_side: Side,
+) -> candle_core::Result<Tensor> {
+    let (a, b) = (a.detach(), b.detach());
+    let oriented = |x: &Tensor, side| match side {
+        Side::Plain => Ok(x.clone()),
+        Side::Turned => x.transpose(D::Minus2, D::Minus1),
+    };
+    let (left, right) = (oriented(&a, a_side)?, oriented(&b, b_side)?);
+    if !(fusible(&[&a, &b])? && a.is_contiguous() && b.is_contiguous()) {
+        return left.matmul(&right);
+    }
+    let (batch, m, n, k) = sizes(left.shape(), right.shape())?;
+    let (a_values, b_values) = (Values::of(&a), Values::of(&b));
+    let (a_slice, b_slice) = (a_values.slice()?, b_values.slice()?);
+    let values = products(
+        (batch, m, n, k),
+        |index| match a_side {
+            Side::Plain => one(a_slice, index, m, k),
+            Side::Turned => one(a_slice, index, k, m).transposed(),
+        },
+        |index| match b_side {
+            Side::Plain => one(b_slice, index, k, n),
+            Side::Turned => one(b_slice, index, n, k).transposed(),
+        },
+    );
+    let mut shape = left.dims().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = n;
+    }
+    Tensor::from_vec(values, shape, a.device())
 }
 
 struct Fused;

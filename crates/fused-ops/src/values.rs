@@ -1,14 +1,20 @@
 //! Between candle's tensors and plain memory.
 
-use candle_core::{CpuStorage, DType, Layout, Result, Storage, StorageRef, Tensor};
+use std::sync::OnceLock;
+
+use candle_core::{CpuStorage, DType, Layout, Storage, StorageRef, Tensor};
 
 use crate::error;
 use crate::kernels::instruction_set::{InstructionSet, choice};
 
-/// Whether the fused kernels take these tensors: f32 on the CPU, none empty.
+/// The environment variable that keeps the fused kernels from being used.
+const COMPOSED_ONLY: &str = "FUSED_OPS_COMPOSED";
+
+/// Whether the fused kernels take these tensors: f32 on the CPU, none empty, and not forbidden by
+/// `FUSED_OPS_COMPOSED`.
 ///
 /// # Errors
-/// When they would, and the instruction set was refused.
+/// When they would, and an environment variable was refused.
 pub(crate) fn fusible(tensors: &[&Tensor]) -> error::Result<bool> {
     let fusible = tensors.iter().all(|tensor| {
         tensor.dtype() == DType::F32 && tensor.device().is_cpu() && tensor.elem_count() > 0
@@ -16,7 +22,37 @@ pub(crate) fn fusible(tensors: &[&Tensor]) -> error::Result<bool> {
     if fusible {
         instruction_set()?;
     }
-    Ok(fusible)
+    Ok(fusible && !composed_only()?)
+}
+
+/// Whether every operator is composed of candle's own even where a fused kernel exists: with the
+/// environment variable `FUSED_OPS_COMPOSED` at `1`. That is how other devices run; their results
+/// are checked so on the CPU. They agree with the fused kernels up to rounding.
+///
+/// # Errors
+/// When the variable is neither `1` nor `0` nor empty. Every operator then refuses its input with
+/// the same message.
+pub fn composed_only() -> error::Result<bool> {
+    static CHOICE: OnceLock<Result<bool, String>> = OnceLock::new();
+    let choice = CHOICE.get_or_init(|| {
+        let wanted = std::env::var_os(COMPOSED_ONLY).unwrap_or_default();
+        parse_composed_only(&wanted.to_string_lossy())
+    });
+    choice
+        .as_ref()
+        .copied()
+        .map_err(|reason| error::Error::Environment(reason.clone()))
+}
+
+fn parse_composed_only(wanted: &str) -> Result<bool, String> {
+    match wanted {
+        "" | "0" => Ok(false),
+        "1" => Ok(true),
+        _ => Err(format!(
+            "the environment variable {COMPOSED_ONLY} is `{wanted}`; set it to 1 to compose every \
+             operator of candle's own, to 0 or leave it unset for the fused kernels"
+        )),
+    }
 }
 
 /// The instruction set that the fused kernels use here: the widest that the processor has, or the
@@ -27,7 +63,7 @@ pub(crate) fn fusible(tensors: &[&Tensor]) -> error::Result<bool> {
 /// When the variable is none of these names, or names a set that the processor lacks. Every
 /// operator then refuses its input with the same message.
 pub fn instruction_set() -> error::Result<InstructionSet> {
-    choice().map_err(|reason| error::Error::InstructionSet(reason.to_owned()))
+    choice().map_err(|reason| error::Error::Environment(reason.to_owned()))
 }
 
 /// The values of a contiguous f32 tensor on the CPU, locked for reading.
@@ -44,7 +80,7 @@ impl<'a> Values<'a> {
     }
 
     /// The values, in the order of the dimensions.
-    pub(crate) fn slice(&self) -> Result<&[f32]> {
+    pub(crate) fn slice(&self) -> candle_core::Result<&[f32]> {
         match &*self.storage {
             Storage::Cpu(storage) => slice(storage, self.layout),
             _ => candle_core::bail!("a fused operator's tensor left the CPU"),
@@ -53,7 +89,10 @@ impl<'a> Values<'a> {
 }
 
 /// The values of a contiguous f32 storage.
-pub(crate) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+pub(crate) fn slice<'a>(
+    storage: &'a CpuStorage,
+    layout: &Layout,
+) -> candle_core::Result<&'a [f32]> {
     let values = storage.as_slice::<f32>()?;
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&values[start..end]),
@@ -62,6 +101,20 @@ pub(crate) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a 
 }
 
 /// A tensor of `values` with the shape of `like`.
-pub(crate) fn tensor(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
+pub(crate) fn tensor(values: Vec<f32>, like: &Tensor) -> candle_core::Result<Tensor> {
     Tensor::from_vec(values, like.shape(), like.device())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_switch_is_on_off_or_refused_with_what_is_accepted() {
+        assert_eq!(parse_composed_only(""), Ok(false));
+        assert_eq!(parse_composed_only("0"), Ok(false));
+        assert_eq!(parse_composed_only("1"), Ok(true));
+        let refused = parse_composed_only("yes").unwrap_err();
+        assert!(refused.contains("FUSED_OPS_COMPOSED is `yes`"), "{refused}");
+    }
 }

@@ -88,7 +88,8 @@ pub(crate) struct Rotary {
 
 impl Rotary {
     /// From the angles of the first half of the dimensions, `tokens * dim / 2` values; the second
-    /// half repeats them.
+    /// half repeats them. For a model of `dtype` the tables are at least f32: in bf16 the angles of far
+    /// tokens would differ by more than those of neighbours.
     pub fn from_angles(
         angles: &[f32],
         tokens: usize,
@@ -96,6 +97,10 @@ impl Rotary {
         device: &candle_core::Device,
     ) -> Result<Self> {
         let half = angles.len().checked_div(tokens).unwrap_or(0);
+        let wide = match dtype {
+            candle_core::DType::F64 => dtype,
+            _ => candle_core::DType::F32,
+        };
         let table = |of: fn(f32) -> f32| -> Result<Tensor> {
             let mut values = Vec::with_capacity(angles.len() * 2);
             for row in angles.chunks(half.max(1)) {
@@ -103,7 +108,7 @@ impl Rotary {
                 values.extend(row.iter().map(|&angle| of(angle)));
                 values.extend_from_within(start..);
             }
-            Ok(Tensor::from_vec(values, (tokens, 2 * half), device)?.to_dtype(dtype)?)
+            Ok(Tensor::from_vec(values, (tokens, 2 * half), device)?.to_dtype(wide)?)
         };
         Ok(Rotary {
             cos: table(libm::cosf)?,

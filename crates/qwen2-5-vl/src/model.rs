@@ -494,10 +494,10 @@ impl Model {
         Ok(())
     }
 
-    /// Scores over the vocabulary `(tokens, vocab)` of hidden states `(tokens, hidden)`. Vision
-    /// tokens are not masked here.
+    /// Scores over the vocabulary `(tokens, vocab)` of hidden states `(tokens, hidden)`, at least f32.
+    /// Vision tokens are not masked here.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        Ok(fused_ops::linear(hidden, &self.text.head, None)?)
+        Ok(fused_ops::logits(hidden, &self.text.head)?)
     }
 
     /// The log-probability of each target after its hidden state `(tokens, hidden)`, at a
