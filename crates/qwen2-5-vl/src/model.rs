@@ -258,6 +258,34 @@ impl Model {
         trainable
     }
 
+    /// The adapters' parameters, frozen or not, in the order of their names: what a state of training
+    /// or a checkpoint has to hold where nothing else trains. Empty without adapters.
+    pub fn adapters(&self) -> Vec<(String, Var)> {
+        let adapters = self.lora.iter().flat_map(|lora| lora.parameters.iter());
+        adapters
+            .map(|(name, variable)| (name.to_string(), variable.clone()))
+            .collect()
+    }
+
+    /// The model without its adapters, all frozen: the reference policy of a model that trains nothing
+    /// but adapters, at no cost in memory, since it shares the parameters. Updates of the adapters do
+    /// not show in it.
+    ///
+    /// # Errors
+    /// When one of the model's own parameters trains (or when there is no adapter and nothing is
+    /// frozen): it would move with the policy. [`Model::copy`] is the reference then.
+    pub fn reference(&self) -> Result<Self> {
+        let own = self.parameters.iter().map(|(name, _)| name.to_string());
+        let own: BTreeSet<String> = own.collect();
+        if let Some(trained) = own.difference(&self.frozen).next() {
+            return Err(Error::Argument(format!(
+                "{trained} trains, so the model without its adapters would move with it: use a copy as \
+                 the reference, or freeze all but the adapters"
+            )));
+        }
+        Self::new(self.config.clone(), self.parameters.clone(), None, own)
+    }
+
     fn all_parameters(&self) -> impl Iterator<Item = (&str, &Var)> {
         let adapters = self.lora.iter().flat_map(|lora| lora.parameters.iter());
         self.parameters.iter().chain(adapters)

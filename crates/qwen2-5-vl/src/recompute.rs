@@ -15,15 +15,19 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::parts::ModelPart;
 use crate::positions::Positions;
+use crate::text::{DecoderLayer, SomeTokens};
 
 impl Model {
     /// The loss and its gradients, with the activations of one decoder layer in memory at a time.
     ///
     /// `loss` gets the hidden states `(tokens, hidden)` after the final norm and returns a scalar.
-    /// The gradients are those of every trainable parameter that the loss depends on, and of every
-    /// variable that `embeddings` depends on (the token embedding, the vision tower, or the
-    /// embeddings themselves when they are a variable). The vision tower's activations are not
-    /// recomputed.
+    /// The gradients are those of every trainable parameter that the loss depends on, adapters
+    /// included, and of every variable that `embeddings` depends on (the token embedding, the vision
+    /// tower, or the embeddings themselves when they are a variable). The vision tower's activations
+    /// are not recomputed. Gradients are without a graph.
+    ///
+    /// # Errors
+    /// When the loss does not depend on the hidden states, or shapes do not fit.
     pub fn backward_with_recompute(
         &self,
         embeddings: &Tensor,
@@ -31,14 +35,48 @@ impl Model {
         layout: &AttentionLayout,
         loss: impl FnOnce(&Tensor) -> candle_core::Result<Tensor>,
     ) -> Result<(Tensor, GradStore)> {
+        self.recompute(None, embeddings, positions, layout, loss)
+    }
+
+    /// [`Model::backward_with_recompute`] of the hidden states of some tokens alone, `(some, hidden)`, as
+    /// [`Model::hidden_of`] gives them: the last layer is run for them only.
+    ///
+    /// # Errors
+    /// As there, and unless the tokens ascend.
+    pub fn backward_with_recompute_of(
+        &self,
+        tokens: &[usize],
+        embeddings: &Tensor,
+        positions: &Positions,
+        layout: &AttentionLayout,
+        loss: impl FnOnce(&Tensor) -> candle_core::Result<Tensor>,
+    ) -> Result<(Tensor, GradStore)> {
+        self.check_tokens(embeddings, positions)?;
+        let some = self.some_tokens(tokens, positions, layout)?;
+        self.recompute(Some(&some), embeddings, positions, layout, loss)
+    }
+
+    fn recompute(
+        &self,
+        some: Option<&SomeTokens>,
+        embeddings: &Tensor,
+        positions: &Positions,
+        layout: &AttentionLayout,
+        loss: impl FnOnce(&Tensor) -> candle_core::Result<Tensor>,
+    ) -> Result<(Tensor, GradStore)> {
         self.check_tokens(embeddings, positions)?;
         let rotary = self.text.rotary(positions, self.dtype(), self.device())?;
+        let count = self.text.layers.len();
+        let run = |index: usize, layer: &DecoderLayer, x: &Tensor| match some {
+            Some(some) if index + 1 == count => layer.forward_some(x, &rotary, some),
+            _ => layer.forward(x, &rotary, layout),
+        };
         let lowest = self.lowest_trained(embeddings);
         let forward = self.detached()?;
         let mut inputs = Vec::new();
         let mut x = embeddings.detach();
         for (index, layer) in forward.text.layers.iter().enumerate() {
-            let next = layer.forward(&x, &rotary, layout)?;
+            let next = run(index, layer, &x)?;
             if index >= lowest {
                 inputs.push(x);
             }
@@ -50,13 +88,10 @@ impl Model {
         let mut gradients = without_graphs(value.backward()?);
         let mut incoming = take(&mut gradients, &top)?;
         drop(top);
-        for layer in self.text.layers[lowest.min(self.text.layers.len())..]
-            .iter()
-            .rev()
-        {
+        for (index, layer) in self.text.layers.iter().enumerate().rev() {
             let Some(input) = inputs.pop() else { break };
             let input = Var::from_tensor(&input)?;
-            let output = layer.forward(&input, &rotary, layout)?;
+            let output = run(index, layer, &input)?;
             let mut local = without_graphs((output * incoming)?.sum_all()?.backward()?);
             incoming = take(&mut local, &input)?;
             gradients.extend(local)?;
