@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::positions::{Grid, Positions};
 use crate::sampling::{GenerationOptions, Sampler};
+use crate::session::{SessionPrompt, SessionSample};
 
 /// What generation starts from.
 #[derive(Clone, Debug)]
@@ -156,6 +157,22 @@ impl Model {
             .iter()
             .zip(samples)
             .map(|(prompt, seeds)| prompt.input_ids.len() + seeds.len() * options.max_new_tokens);
+        let penalised = options.repetition_penalty.is_some_and(|p| p != 1.0);
+        if !self.device().is_cpu() && !penalised {
+            let requests: Vec<SessionPrompt> = prompts
+                .iter()
+                .zip(samples)
+                .map(|(prompt, seeds)| SessionPrompt {
+                    prompt,
+                    follows: None,
+                    seeds: seeds.clone(),
+                })
+                .collect();
+            let found = self.session(rows.sum())?.generate(&requests, options)?;
+            let sampled =
+                |own: Vec<SessionSample>| own.into_iter().map(|own| own.sampled).collect();
+            return Ok(found.into_iter().map(sampled).collect());
+        }
         let share = prompts.len().div_ceil(self.shares(rows.sum()));
         let shares: Vec<_> = prompts.chunks(share).zip(samples.chunks(share)).collect();
         let finished = side_by_side(self.device(), shares.len(), |index| {
