@@ -178,8 +178,7 @@ impl DeviceSampler {
             .reshape((rows, blocks, BLOCK))?;
         let of_blocks = weights.sum(D::Minus1)?;
         let drawn = (of_blocks.sum_keepdim(1)? * units)?.floor()?;
-        let passed = of_blocks
-            .matmul(&self.between)?
+        let passed = fused_ops::matmul(&of_blocks, &self.between)?
             .broadcast_le(&drawn)?
             .to_dtype(DType::F64)?;
         let left = (drawn - (of_blocks * &passed)?.sum_keepdim(1)?)?;
@@ -190,8 +189,7 @@ impl DeviceSampler {
             .broadcast_as((rows, 1, BLOCK))?
             .contiguous()?;
         let within = weights.contiguous()?.gather(&index, 1)?.squeeze(1)?;
-        let place = within
-            .matmul(&self.within)?
+        let place = fused_ops::matmul(&within, &self.within)?
             .broadcast_le(&left)?
             .to_dtype(DType::F64)?
             .sum_keepdim(1)?;

@@ -13,9 +13,9 @@ use fused_ops::{AttentionLayout, QueryBlock};
 
 use crate::device_sampling::{DeviceSampler, Draws, draws};
 use crate::error::{Error, Result};
-use crate::generate::{Prompt, Sampled};
 use crate::model::Model;
 use crate::positions::{Grid, Positions};
+use crate::prompt::{Prompt, Sampled};
 use crate::sampling::GenerationOptions;
 
 /// A sample of a session, for a prompt that goes on with it.

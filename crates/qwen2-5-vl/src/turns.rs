@@ -19,9 +19,9 @@ use candle_core::Tensor;
 use fused_ops::{AttentionLayout, Segment, TokenLogProbs};
 
 use crate::error::{Error, Result};
-use crate::generate::Prompt;
 use crate::model::Model;
 use crate::positions::Positions;
+use crate::prompt::Prompt;
 
 /// One turn of an episode: what the policy saw, and what it wrote.
 #[derive(Clone, Copy, Debug)]
