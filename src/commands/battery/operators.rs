@@ -11,11 +11,14 @@ use super::Compared;
 const F32: f64 = 2e-4;
 const BF16: f64 = 6e-2;
 
+/// What a case computes of its inputs.
+type Operator = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
+
 /// An operator of some inputs, which it is given as variables.
 struct Case {
     name: String,
     inputs: Vec<(Vec<f32>, Vec<usize>)>,
-    run: Box<dyn Fn(&[Tensor]) -> Result<Tensor>>,
+    run: Operator,
 }
 
 /// Compares every case in f32, and on a card in bf16.
