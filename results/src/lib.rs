@@ -39,7 +39,6 @@ mod table;
 
 pub use check::{Finding, Level, check};
 pub use claim::{Claim, Comparison, Decision};
-pub use delta::pack_records;
 pub use episode::{
     CallOutcome, CallShares, Decoding, EPISODE_FORMAT, EpisodeFormat, EpisodeRecord, TrainingSample,
 };
@@ -56,7 +55,7 @@ pub use manifest::{FORMAT, FileStamp, Manifest, ProfileStamp};
 pub use metrics::{Alignment, AttributionMetrics, UpdateMetrics, Validation};
 pub use numbers::{NOT_MEASURED, number, p_value, percent, points};
 pub use options::TableOptions;
-pub use packed::{gzip, pack, unpack};
+pub use packed::{gzip, pack, pack_records, unpack};
 pub use paper::{Paper, PaperClaim};
 pub use plot::{Curve, curves, learning_curves, results};
 pub use record::{ArmName, BlockShares, Record, SETS, SampledAnswer};

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use flate2::{Compression, GzBuilder};
 
+use crate::delta::{delta, encode};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::stored::{compressed, read_stored};
@@ -17,6 +18,24 @@ pub fn pack(path: &Path) -> Result<()> {
     }
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     write_atomically(&compressed(path), &gzip(&bytes))?;
+    std::fs::remove_file(path).map_err(Error::io("remove", path))
+}
+
+/// Packs `records.jsonl` as what differs from `reference`, another run's records, which stay where they
+/// are. Where they cannot be told by their differences, they are packed as any other file is.
+///
+/// # Errors
+/// A file that cannot be read or written.
+pub fn pack_records(path: &Path, reference: &Path) -> Result<()> {
+    if !path.is_file() {
+        return Ok(());
+    }
+    let text = std::fs::read(path).map_err(Error::io("read", path))?;
+    let other = read_stored(reference)?;
+    let Some(lines) = encode(path, &text, reference, &other) else {
+        return pack(path);
+    };
+    write_atomically(&delta(path), &gzip(lines.as_bytes()))?;
     std::fs::remove_file(path).map_err(Error::io("remove", path))
 }
 
@@ -46,7 +65,11 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
+    use crate::fixture;
+    use crate::stored::is_stored;
 
     #[test]
     fn a_packed_file_comes_back_and_a_kill_between_loses_nothing() {
@@ -66,5 +89,70 @@ mod tests {
         std::fs::write(compressed(&path), gzip(b"{}\n")).unwrap();
         unpack(&path).unwrap();
         assert!(path.exists() && !compressed(&path).exists());
+    }
+
+    /// The records of the fixture's first two trained runs, each in a folder of its own.
+    fn two_runs(folder: &Path) -> [PathBuf; 2] {
+        let trained = fixture::runs(20).into_iter().skip(2);
+        let paths: Vec<PathBuf> = trained
+            .take(2)
+            .enumerate()
+            .map(|(index, run)| {
+                let path = folder.join(format!("arm/seed-{index}/records.jsonl"));
+                crate::write_lines(&path, &run.records).unwrap();
+                path
+            })
+            .collect();
+        [paths[0].clone(), paths[1].clone()]
+    }
+
+    #[test]
+    fn a_delta_gives_the_bytes_that_were_packed() {
+        let folder = tempfile::tempdir().unwrap();
+        let [first, second] = two_runs(folder.path());
+        let text = std::fs::read(&second).unwrap();
+        pack(&first).unwrap();
+        pack_records(&second, &first).unwrap();
+        assert!(!second.exists() && is_stored(&second) && delta(&second).is_file());
+        assert_eq!(read_stored(&second).unwrap(), text);
+        let whole = gzip(&text).len() as u64;
+        let size = std::fs::metadata(delta(&second)).unwrap().len();
+        assert!(2 * size < whole, "{size} of {whole} bytes");
+        // Moved together they are found again; alone they are not.
+        let moved = folder.path().join("elsewhere");
+        std::fs::rename(folder.path().join("arm"), &moved).unwrap();
+        let second = moved.join("seed-1/records.jsonl");
+        assert_eq!(read_stored(&second).unwrap(), text);
+        std::fs::remove_dir_all(moved.join("seed-0")).unwrap();
+        assert!(read_stored(&second).is_err());
+    }
+
+    #[test]
+    fn another_reference_is_noticed_and_what_cannot_be_told_by_it_is_kept_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let [first, second] = two_runs(folder.path());
+        let text = std::fs::read_to_string(&second).unwrap();
+        pack_records(&second, &first).unwrap();
+        let changed = std::fs::read_to_string(&first)
+            .unwrap()
+            .replacen("wrong", "right", 1);
+        std::fs::write(&first, changed).unwrap();
+        let error = read_stored(&second).unwrap_err().to_string();
+        assert!(error.contains("BLAKE3"), "{error}");
+        // A record less, or fields in another order than a record's.
+        std::fs::remove_file(delta(&second)).unwrap();
+        let shorter = text.split_once('\n').unwrap().1.to_string();
+        let reordered = text.replace(
+            "{\"set\":\"charxiv\",\"qa_id\":\"q0\"",
+            "{\"qa_id\":\"q0\",\"set\":\"charxiv\"",
+        );
+        assert_ne!(reordered, text);
+        for other in [shorter, reordered] {
+            std::fs::write(&second, &other).unwrap();
+            pack_records(&second, &first).unwrap();
+            assert!(compressed(&second).is_file() && !delta(&second).exists());
+            assert_eq!(read_stored(&second).unwrap(), other.as_bytes());
+            std::fs::remove_file(compressed(&second)).unwrap();
+        }
     }
 }

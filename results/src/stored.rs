@@ -7,7 +7,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::delta::{delta, read_delta};
+use crate::delta::{Header, decode, delta};
 use crate::error::{Error, Result};
 
 /// No file of a run is larger than this; a compressed one that claims more is not read to its end.
@@ -47,6 +47,45 @@ pub fn read_stored(path: &Path) -> Result<Vec<u8>> {
         return read_delta(path);
     }
     std::fs::read(path).map_err(Error::io("read", path))
+}
+
+/// The text of the records at `path`, whose delta form is there.
+fn read_delta(path: &Path) -> Result<Vec<u8>> {
+    let packed = delta(path);
+    let damaged = |expected: &str, found: String| Error::Damaged {
+        path: packed.clone(),
+        expected: expected.to_string(),
+        found,
+        advice: "take the file again from where the run was recorded".to_string(),
+    };
+    let lines =
+        String::from_utf8(gunzip(&packed)?).map_err(|error| damaged("text", error.to_string()))?;
+    let header = Header::of(&lines)
+        .ok_or_else(|| damaged("a first line that names a reference", "another".to_string()))?;
+    let reference = path
+        .parent()
+        .unwrap_or(Path::new(""))
+        .join(&header.reference);
+    if delta(&reference).is_file() {
+        return Err(damaged(
+            "a reference that is whole itself",
+            format!("{}, a delta as well", reference.display()),
+        ));
+    }
+    let other = read_stored(&reference)?;
+    let found = blake3::hash(&other).to_hex().to_string();
+    if found != header.blake3 {
+        return Err(damaged(
+            &format!("{} with BLAKE3 {}", reference.display(), header.blake3),
+            found,
+        ));
+    }
+    decode(&lines, &other).ok_or_else(|| {
+        damaged(
+            "a line for each record of its reference",
+            "others".to_string(),
+        )
+    })
 }
 
 /// The bytes of a gzip file.

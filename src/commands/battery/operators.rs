@@ -11,7 +11,7 @@ use super::Compared;
 const F32: f64 = 2e-4;
 const BF16: f64 = 6e-2;
 
-/// What an operator makes of its inputs.
+/// What a case computes of its inputs.
 type Operator = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
 
 /// An operator of some inputs, which it is given as variables.

@@ -23,11 +23,11 @@ pub struct Column<'r> {
     /// The generated world that its questions come from.
     pub world: Option<World>,
     /// Its answers, by question.
-    pub answers: BTreeMap<usize, Answer<'r>>,
+    pub answers: BTreeMap<usize, ShownAnswer<'r>>,
 }
 
 /// An answer with the episode behind it, where one was stored.
-pub struct Answer<'r> {
+pub struct ShownAnswer<'r> {
     /// The record.
     pub record: &'r Record,
     episode: Option<EpisodeRecord>,
@@ -46,7 +46,7 @@ pub struct Answer<'r> {
     outcome_known: bool,
 }
 
-impl Answer<'_> {
+impl ShownAnswer<'_> {
     /// The words of the first turn, where they were recorded.
     pub fn words(&self) -> Option<&str> {
         let episode = self.episode.as_ref();
@@ -152,8 +152,8 @@ fn answer<'r>(
     sampled: Option<EpisodeRecord>,
     question: usize,
     questions: &mut Questions,
-) -> Answer<'r> {
-    let mut answer = Answer {
+) -> ShownAnswer<'r> {
+    let mut answer = ShownAnswer {
         record,
         outcome: CallOutcome::of(record),
         outcome_known: !record.tool_called || record.tool_succeeded,
@@ -198,7 +198,7 @@ pub fn letters(column: &Column<'_>, questions: usize) -> Value {
     for question in 0..questions {
         let answer = column.answers.get(&question);
         verdict.push(answer.map_or('-', |answer| verdict_letter(answer.record.verdict)));
-        outcome.push(answer.map_or('-', Answer::outcome_letter));
+        outcome.push(answer.map_or('-', ShownAnswer::outcome_letter));
         focus.push(match answer.map(|answer| answer.right_focus) {
             None => '-',
             Some(None) => '?',
@@ -313,7 +313,7 @@ pub fn details(column: &Column<'_>, questions: &Questions) -> Value {
     })
 }
 
-fn attribution(answer: &Answer<'_>) -> Value {
+fn attribution(answer: &ShownAnswer<'_>) -> Value {
     match answer.attribution() {
         None => Value::Null,
         Some((student, teacher, divergence)) => json!({

@@ -8,10 +8,10 @@ use results::{ArmName, Record, Run, UpdateMetrics};
 use crate::Result;
 
 use super::super::cell::StudyCell;
-use super::mechanism::Composition;
+use super::composition::Composition;
 
 /// An arm over its seeds.
-pub struct Arm {
+pub struct ArmRuns {
     /// The arm.
     pub name: ArmName,
     /// Greedy answers.
@@ -26,7 +26,7 @@ pub struct Arm {
     pub updates: usize,
 }
 
-impl Arm {
+impl ArmRuns {
     /// The arm of runs in given folders.
     pub fn load<'f>(name: &ArmName, folders: impl IntoIterator<Item = &'f Path>) -> Result<Self> {
         let (mut greedy, mut sampled) = (Vec::new(), Vec::new());
@@ -54,7 +54,7 @@ impl Arm {
             }
             metrics.push(run.metrics);
         }
-        Ok(Arm {
+        Ok(ArmRuns {
             greedy: ArmScores::collect(name, &greedy),
             sampled: ArmScores::collect(name, &sampled),
             name: name.clone(),

@@ -18,7 +18,7 @@ use super::super::files;
 use super::super::part::{Part, Phase};
 use super::super::preregistration::PrimaryTest;
 use super::Progress;
-use super::arms::{Arm, divergence};
+use super::arms::{ArmRuns, divergence};
 use super::tuning::training_seconds;
 use super::{map, mechanism};
 
@@ -83,9 +83,9 @@ pub(super) fn sections(progress: &Progress<'_>, text: &mut String) -> Result<()>
 /// Arms that were trained with the same settings, beside their bases and teachers.
 pub(super) struct Group {
     /// In the order of the files.
-    pub arms: Vec<Arm>,
+    pub arms: Vec<ArmRuns>,
     /// The untrained student and the teachers.
-    references: Vec<Arm>,
+    references: Vec<ArmRuns>,
 }
 
 impl Group {
@@ -106,7 +106,7 @@ impl Group {
         }
         let arms = names
             .into_iter()
-            .map(|name| Arm::of_cells(&cells, name, progress.out))
+            .map(|name| ArmRuns::of_cells(&cells, name, progress.out))
             .collect::<Result<Vec<_>>>()?;
         let reference = |name: &str, folder: fn(&StudyCell, &std::path::Path) -> PathBuf| {
             let folders: BTreeSet<PathBuf> = cells
@@ -114,7 +114,7 @@ impl Group {
                 .map(|cell| folder(cell, progress.out))
                 .collect();
             let name: ArmName = name.parse()?;
-            Arm::load(&name, folders.iter().map(PathBuf::as_path))
+            ArmRuns::load(&name, folders.iter().map(PathBuf::as_path))
         };
         let references = vec![
             reference(ArmName::UNTRAINED, StudyCell::untrained_folder)?,
@@ -124,13 +124,13 @@ impl Group {
     }
 
     /// Its teachers, over seeds.
-    pub fn teacher(&self) -> Option<&Arm> {
+    pub fn teacher(&self) -> Option<&ArmRuns> {
         let mut known = self.references.iter();
         known.find(|arm| arm.name.name() == ArmName::TEACHER)
     }
 
     /// An arm by its name.
-    pub fn arm(&self, name: &str) -> Option<&Arm> {
+    pub fn arm(&self, name: &str) -> Option<&ArmRuns> {
         self.arms.iter().find(|arm| arm.name.name() == name)
     }
 
@@ -228,8 +228,8 @@ impl Group {
 impl Group {
     /// What the arms' gains are made of and what they cost.
     fn explain(&self, text: &mut String) {
-        let arms: Vec<&Arm> = self.arms.iter().collect();
-        let all: Vec<&Arm> = self.references.iter().chain(&self.arms).collect();
+        let arms: Vec<&ArmRuns> = self.arms.iter().collect();
+        let all: Vec<&ArmRuns> = self.references.iter().chain(&self.arms).collect();
         mechanism::composition(&all, text);
         mechanism::through_training(&arms, text);
         if let [untrained, teacher] = self.references.as_slice() {
@@ -239,11 +239,11 @@ impl Group {
 }
 
 /// The probe's divergence of an arm less plain GRPO's, over the seeds that both have.
-fn alignment_gap(arm: &Arm, plain: &Arm) -> Option<CrossedEstimate> {
+fn alignment_gap(arm: &ArmRuns, plain: &ArmRuns) -> Option<CrossedEstimate> {
     if arm.name == plain.name {
         return None;
     }
-    let of = |arm: &Arm| -> Vec<(u64, f64)> {
+    let of = |arm: &ArmRuns| -> Vec<(u64, f64)> {
         let values = arm.last(divergence);
         let seeds = arm.greedy.seeds.iter().copied();
         seeds

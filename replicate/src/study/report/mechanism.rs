@@ -1,77 +1,18 @@
 //! What gains are made of: the calls' focus, kinds of question, how the signals go through training.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use benchmarks::Verdict;
-use results::{Record, markdown_table, number};
+use results::{markdown_table, number};
 
-use super::arms::{Arm, divergence, mean};
-
-/// Right answers among judged ones.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Tally {
-    right: u64,
-    judged: u64,
-}
-
-impl Tally {
-    fn add(&mut self, verdict: Verdict) {
-        self.judged += u64::from(verdict != Verdict::NotJudged);
-        self.right += u64::from(verdict == Verdict::Right);
-    }
-
-    /// The share of right ones; `None` of nothing.
-    fn share(self) -> Option<f64> {
-        (self.judged > 0).then(|| self.right as f64 / self.judged as f64)
-    }
-}
-
-/// An arm's greedy answers by what was asked and called, all seeds and sets together.
-#[derive(Clone, Debug, Default)]
-pub struct Composition {
-    /// By kind of question.
-    by_kind: BTreeMap<String, Tally>,
-    /// By the number of entries that the question names.
-    by_named: BTreeMap<u32, Tally>,
-    /// After a call on what the question asks for, after another call that ran, and the rest.
-    right_focus: Tally,
-    wrong_focus: Tally,
-    without_figure: Tally,
-}
-
-impl Composition {
-    /// Counts an answer.
-    pub fn add(&mut self, record: &Record) {
-        if let Some(kind) = &record.kind {
-            self.by_kind
-                .entry(kind.clone())
-                .or_default()
-                .add(record.verdict);
-        }
-        if let Some(named) = record.named {
-            self.by_named.entry(named).or_default().add(record.verdict);
-        }
-        let place = match (record.tool_succeeded, record.right_focus) {
-            (true, Some(true)) => &mut self.right_focus,
-            (true, _) => &mut self.wrong_focus,
-            (false, _) => &mut self.without_figure,
-        };
-        place.add(record.verdict);
-    }
-
-    fn share_of(&self, part: Tally) -> Option<f64> {
-        let all = self.right_focus.judged + self.wrong_focus.judged + self.without_figure.judged;
-        (all > 0).then(|| part.judged as f64 / all as f64)
-    }
-}
+use super::arms::{ArmRuns, divergence, mean};
 
 fn percent(share: Option<f64>) -> String {
     number(share.map(|share| 100.0 * share), 1)
 }
 
 /// Tables of what arms' answers are made of.
-pub(super) fn composition(arms: &[&Arm], text: &mut String) {
+pub(super) fn composition(arms: &[&ArmRuns], text: &mut String) {
     text.push_str(
         "\n### What answers are made of\n\nGreedy answers, percent. A call has the right focus when it \
          keeps what the question asks for.\n\n",
@@ -143,7 +84,7 @@ pub(super) fn composition(arms: &[&Arm], text: &mut String) {
 }
 
 /// How the probe's divergence and the penalty's correlation with wrong calls go through training.
-pub(super) fn through_training(arms: &[&Arm], text: &mut String) {
+pub(super) fn through_training(arms: &[&ArmRuns], text: &mut String) {
     let updates: BTreeSet<u64> = arms
         .iter()
         .flat_map(|arm| arm.metrics.iter().flatten())
@@ -189,8 +130,8 @@ pub(super) fn through_training(arms: &[&Arm], text: &mut String) {
 }
 
 /// How much of the room between the untrained student and the teacher arms close, and at what price.
-pub(super) fn price(arms: &[&Arm], untrained: &Arm, teacher: &Arm, text: &mut String) {
-    let average = |arm: &Arm| arm.greedy.macro_average();
+pub(super) fn price(arms: &[&ArmRuns], untrained: &ArmRuns, teacher: &ArmRuns, text: &mut String) {
+    let average = |arm: &ArmRuns| arm.greedy.macro_average();
     let Some((low, high)) = average(untrained).zip(average(teacher)) else {
         return;
     };

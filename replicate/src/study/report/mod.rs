@@ -4,6 +4,7 @@
 //! section says how many cells are missing until all cells of the tested arms are there.
 
 mod arms;
+mod composition;
 mod counted;
 mod map;
 mod mechanism;

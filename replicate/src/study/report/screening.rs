@@ -8,7 +8,7 @@ use results::{ArmName, SETS, number};
 use crate::Result;
 
 use super::Progress;
-use super::arms::Arm;
+use super::arms::ArmRuns;
 
 /// The table of a part that chooses the world: a row a variant.
 pub(super) fn section(progress: &Progress<'_>, part: &str, text: &mut String) -> Result<()> {
@@ -27,7 +27,7 @@ pub(super) fn section(progress: &Progress<'_>, part: &str, text: &mut String) ->
     let mut rows = Vec::new();
     for variant in &variants {
         for arm in variant.arms() {
-            let student = Arm::of_cells(&variant.cells, arm, progress.out)?;
+            let student = ArmRuns::of_cells(&variant.cells, arm, progress.out)?;
             let mut folders: Vec<PathBuf> = variant
                 .cells
                 .iter()
@@ -35,7 +35,7 @@ pub(super) fn section(progress: &Progress<'_>, part: &str, text: &mut String) ->
                 .collect();
             folders.sort();
             folders.dedup();
-            let teacher = Arm::load(&teacher_name, folders.iter().map(PathBuf::as_path))?;
+            let teacher = ArmRuns::load(&teacher_name, folders.iter().map(PathBuf::as_path))?;
             let percent = |share: Option<f64>| number(share.map(|share| 100.0 * share), 1);
             let mut row = vec![
                 variant.label.to_owned(),

@@ -9,7 +9,7 @@ use crate::Result;
 
 use super::super::part::Part;
 use super::Progress;
-use super::arms::{Arm, mean};
+use super::arms::{ArmRuns, mean};
 
 /// The tables of a part that tunes.
 pub(super) fn section(progress: &Progress<'_>, part: &Part, text: &mut String) -> Result<()> {
@@ -39,7 +39,7 @@ pub(super) fn section(progress: &Progress<'_>, part: &Part, text: &mut String) -
     let mut rows = Vec::new();
     for variant in &variants {
         for arm in variant.arms() {
-            let arm = Arm::of_cells(&variant.cells, arm, progress.out)?;
+            let arm = ArmRuns::of_cells(&variant.cells, arm, progress.out)?;
             let accuracy = arm.last(|line| line.validation.as_ref().map(|found| found.accuracy));
             let by_seed: Vec<String> = accuracy
                 .iter()
