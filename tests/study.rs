@@ -55,7 +55,8 @@ fn tiny(folder: &Path, penalty: &str) {
         "profile.toml",
         "parent = \"smoke\"\nname = \"tiny\"\n[schedule]\nteacher = 1\ncold_start = 1\narm = 3\n\
          save_every = 1\nteacher_per_seed = true\n[grpo]\nprompts = 2\n\
-         [evaluation]\nquestions = 2\nvalidation = 2\nattributed = 1\nprobe = 2\nsampled = false\n",
+         [evaluation]\nquestions = 2\nvalidation = 2\nattributed = 1\nprobe = 2\nsampled = false\n\
+         [episodes]\nevaluated = false\nteacher = false\nvalidation = 0\ngroups = 0\n",
     );
     write(
         "parts.toml",
@@ -370,6 +371,11 @@ fn a_part_with_bases_of_its_own_uses_them() {
     tiny(&study, "0.7");
     let parts = "[[parts]]\nname = \"E\"\nphase = \"tuning\"\nseeds = 1\narms = [\"torl\"]\nbase_seed = 12\n";
     std::fs::write(study.join("parts.toml"), parts).unwrap();
+    // Nothing is counted, so nothing is tested.
+    let given = study.join("preregistration.toml");
+    let text = std::fs::read_to_string(&given).unwrap();
+    let before = text.split("[[tests]]").next().unwrap();
+    std::fs::write(&given, format!("tests = []\n{before}")).unwrap();
     let cells = Study::read(&study).unwrap().cells(None).unwrap();
     // Made beforehand here, since it takes long: the committed ones in their place.
     let base = cells[0].base_folder(&out).unwrap();
