@@ -40,7 +40,7 @@ pub struct Manifest {
     /// What the tokens of each role (`policy`, `judge`) cost, in the currency of the prices given.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub costs: BTreeMap<String, f64>,
-    /// The command line.
+    /// The command line; paths below the folder that it was given in are relative to it.
     #[serde(default)]
     pub command: Vec<String>,
     /// The commit that the executable was built from, `-dirty` appended if the tree differed then.
@@ -151,7 +151,7 @@ impl Manifest {
             questions: BTreeMap::new(),
             counts: BTreeMap::new(),
             costs: BTreeMap::new(),
-            command: std::env::args().collect(),
+            command: command_line(),
             commit: None,
             binary: executable_hash(),
             preregistration: None,
@@ -185,4 +185,24 @@ fn executable_hash() -> Option<String> {
         Some(hasher.finalize().to_hex().to_string())
     })
     .clone()
+}
+/// The words of the running command as anybody could type them: the program by its name, and no word
+/// of where on this machine it runs.
+fn command_line() -> Vec<String> {
+    let here = std::env::current_dir().unwrap_or_default();
+    std::env::args()
+        .enumerate()
+        .map(|(place, word)| {
+            let path = std::path::Path::new(&word);
+            let shown = match place {
+                0 => path.file_name().map(std::path::Path::new),
+                _ => path.strip_prefix(&here).ok().filter(|_| path.is_absolute()),
+            };
+            match shown.map(|path| path.to_string_lossy().into_owned()) {
+                Some(shown) if shown.is_empty() => ".".to_string(),
+                Some(shown) => shown,
+                None => word,
+            }
+        })
+        .collect()
 }
