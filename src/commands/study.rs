@@ -1,5 +1,6 @@
 //! `iapo study`: the cells of the study, as jobs that any number of processes work on.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 
@@ -12,6 +13,7 @@ use replicate::study::{
     work, write_jobs, write_report,
 };
 
+use super::output::print;
 use super::recipe::recipe_folder;
 
 /// The cells of the study: makes those that are not there, or says what there is to make.
@@ -97,7 +99,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .map(|cell| state(cell, &args.out, freeze.is_some()))
         .collect::<Result<_, _>>()?;
     if args.status {
-        return Ok(status(&args.out, &cells, &states));
+        print(&status(&args.out, &cells, &states))?;
+        return Ok(ExitCode::SUCCESS);
     }
     if args.pack {
         let finished = cells.iter().zip(&states);
@@ -119,7 +122,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let estimates = Costs::read(&folder)?.estimate(&to_make, &args.out)?;
     let workers = args.workers.unwrap_or_else(cores).max(1);
     if args.dry_run {
-        dry_run(&todo, &estimates, workers);
+        print(&dry_run(&todo, &estimates, workers))?;
         return Ok(ExitCode::SUCCESS);
     }
     if todo.is_empty() {
@@ -327,9 +330,10 @@ fn part_names(cells: &[&StudyCell]) -> Vec<String> {
     names
 }
 
-fn dry_run(cells: &[&StudyCell], estimates: &[CostEstimate], workers: usize) {
+fn dry_run(cells: &[&StudyCell], estimates: &[CostEstimate], workers: usize) -> String {
+    let mut text = String::new();
     let mut sum = CostEstimate::default();
-    println!("{:<12} {:>6} {:>8}", "part", "cells", "minutes");
+    let _ = writeln!(text, "{:<12} {:>6} {:>8}", "part", "cells", "minutes");
     for part in part_names(cells) {
         let own = cells.iter().zip(estimates);
         let own: Vec<&CostEstimate> = own
@@ -340,9 +344,10 @@ fn dry_run(cells: &[&StudyCell], estimates: &[CostEstimate], workers: usize) {
         sum.seconds += seconds;
         sum.measured += own.iter().map(|estimate| estimate.measured).sum::<f64>();
         let minutes = seconds / 60.0 / workers as f64;
-        println!("{part:<12} {:>6} {minutes:>8.0}", own.len());
+        let _ = writeln!(text, "{part:<12} {:>6} {minutes:>8.0}", own.len());
     }
-    println!(
+    let _ = writeln!(
+        text,
         "{:<12} {:>6} {:>8.0}",
         "all",
         cells.len(),
@@ -352,14 +357,18 @@ fn dry_run(cells: &[&StudyCell], estimates: &[CostEstimate], workers: usize) {
         true => 100.0 * sum.measured / sum.seconds,
         false => 0.0,
     };
-    println!(
+    let _ = writeln!(
+        text,
         "with {workers} workers of one thread; {measured:.0} % of it from runs that are there, the rest \
          from costs.toml"
     );
+    text
 }
 
-fn status(out: &Path, cells: &[StudyCell], states: &[State]) -> ExitCode {
-    println!(
+fn status(out: &Path, cells: &[StudyCell], states: &[State]) -> String {
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
         "{:<12} {:>6} {:>6} {:>8} {:>7} {:>8} {:>8} {:>15}",
         "part", "cells", "done", "running", "failed", "missing", "damaged", "other settings"
     );
@@ -373,7 +382,8 @@ fn status(out: &Path, cells: &[StudyCell], states: &[State]) -> ExitCode {
             }
         }
         complete &= counts.done == counts.all();
-        println!(
+        let _ = writeln!(
+            text,
             "{part:<12} {:>6} {:>6} {:>8} {:>7} {:>8} {:>8} {:>15}",
             counts.all(),
             counts.done,
@@ -388,9 +398,13 @@ fn status(out: &Path, cells: &[StudyCell], states: &[State]) -> ExitCode {
         if *state == State::Failed {
             let file = cell.folder(out).join("error.txt");
             let reason = std::fs::read_to_string(&file).unwrap_or_default();
-            println!("failed: {}: {}", cell.id(), reason.trim());
+            let _ = writeln!(text, "failed: {}: {}", cell.id(), reason.trim());
         }
     }
-    println!("{}", if complete { "complete" } else { "not complete" });
-    ExitCode::SUCCESS
+    let _ = writeln!(
+        text,
+        "{}",
+        if complete { "complete" } else { "not complete" }
+    );
+    text
 }
