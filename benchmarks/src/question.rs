@@ -101,6 +101,17 @@ pub enum Verdict {
     NotJudged,
 }
 
+impl Verdict {
+    /// Whether the prediction is right; `None` where no verdict could be had.
+    pub fn is_right(self) -> Option<bool> {
+        match self {
+            Verdict::Right => Some(true),
+            Verdict::Wrong => Some(false),
+            Verdict::NotJudged => None,
+        }
+    }
+}
+
 /// A question with everything needed to ask and to score it.
 #[derive(Clone, Debug)]
 pub struct Question {

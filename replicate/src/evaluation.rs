@@ -275,11 +275,7 @@ pub fn own_calls_card(
         item.question.task.tools = Some(String::new());
     }
     let not_offered = greedy_answers(policy, data, &bare, scoring)?;
-    let right = |one: &Answered| match one.verdict {
-        Verdict::Right => Some(1.0),
-        Verdict::Wrong => Some(0.0),
-        Verdict::NotJudged => None,
-    };
+    let right = |one: &Answered| one.verdict.is_right().map(f64::from);
     let pairs: Vec<(f64, f64)> = offered
         .iter()
         .zip(&not_offered)

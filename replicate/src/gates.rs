@@ -16,7 +16,6 @@ use agent::{Episode, run_episodes};
 use attribution::Method;
 use baselines::Reward;
 use baselines::attribution_settings::{AttributedTokens, AttributionSettings};
-use benchmarks::Verdict;
 use benchmarks::data::{Data, Item};
 use benchmarks::evaluation::{Scoring, scored};
 use qwen2_5_vl::Model;
@@ -95,11 +94,9 @@ pub fn sample_calls(
             let Some(episode) = one.episode.as_ref().filter(|e| e.outcome.called()) else {
                 continue;
             };
-            let right = match (&item.truth, one.verdict) {
-                (Some(truth), _) => Some(truth.approves(episode)),
-                (None, Verdict::Right) => Some(true),
-                (None, Verdict::Wrong) => Some(false),
-                (None, Verdict::NotJudged) => None,
+            let right = match &item.truth {
+                Some(truth) => Some(truth.approves(episode)),
+                None => one.verdict.is_right(),
             };
             let Some(right) = right else { continue };
             first.get_or_insert(episode);

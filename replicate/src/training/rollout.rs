@@ -77,10 +77,10 @@ pub fn sample(
         }
         let outcomes = own
             .iter()
-            .map(|one| match one.verdict {
-                Verdict::Right => Some(1.0),
-                Verdict::Wrong => Some(0.0),
-                Verdict::NotJudged => None,
+            .map(|one| {
+                one.verdict
+                    .is_right()
+                    .map(|right| f32::from(u8::from(right)))
             })
             .collect();
         found.groups.push(RolloutGroup {

@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use benchmarks::Verdict;
-
 use crate::record::{ArmName, Record, SETS};
 
 /// One arm's scores on the six sets.
@@ -138,11 +136,7 @@ impl SetScores {
         let mut scores = vec![vec![None; questions.len()]; seeds.len()];
         for record in records {
             if let Ok(seed) = seeds.binary_search(&record.seed) {
-                scores[seed][place[record.qa_id.as_str()]] = match record.verdict {
-                    Verdict::Right => Some(true),
-                    Verdict::Wrong => Some(false),
-                    Verdict::NotJudged => None,
-                };
+                scores[seed][place[record.qa_id.as_str()]] = record.verdict.is_right();
             }
         }
         SetScores {

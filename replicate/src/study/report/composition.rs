@@ -14,8 +14,11 @@ pub struct Tally {
 
 impl Tally {
     fn add(&mut self, verdict: Verdict) {
-        self.judged += u64::from(verdict != Verdict::NotJudged);
-        self.right += u64::from(verdict == Verdict::Right);
+        let Some(right) = verdict.is_right() else {
+            return;
+        };
+        self.judged += 1;
+        self.right += u64::from(right);
     }
 
     /// The share of right ones; `None` of nothing.
