@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use benchmarks::Verdict;
 use data::Sizes;
-use results::{Record, UpdateMetrics, read_lines, run_hashes};
+use results::{EpisodeRecord, Record, UpdateMetrics, read_lines, run_hashes};
 use support::{Behaviour, Received, Server};
 use tempfile::TempDir;
 
@@ -405,6 +405,16 @@ fn a_judge_that_dies_in_training_stops_it_and_is_taken_up_again() {
     let command = |out: &str| stage.replicate(&profile, out, &changes);
     succeed(command("whole"));
     assert!(!stage.server.received().is_empty());
+    // What is stored of a group is what its rewards were made of: the judge's verdict.
+    let groups = stage.at("whole/vtool-r1/seed-0").join(results::GROUPS);
+    let groups: Vec<EpisodeRecord> = read_lines(&groups).unwrap();
+    assert!(!groups.is_empty());
+    for episode in groups {
+        let sample = episode.training.unwrap();
+        let outcome = sample.reward_parts["outcome"];
+        assert_eq!(episode.verdict.is_right(), Some(outcome == 1.0));
+        assert!(episode.scorer.starts_with("judge "), "{}", episode.scorer);
+    }
 
     alive.store(false, Ordering::SeqCst);
     let told = error_of(command("cut"));

@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use baselines::Reward;
+use benchmarks::TestSet;
 use benchmarks::data::Item;
-use benchmarks::evaluation::{Answered, Scoring};
+use benchmarks::evaluation::Answered;
 use results::{Appender, ArmName, Decoding, EpisodeRecord, GROUPS, VALIDATION, is_stored};
 
 use super::folder::arm_name;
@@ -76,13 +77,13 @@ impl EpisodeFiles {
         stage: &str,
         reward: &Reward,
         kept: &[KeptGroup],
-        scoring: Scoring<'_>,
+        scorer: impl Fn(TestSet) -> (String, String),
     ) -> Result<()> {
         let Some(file) = &mut self.groups else {
             return Ok(());
         };
         for group in kept {
-            for mut episode in group.episodes(&self.recorder, reward, scoring) {
+            for mut episode in group.episodes(&self.recorder, reward, &scorer) {
                 episode.update = Some((self.offset + update + 1) as u64);
                 if let Some(sample) = &mut episode.training {
                     sample.stage = stage.to_owned();
@@ -101,14 +102,14 @@ impl EpisodeFiles {
         wanted: usize,
         items: &[Item],
         answered: &[Answered],
-        scoring: Scoring<'_>,
+        scorer: impl Fn(TestSet) -> (String, String),
     ) -> Result<()> {
         let Some(file) = &mut self.validation else {
             return Ok(());
         };
         let step = (items.len() / wanted.max(1)).max(1);
         for (item, answered) in items.iter().zip(answered).step_by(step).take(wanted) {
-            let scorer = scoring.scorer(item.question.set, None);
+            let scorer = scorer(item.question.set);
             let mut episode = self
                 .recorder
                 .episode(item, answered, Decoding::Greedy, scorer);

@@ -104,7 +104,7 @@ impl Replication<'_> {
                     start..end,
                     &mut attributed,
                 )?;
-                self.servers.refuse_silence()?;
+                self.servers.check_answering()?;
                 records.extend(own.records);
                 episodes.extend(own.episodes);
                 report(&label, records.len(), total, "");
@@ -168,9 +168,7 @@ impl Replication<'_> {
     ) -> Result<Chunk> {
         let judges = self.judges();
         let scoring = judges.evaluation();
-        let judge = self.profile.judge.as_ref();
-        let judge = judge.map(|judge| judge.server.model.as_str());
-        let scorer = || scoring.scorer(set, judge);
+        let scorer = || judges.scorer(scoring, set);
         let mut items: Vec<Item> = Vec::new();
         let mut undecodable: Vec<(usize, Listing, String)> = Vec::new();
         for position in positions.clone() {

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use benchmarks::TestSet;
 use benchmarks::data::AnswerRule;
 use benchmarks::evaluation::Scoring;
 use benchmarks::judge::{EndpointJudge, Judge};
@@ -63,7 +64,7 @@ impl Servers {
 
     /// An error once a server was given up: what it did not judge is not recorded as final, and the same
     /// command with `--resume` asks again.
-    pub fn refuse_silence(&self) -> Result<()> {
+    pub fn check_answering(&self) -> Result<()> {
         for (name, client) in [("judge", &self.judge), ("verifier", &self.verifier)] {
             if let Some(reason) = client.as_ref().and_then(Client::given_up) {
                 return Err(Error::Server {
@@ -97,6 +98,8 @@ impl Servers {
 /// Who judges while training and in evaluation.
 pub(super) struct Judges<'a> {
     rule: AnswerRule,
+    /// The judge's model.
+    model: Option<&'a str>,
     training: Option<EndpointJudge<'a>>,
     evaluation: Option<EndpointJudge<'a>>,
 }
@@ -115,6 +118,11 @@ impl Judges<'_> {
         let judge = self.evaluation.as_ref().map(|judge| judge as &dyn Judge);
         Scoring::of(self.rule, judge)
     }
+
+    /// Who scores a set's answers by a scoring of ours, and in which version.
+    pub fn scorer(&self, scoring: Scoring<'_>, set: TestSet) -> (String, String) {
+        scoring.scorer(set, self.model)
+    }
 }
 
 impl Replication<'_> {
@@ -124,6 +132,11 @@ impl Replication<'_> {
         let training = self.profile.judge.as_ref().and_then(|judge| judge.training);
         Judges {
             rule: self.data.rule(),
+            model: self
+                .profile
+                .judge
+                .as_ref()
+                .map(|judge| judge.server.model.as_str()),
             training: client
                 .zip(training.map(TrainingRubric::rubric))
                 .map(|(client, rubric)| EndpointJudge::with_rubric(client, rubric)),

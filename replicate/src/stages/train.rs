@@ -125,10 +125,12 @@ impl Replication<'_> {
         }
         for update in first..plan.updates {
             let made = training.update(update, earlier.len() + update);
-            self.servers.refuse_silence()?;
+            self.servers.check_answering()?;
             let made = made?;
             let mut line = made.metrics;
-            episodes.add_groups(update, plan.stage, plan.reward, &made.kept, scoring)?;
+            episodes.add_groups(update, plan.stage, plan.reward, &made.kept, |set| {
+                judges.scorer(judges.training(), set)
+            })?;
             let last = update + 1 == plan.updates;
             if last || (update + 1) % schedule.validate_every == 0 {
                 let clock = Instant::now();
@@ -136,7 +138,9 @@ impl Replication<'_> {
                     validate(&mut training.policy, &self.data, &self.validation, scoring)?;
                 line.validation = Some(validation);
                 let items = &self.validation;
-                episodes.add_validation(update, stored.validation, items, &answered, scoring)?;
+                episodes.add_validation(update, stored.validation, items, &answered, |set| {
+                    judges.scorer(scoring, set)
+                })?;
                 if let Some(probe) = &probe {
                     line.alignment = Some(probe.measure(&mut training.policy)?);
                 }

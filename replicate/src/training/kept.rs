@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use baselines::Reward;
-use benchmarks::evaluation::{Answered, Scoring, verdict_without_judge};
+use benchmarks::TestSet;
+use benchmarks::evaluation::Answered;
 use results::{Decoding, EpisodeRecord, TrainingSample};
 
 use super::evidence::GroupCalls;
@@ -46,27 +47,24 @@ pub(super) fn keep(
 }
 
 impl KeptGroup {
-    /// The group's episodes; update and stage are the caller's to fill in.
+    /// The group's episodes, with the verdicts that their rewards were made of; update and stage are the
+    /// caller's to fill in. `scorer` is who scored them, and in which version.
     pub fn episodes(
         &self,
         recorder: &Recorder,
         reward: &Reward,
-        scoring: Scoring<'_>,
+        scorer: impl Fn(TestSet) -> (String, String),
     ) -> Vec<EpisodeRecord> {
         let item = &self.group.item;
-        let episodes = self.group.episodes.iter().zip(&self.worth).enumerate();
+        let told = self.group.answered.iter().zip(&self.worth);
+        let episodes = self.group.episodes.iter().zip(told).enumerate();
         episodes
-            .map(|(sample, (episode, &(worth, advantage)))| {
-                let (verdict, reason) = verdict_without_judge(&item.question, episode, scoring);
+            .map(|(sample, (episode, (answered, &(worth, advantage))))| {
                 let answered = Answered {
-                    prediction: episode.answer.clone(),
-                    verdict,
-                    reason,
-                    tool_called: episode.outcome.called(),
-                    tool_succeeded: episode.outcome.succeeded(),
                     episode: Some(episode.clone()),
+                    ..answered.clone()
                 };
-                let scorer = scoring.scorer(item.question.set, None);
+                let scorer = scorer(item.question.set);
                 let call = self.calls.call_of.get(sample).copied().flatten();
                 let evidence = call.and_then(|call| self.calls.calls.get(call));
                 let shares = call.and_then(|call| self.calls.attributions.get(call).copied());

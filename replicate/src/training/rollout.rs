@@ -15,6 +15,8 @@ pub struct RolloutGroup {
     pub item: Item,
     /// Its sampled episodes.
     pub episodes: Vec<Episode>,
+    /// What was said of each episode's answer by who scored it; the episode itself stands above.
+    pub answered: Vec<Answered>,
     /// 1 for a right answer, 0 for a wrong one; `None` where no verdict could be had, which leaves
     /// the episode out of its group.
     pub outcomes: Vec<Option<f32>>,
@@ -83,9 +85,14 @@ pub fn sample(
                     .map(|right| f32::from(u8::from(right)))
             })
             .collect();
+        let (episodes, answered) = own
+            .into_iter()
+            .filter_map(|mut one| Some((one.episode.take()?, one)))
+            .unzip();
         found.groups.push(RolloutGroup {
             item,
-            episodes: own.into_iter().filter_map(|one| one.episode).collect(),
+            episodes,
+            answered,
             outcomes,
         });
     }

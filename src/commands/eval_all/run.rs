@@ -321,7 +321,7 @@ impl<'a> Evaluation<'a> {
                 let figures = figures(right, open, &self.watched);
                 progress.report(set.name(), done, wanted.len(), &figures);
                 self.write_manifest()?;
-                self.refuse_silence()?;
+                self.check_answering()?;
             }
         }
         Ok(())
@@ -427,7 +427,7 @@ impl<'a> Evaluation<'a> {
     }
 
     /// Ends the run when one of its servers is not there.
-    fn refuse_silence(&self) -> anyhow::Result<()> {
+    fn check_answering(&self) -> anyhow::Result<()> {
         for watched in &self.watched {
             if let Some(reason) = watched.given_up() {
                 bail!(
