@@ -242,7 +242,7 @@ fn kind_of_figure(set: TestSet) -> &'static str {
 fn place_of(figure: &str) -> f64 {
     let hash = blake3::hash(figure.as_bytes());
     let first = hash.as_bytes().first_chunk().copied().unwrap_or_default();
-    f64::from(u32::from_le_bytes(first)) / f64::from(u32::MAX)
+    f64::from(u32::from_le_bytes(first)) / 2f64.powi(32)
 }
 
 /// The set and the index within it of a position in all sets one after the other.

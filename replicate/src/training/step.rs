@@ -209,12 +209,12 @@ impl MicroBatch<'_> {
             .collect();
         let mut packed = Packed::new(self.model, &trees)?;
         let reference = self.stepping.reference;
-        self.look_again(&mut packed, reference, batch)?;
+        self.encode_images(&mut packed, reference, batch)?;
         let reference = packed
             .log_probs(reference, &packed.embed(reference)?, temperature)?
             .log_probs
             .to_vec1::<f32>()?;
-        self.look_again(&mut packed, self.model, batch)?;
+        self.encode_images(&mut packed, self.model, batch)?;
         let embeddings = packed.embed(self.model)?;
         let branches = || batch.iter().flat_map(|own| &own.branches);
         let old: Vec<f32> = branches().flat_map(|b| b.log_probs.to_vec()).collect();
@@ -254,13 +254,15 @@ impl MicroBatch<'_> {
             gradients.accumulate(&self.trainer.parameters, &output.loss.backward()?)?;
             return Ok((gradients, output.metrics));
         }
+        let tokens = packed.predicting_tokens();
         let mut metrics = None;
-        let (_, store) = self.model.backward_with_recompute(
+        let (_, store) = self.model.backward_with_recompute_of(
+            &tokens,
             &embeddings,
             &packed.positions,
             &packed.layout,
             |hidden| {
-                let scored = packed.score(self.model, hidden, temperature);
+                let scored = packed.score_of(&tokens, self.model, hidden, temperature);
                 let output = scored
                     .and_then(|scored| loss(&scored))
                     .map_err(candle_core::Error::wrap)?;
@@ -278,7 +280,7 @@ impl MicroBatch<'_> {
 
     /// Has a model look at the batch's images itself, where the vision tower is trained: with a graph
     /// where the model has one. Elsewhere the features are those that were computed once.
-    fn look_again(
+    fn encode_images(
         &self,
         packed: &mut Packed,
         model: &Model,
