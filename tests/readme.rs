@@ -123,3 +123,23 @@ fn the_papers_page_says_what_the_plan_says() {
         "replicate/PAPER.md should have\n{table}"
     );
 }
+
+/// What a page says lies in the repository does.
+#[test]
+fn the_files_that_pages_name_are_there() {
+    let named = regex::Regex::new(
+        r"`((?:benches|benchmarks|baselines|crates|golden|replicate|results|tests)/[\w./-]*\w)`|\]\(([\w./-]+)\)",
+    )
+    .unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut missing = Vec::new();
+    for page in ["README.md", "ARCHITECTURE.md", "results/view/README.md"] {
+        for found in named.captures_iter(&read(page)) {
+            let path = found.get(1).or(found.get(2)).unwrap().as_str();
+            if !root.join(path).exists() {
+                missing.push(format!("{page}: {path}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
