@@ -1,41 +1,20 @@
 //! Peak memory and seconds of attention, forward and backward: dense, tile by tile, and the fused
 //! kernels. Shapes of the 3B model: 16 query heads on 2 of keys, size 128, causal, at 1,400, 2,800
-//! and 5,600 tokens (dense would take 31 GB there and is not run); and its tower's windows at 2,800 patches (56 x 50), 16 heads of size 80.
+//! and 5,600 tokens (dense would take 31 GB there and is not run); and its tower's windows at 2,800
+//! patches (56 x 50), 16 heads of size 80.
 //!
-//! `cargo run --release --example attention_memory [TOKENS]` (only that many tokens; 0: only the windows)
+//! `cargo run --release --example attention_memory [TOKENS]` (only that many tokens; 0: only the
+//! windows)
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[path = "../../qwen2-5-vl/tests/common/allocations.rs"]
+mod allocations;
+
 use std::time::Instant;
 
+use allocations::peak_of;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use fused_ops::{AttentionLayout, composed};
 use seeded_random::{Draw, Stream};
-
-/// The system's allocator, counting bytes in use and their peak.
-struct Counting;
-
-static IN_USE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged; only counters are added.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = IN_USE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(now, Ordering::Relaxed);
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 fn variable(shape: &[usize], seed: u64, dtype: DType) -> Result<Var> {
     let mut generator = Stream::new(seed).purpose("attention").generator();
@@ -59,17 +38,16 @@ fn dense(q: &Tensor, k: &Tensor, v: &Tensor, layout: &AttentionLayout) -> Result
 }
 
 fn measure(name: &str, run: impl Fn() -> Result<Tensor>) -> Result<()> {
-    let before = IN_USE.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
     let start = Instant::now();
-    let out = run()?;
-    let forward = start.elapsed().as_secs_f64();
-    let loss = out.to_dtype(DType::F32)?.sum_all()?;
-    drop(out);
-    let gradients = loss.backward()?;
-    let both = start.elapsed().as_secs_f64();
-    drop(gradients);
-    let peak = PEAK.load(Ordering::Relaxed) - before;
+    let (seconds, peak) = peak_of(|| -> Result<(f64, f64)> {
+        let out = run()?;
+        let forward = start.elapsed().as_secs_f64();
+        let loss = out.to_dtype(DType::F32)?.sum_all()?;
+        drop(out);
+        loss.backward()?;
+        Ok((forward, start.elapsed().as_secs_f64()))
+    });
+    let (forward, both) = seconds?;
     println!(
         "| {name} | {:.0} | {forward:.2} | {both:.2} |",
         peak as f64 / 1e6
