@@ -222,6 +222,17 @@ impl Record {
             &self.image_id
         }
     }
+
+    /// Why a record of the same question cannot be of the same data; `None` where it can.
+    pub(crate) fn other_data(&self, other: &Record) -> Option<String> {
+        (self.gt != other.gt || self.image_id != other.image_id).then(|| {
+            format!(
+                "question {} of {} has the answer '{}' on figure '{}' and the answer '{}' on figure \
+                 '{}'; these are different data",
+                other.qa_id, other.set, self.gt, self.image_id, other.gt, other.image_id
+            )
+        })
+    }
 }
 
 impl Checked for Record {

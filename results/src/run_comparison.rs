@@ -143,11 +143,8 @@ fn common_questions<'r>(
         let Some((key, before)) = known.get_key_value(&key) else {
             continue;
         };
-        if before.gt != record.gt || before.image_id != record.image_id {
-            return Err(refused(format!(
-                "question {} of {} has the answer '{}' on figure '{}' and the answer '{}' on figure '{}'; these are different data",
-                record.qa_id, record.set, before.gt, before.image_id, record.gt, record.image_id
-            )));
+        if let Some(reason) = before.other_data(record) {
+            return Err(refused(reason));
         }
         common.insert(*key, *before);
     }

@@ -237,20 +237,8 @@ impl Runs {
                 }
                 let question = (record.set.as_str(), record.qa_id.as_str());
                 let (first, known) = *questions.entry(question).or_insert((run, record));
-                if known.gt != record.gt || known.image_id != record.image_id {
-                    return Err(mixed(
-                        first,
-                        run,
-                        format!(
-                            "question {} of {} has the answer '{}' on figure '{}' and the answer '{}' on figure '{}'; these are different data",
-                            record.qa_id,
-                            record.set,
-                            known.gt,
-                            known.image_id,
-                            record.gt,
-                            record.image_id
-                        ),
-                    ));
+                if let Some(reason) = known.other_data(record) {
+                    return Err(mixed(first, run, reason));
                 }
                 let answer = (question.0, question.1, &record.arm, record.seed);
                 if let Some(first) = answers.insert(answer, run) {
