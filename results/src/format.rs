@@ -88,16 +88,30 @@ impl Table {
     }
 }
 
-/// A plain markdown table.
+/// A markdown table.
 pub fn markdown_table(header: &[&str], rows: &[Vec<String>]) -> String {
+    built(header, rows).with(Style::markdown()).to_string()
+}
+
+/// A table for the terminal, without lines: the first column to the left, the others to the right.
+pub fn plain_table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let mut table = built(header, rows);
+    table
+        .with(Style::empty())
+        .modify(Columns::new(1..), Alignment::right())
+        .with(Padding::new(0, 2, 0, 0));
+    let text = table.to_string();
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    lines.join("\n")
+}
+
+fn built(header: &[&str], rows: &[Vec<String>]) -> tabled::Table {
     let mut builder = Builder::default();
     builder.push_record(header.iter().copied());
     for row in rows {
         builder.push_record(row);
     }
-    let mut table = builder.build();
-    table.with(Style::markdown());
-    table.to_string()
+    builder.build()
 }
 
 fn header() -> Vec<String> {

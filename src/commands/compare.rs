@@ -88,7 +88,7 @@ const HEADS: [&str; 7] = [
 
 impl Compared {
     /// A row for each arm that both have.
-    fn rows(&self) -> Vec<[String; 7]> {
+    fn rows(&self) -> Vec<Vec<String>> {
         let arms = self.found.arms.iter();
         arms.map(|arm| {
             let (points, interval, p) = match &arm.difference {
@@ -111,7 +111,7 @@ impl Compared {
                 }
             };
             let flips = &arm.flips;
-            [
+            vec![
                 arm.arm.to_string(),
                 points,
                 interval,
@@ -170,30 +170,12 @@ impl Compared {
             );
         }
         text.push('\n');
-        let rows = self.rows();
-        if markdown {
-            text += &format!("| {} |\n|---|{}\n", HEADS.join(" | "), "---:|".repeat(6));
-            for row in &rows {
-                text += &format!("| {} |\n", row.join(" | "));
-            }
-        } else {
-            let heads = HEADS.map(str::to_owned);
-            let width = |column: usize| {
-                let cells = rows
-                    .iter()
-                    .chain([&heads])
-                    .map(|row| row[column].chars().count());
-                cells.max().unwrap_or(0)
-            };
-            for row in std::iter::once(&heads).chain(&rows) {
-                let cells = row.iter().enumerate().map(|(column, cell)| match column {
-                    0 => format!("{cell:<0$}", width(0)),
-                    _ => format!("{cell:>0$}", width(column)),
-                });
-                let line = cells.collect::<Vec<_>>().join("  ");
-                text += &format!("{}\n", line.trim_end());
-            }
-        }
+        let table = match markdown {
+            true => results::markdown_table,
+            false => results::plain_table,
+        };
+        text += &table(&HEADS, &self.rows());
+        text.push('\n');
         text += "\npoints: second - first; gained, lost: answers that became right, wrong\n";
         for note in self.notes() {
             text += &format!("{note}\n");
