@@ -17,17 +17,17 @@ use super::super::cell::StudyCell;
 use super::super::files;
 use super::super::part::{Part, Phase};
 use super::super::preregistration::PrimaryTest;
-use super::Progress;
+use super::MadeCells;
 use super::arms::{ArmRuns, divergence};
 use super::tuning::training_seconds;
 use super::{map, mechanism};
 
 /// The sections of all counted parts; nothing where no arm is tested.
-pub(super) fn sections(progress: &Progress<'_>, text: &mut String) -> Result<()> {
-    let tested = progress.tested_parts();
+pub(super) fn sections(made: &MadeCells<'_>, text: &mut String) -> Result<()> {
+    let tested = made.tested_parts();
     let cells = |parts: &[&Part]| {
         parts.iter().fold((0, 0), |(done, all), part| {
-            let (own, of) = progress.count(&part.name);
+            let (own, of) = made.count(&part.name);
             (done + own, all + of)
         })
     };
@@ -45,35 +45,35 @@ pub(super) fn sections(progress: &Progress<'_>, text: &mut String) -> Result<()>
         );
         return Ok(());
     }
-    let group = Group::of_parts(progress, &tested, "main")?;
-    primary_tests(progress, &group, text)?;
+    let trained = TrainedArms::of_parts(made, &tested, "main")?;
+    primary_tests(made, &trained, text)?;
     text.push_str("\n## All arms\n\n");
-    group.describe(text)?;
-    group.explain(text);
-    let others = progress.study.parts.iter().filter(|part| {
+    trained.describe(text)?;
+    trained.explain(text);
+    let others = made.study.parts.iter().filter(|part| {
         part.phase == Phase::Counted && !tested.iter().any(|known| known.name == part.name)
     });
     for part in others {
-        let (done, all) = progress.count(&part.name);
+        let (done, all) = made.count(&part.name);
         let _ = write!(text, "\n## Part {}\n\n", part.name);
         if done < all {
             let _ = writeln!(text, "{done} of {all} cells are there.");
             continue;
         }
-        let groups = part
+        let variants = part
             .all_variants()
             .into_iter()
             .map(|variant| {
-                let group = Group::of_parts(progress, &[part], &variant.label)?;
-                Ok((variant.label, group))
+                let trained = TrainedArms::of_parts(made, &[part], &variant.label)?;
+                Ok((variant.label, trained))
             })
             .collect::<Result<Vec<_>>>()?;
-        if groups.len() > 1 {
-            map::section(&groups, text)?;
+        if variants.len() > 1 {
+            map::section(&variants, text)?;
         }
-        for (label, group) in &groups {
+        for (label, trained) in &variants {
             let _ = write!(text, "### {label}\n\n");
-            group.describe(text)?;
+            trained.describe(text)?;
             text.push('\n');
         }
     }
@@ -81,16 +81,16 @@ pub(super) fn sections(progress: &Progress<'_>, text: &mut String) -> Result<()>
 }
 
 /// Arms that were trained with the same settings, beside their bases and teachers.
-pub(super) struct Group {
+pub(super) struct TrainedArms {
     /// In the order of the files.
     pub arms: Vec<ArmRuns>,
     /// The untrained student and the teachers.
     references: Vec<ArmRuns>,
 }
 
-impl Group {
-    fn of_parts(progress: &Progress<'_>, parts: &[&Part], label: &str) -> Result<Self> {
-        let cells: Vec<&StudyCell> = progress
+impl TrainedArms {
+    fn of_parts(made: &MadeCells<'_>, parts: &[&Part], label: &str) -> Result<Self> {
+        let cells: Vec<&StudyCell> = made
             .cells
             .iter()
             .filter(|(cell, done)| {
@@ -106,13 +106,11 @@ impl Group {
         }
         let arms = names
             .into_iter()
-            .map(|name| ArmRuns::of_cells(&cells, name, progress.out))
+            .map(|name| ArmRuns::of_cells(&cells, name, made.out))
             .collect::<Result<Vec<_>>>()?;
         let reference = |name: &str, folder: fn(&StudyCell, &std::path::Path) -> PathBuf| {
-            let folders: BTreeSet<PathBuf> = cells
-                .iter()
-                .map(|cell| folder(cell, progress.out))
-                .collect();
+            let folders: BTreeSet<PathBuf> =
+                cells.iter().map(|cell| folder(cell, made.out)).collect();
             let name: ArmName = name.parse()?;
             ArmRuns::load(&name, folders.iter().map(PathBuf::as_path))
         };
@@ -120,7 +118,7 @@ impl Group {
             reference(ArmName::UNTRAINED, StudyCell::untrained_folder)?,
             reference(ArmName::TEACHER, StudyCell::teacher_folder)?,
         ];
-        Ok(Group { arms, references })
+        Ok(TrainedArms { arms, references })
     }
 
     /// Its teachers, over seeds.
@@ -225,7 +223,7 @@ impl Group {
     }
 }
 
-impl Group {
+impl TrainedArms {
     /// What the arms' gains are made of and what they cost.
     fn explain(&self, text: &mut String) {
         let arms: Vec<&ArmRuns> = self.arms.iter().collect();
@@ -298,20 +296,20 @@ pub(super) fn with_interval(found: &CrossedEstimate) -> String {
 }
 
 /// The tests of the preregistration by its rule.
-fn primary_tests(progress: &Progress<'_>, group: &Group, text: &mut String) -> Result<()> {
-    let given = &progress.study.preregistration;
+fn primary_tests(made: &MadeCells<'_>, trained: &TrainedArms, text: &mut String) -> Result<()> {
+    let given = &made.study.preregistration;
     let missing = |arm: &str| {
-        let place = progress.study.folder().join(files::PREREGISTRATION);
+        let place = made.study.folder().join(files::PREREGISTRATION);
         files::problem(&place, format!("arm '{arm}' has no finished cell"))
     };
     let mut hypotheses = Vec::new();
     for test in &given.tests {
-        let arm = group.arm(&test.arm).ok_or_else(|| missing(&test.arm))?;
+        let arm = trained.arm(&test.arm).ok_or_else(|| missing(&test.arm))?;
         let differences = test
             .over
             .iter()
             .map(|over| {
-                let other = group.arm(over).ok_or_else(|| missing(over))?;
+                let other = trained.arm(over).ok_or_else(|| missing(over))?;
                 Ok(paired(&arm.greedy, &other.greedy)?.crossed)
             })
             .collect::<Result<Vec<_>>>()?;
@@ -352,17 +350,17 @@ fn primary_tests(progress: &Progress<'_>, group: &Group, text: &mut String) -> R
     text.push('\n');
     for (test, outcome) in given.tests.iter().zip(&outcomes) {
         if outcome.conclusion == Conclusion::Superior {
-            let _ = writeln!(text, "\n{}", by_alignment(group, test, outcome));
+            let _ = writeln!(text, "\n{}", by_alignment(trained, test, outcome));
         }
     }
     Ok(())
 }
 
 /// A gain is by alignment only where the probe's divergence is below plain GRPO's.
-fn by_alignment(group: &Group, test: &PrimaryTest, outcome: &Outcome) -> String {
-    let gap = group
+fn by_alignment(trained: &TrainedArms, test: &PrimaryTest, outcome: &Outcome) -> String {
+    let gap = trained
         .arm(&test.arm)
-        .zip(group.arm(ArmName::VTOOL_R1))
+        .zip(trained.arm(ArmName::VTOOL_R1))
         .and_then(|(arm, plain)| alignment_gap(arm, plain));
     match gap {
         Some(gap) if gap.high() < 0.0 => format!(

@@ -12,17 +12,17 @@ use results::{ArmName, markdown_table, number, points};
 
 use crate::Result;
 
-use super::counted::{Group, paired, with_interval};
+use super::counted::{TrainedArms, paired, with_interval};
 
 /// The table and the fitted lines of a part with several variants.
-pub(super) fn section(groups: &[(String, Group)], text: &mut String) -> Result<()> {
+pub(super) fn section(variants: &[(String, TrainedArms)], text: &mut String) -> Result<()> {
     text.push_str(
         "### Gain against room\n\nRoom: the teacher's macro average less plain GRPO's, points. Gains \
          over plain GRPO with 95 % intervals, not corrected for their number.\n\n",
     );
     let mut names: Vec<&str> = Vec::new();
-    for (_, group) in groups {
-        for arm in &group.arms {
+    for (_, trained) in variants {
+        for arm in &trained.arms {
             if arm.name.name() != ArmName::VTOOL_R1 && !names.contains(&arm.name.name()) {
                 names.push(arm.name.name());
             }
@@ -31,12 +31,12 @@ pub(super) fn section(groups: &[(String, Group)], text: &mut String) -> Result<(
     // By arm: (room, gain) of each variant.
     let mut gains: Vec<Vec<(f64, f64)>> = vec![Vec::new(); names.len()];
     let mut rows = Vec::new();
-    for (label, group) in groups {
-        let Some(plain) = group.arm(ArmName::VTOOL_R1) else {
+    for (label, trained) in variants {
+        let Some(plain) = trained.arm(ArmName::VTOOL_R1) else {
             continue;
         };
         let average = plain.greedy.macro_average();
-        let teacher = group.teacher().and_then(|arm| arm.greedy.macro_average());
+        let teacher = trained.teacher().and_then(|arm| arm.greedy.macro_average());
         let room = teacher
             .zip(average)
             .map(|(teacher, average)| teacher - average);
@@ -46,7 +46,7 @@ pub(super) fn section(groups: &[(String, Group)], text: &mut String) -> Result<(
             room.map_or_else(|| results::NOT_MEASURED.to_owned(), points),
         ];
         for (place, name) in names.iter().enumerate() {
-            row.push(match group.arm(name) {
+            row.push(match trained.arm(name) {
                 Some(arm) => {
                     let found = paired(&arm.greedy, &plain.greedy)?.crossed;
                     gains[place].extend(room.map(|room| (room, found.value)));

@@ -45,13 +45,13 @@ impl VariantCells<'_> {
 }
 
 /// The cells of a study that are finished, and how many there should be.
-pub(super) struct Progress<'s> {
+pub(super) struct MadeCells<'s> {
     study: &'s Study,
     out: &'s Path,
     cells: Vec<(StudyCell, bool)>,
 }
 
-impl Progress<'_> {
+impl MadeCells<'_> {
     /// The cells of a part: how many are finished, how many there are.
     fn count(&self, part: &str) -> (usize, usize) {
         let own = || self.cells.iter().filter(|(cell, _)| cell.part == part);
@@ -110,7 +110,7 @@ pub fn report(study: &Study, freeze: Option<&Freeze>, out: &Path) -> Result<Stri
             Ok((cell, done))
         })
         .collect::<Result<Vec<_>>>()?;
-    let progress = Progress { study, out, cells };
+    let made = MadeCells { study, out, cells };
     let mut text =
         "# The study\n\nWritten by `iapo study --report` from the runs in this folder; nothing \
                     in it is typed by hand. What is tested and by which rule stands in \
@@ -129,7 +129,7 @@ pub fn report(study: &Study, freeze: Option<&Freeze>, out: &Path) -> Result<Stri
         .parts
         .iter()
         .map(|part| {
-            let (done, all) = progress.count(&part.name);
+            let (done, all) = made.count(&part.name);
             let phase = match part.phase {
                 Phase::World => "chooses the world",
                 Phase::Tuning => "tunes",
@@ -148,11 +148,11 @@ pub fn report(study: &Study, freeze: Option<&Freeze>, out: &Path) -> Result<Stri
         &rows,
     ));
     text.push('\n');
-    counted::sections(&progress, &mut text)?;
+    counted::sections(&made, &mut text)?;
     for part in &study.parts {
         match part.phase {
-            Phase::World => screening::section(&progress, &part.name, &mut text)?,
-            Phase::Tuning => tuning::section(&progress, part, &mut text)?,
+            Phase::World => screening::section(&made, &part.name, &mut text)?,
+            Phase::Tuning => tuning::section(&made, part, &mut text)?,
             Phase::Counted => {}
         }
     }

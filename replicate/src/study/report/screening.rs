@@ -7,31 +7,40 @@ use results::{ArmName, SETS, number};
 
 use crate::Result;
 
-use super::Progress;
+use super::MadeCells;
 use super::arms::ArmRuns;
+use super::tuning::training_seconds;
 
 /// The table of a part that chooses the world: a row a variant.
-pub(super) fn section(progress: &Progress<'_>, part: &str, text: &mut String) -> Result<()> {
-    let variants = progress.variants(part);
+pub(super) fn section(made: &MadeCells<'_>, part: &str, text: &mut String) -> Result<()> {
+    let variants = made.variants(part);
     if variants.is_empty() {
         return Ok(());
     }
     let _ = write!(
         text,
         "\n## Part {part}: the world\n\nPlain GRPO on tuning seeds. Accuracy in percent after all \
-         updates; by set the room: the teacher's accuracy less the student's, points.\n\n"
+         updates; by set the room: the teacher's accuracy less the student's, points. Seconds are the clock's, \
+         whatever else the machine did.\n\n"
     );
-    let mut header = vec!["variant", "seeds", "student", "at T = 1", "teacher"];
+    let mut header = vec![
+        "variant",
+        "seeds",
+        "student",
+        "at T = 1",
+        "teacher",
+        "seconds an update",
+    ];
     header.extend(SETS);
     let teacher_name: ArmName = ArmName::TEACHER.parse()?;
     let mut rows = Vec::new();
     for variant in &variants {
         for arm in variant.arms() {
-            let student = ArmRuns::of_cells(&variant.cells, arm, progress.out)?;
+            let student = ArmRuns::of_cells(&variant.cells, arm, made.out)?;
             let mut folders: Vec<PathBuf> = variant
                 .cells
                 .iter()
-                .map(|cell| cell.teacher_folder(progress.out))
+                .map(|cell| cell.teacher_folder(made.out))
                 .collect();
             folders.sort();
             folders.dedup();
@@ -43,6 +52,7 @@ pub(super) fn section(progress: &Progress<'_>, part: &str, text: &mut String) ->
                 percent(student.greedy.macro_average()),
                 percent(student.sampled.macro_average()),
                 percent(teacher.greedy.macro_average()),
+                number(student.over_updates(|line| Some(training_seconds(line))), 2),
             ];
             let pairs = student.greedy.sets.iter().zip(&teacher.greedy.sets);
             row.extend(pairs.map(|(student, teacher)| {

@@ -8,21 +8,21 @@ use results::{UpdateMetrics, number};
 use crate::Result;
 
 use super::super::part::Part;
-use super::Progress;
+use super::MadeCells;
 use super::arms::{ArmRuns, mean};
 
 /// The tables of a part that tunes.
-pub(super) fn section(progress: &Progress<'_>, part: &Part, text: &mut String) -> Result<()> {
-    let variants = progress.variants(&part.name);
+pub(super) fn section(made: &MadeCells<'_>, part: &Part, text: &mut String) -> Result<()> {
+    let variants = made.variants(&part.name);
     if variants.is_empty() {
         return Ok(());
     }
-    let (done, all) = progress.count(&part.name);
+    let (done, all) = made.count(&part.name);
     let _ = write!(
         text,
         "\n## Part {}: tuning\n\nGreedy accuracy on validation questions after the last update, \
          percent, by tuning seed ({done} of {all} cells). The chosen value is the one with the best \
-         mean.\n\n",
+         mean. Seconds are the clock's, whatever else the machine did.\n\n",
         part.name
     );
     let header = [
@@ -39,7 +39,7 @@ pub(super) fn section(progress: &Progress<'_>, part: &Part, text: &mut String) -
     let mut rows = Vec::new();
     for variant in &variants {
         for arm in variant.arms() {
-            let arm = ArmRuns::of_cells(&variant.cells, arm, progress.out)?;
+            let arm = ArmRuns::of_cells(&variant.cells, arm, made.out)?;
             let accuracy = arm.last(|line| line.validation.as_ref().map(|found| found.accuracy));
             let by_seed: Vec<String> = accuracy
                 .iter()
