@@ -1,6 +1,9 @@
 //! Shared by the tests: seeded inputs, and comparison of two versions of an operator.
-// Each test file uses a part of it; a list of one range is meant.
-#![allow(dead_code, clippy::single_range_in_vec_init)]
+#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(
+    clippy::single_range_in_vec_init,
+    reason = "a block may see one run of keys"
+)]
 
 use candle_core::{Device, Result, Tensor, Var};
 use fused_ops::AttentionLayout;

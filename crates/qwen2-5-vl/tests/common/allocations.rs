@@ -29,7 +29,7 @@ unsafe impl GlobalAlloc for Counting {
 static COUNTING: Counting = Counting;
 
 /// Bytes in use now.
-#[allow(dead_code)] // one of four files needs it
+#[allow(dead_code, reason = "not all that count need it")]
 pub fn in_use() -> usize {
     IN_USE.load(Ordering::Relaxed)
 }

@@ -1,6 +1,6 @@
 //! Edits of the small checkpoint that the repository ships.
 
-#![allow(dead_code)] // each test file uses a part of it
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

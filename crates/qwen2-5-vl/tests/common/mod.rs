@@ -1,6 +1,6 @@
 //! A model small enough to test in a moment, and a prompt with an image for it.
 
-#![allow(dead_code)] // each test file uses a part of it
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use candle_core::{Device, Tensor};
 use qwen2_5_vl::{Config, GenerationOptions, Grid, Model, Prompt};
