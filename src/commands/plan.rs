@@ -28,16 +28,16 @@ pub struct Args {
     #[arg(long, default_value_t = 1, value_name = "N")]
     gpus: usize,
     /// Memory of one card, GB (1e9 bytes).
-    #[arg(long, default_value_t = 80.0, value_name = "G")]
+    #[arg(long, default_value_t = Card::h100().memory as f64 / 1e9, value_name = "G")]
     memory: f64,
     /// TFLOP/s that a card sustains in matrix products; an H100 in bf16: a quarter of its peak.
-    #[arg(long, default_value_t = 250.0, value_name = "T")]
+    #[arg(long, default_value_t = Card::h100().flops / 1e12, value_name = "T")]
     tflops: f64,
     /// Tokens a second that a card generates, many episodes together.
-    #[arg(long, default_value_t = 10_000.0, value_name = "N")]
+    #[arg(long, default_value_t = Card::h100().decoded, value_name = "N")]
     decoded: f64,
     /// What an hour of one card costs.
-    #[arg(long, default_value_t = 3.0, value_name = "PRICE")]
+    #[arg(long, default_value_t = Card::h100().price, value_name = "PRICE")]
     price: f64,
     /// Tokens of a prompt without its image; by the profile's wording if not given.
     #[arg(long, value_name = "N")]

@@ -65,20 +65,20 @@ fn forward(model: &ModelSizes, tokens: f64, keys: f64) -> f64 {
 }
 
 /// Operations of the tower over patches; most of its layers see a window, whose keys are few.
-fn looking(model: &ModelSizes, patches: f64) -> f64 {
+fn tower_forward(model: &ModelSizes, patches: f64) -> f64 {
     2.0 * model.tower as f64 * patches
 }
 
-struct Asked<'a> {
+struct Assumptions<'a> {
     profile: &'a Profile,
     workload: &'a Workload,
     card: &'a Card,
 }
 
-impl Asked<'_> {
+impl Assumptions<'_> {
     /// Sampling `prompts` times `samples` episodes: prefills of both turns, then token by token.
     fn sampling(&self, parts: &mut Parts, model: &ModelSizes, prompts: f64, samples: f64) {
-        let Asked { workload, card, .. } = self;
+        let Assumptions { workload, card, .. } = self;
         let (first, second) = (
             workload.first_prompt() as f64,
             workload.second_prompt() as f64,
@@ -92,13 +92,13 @@ impl Asked<'_> {
         parts.add("decoding", decoded, operations, decoded / card.decoded);
         let images = prompts + prompts * samples;
         let patches = images * workload.image_patches as f64;
-        let operations = looking(model, patches);
+        let operations = tower_forward(model, patches);
         parts.add("vision", patches, operations, operations / card.flops);
     }
 
     /// Gradients of every sampled token, and the reference's log-probabilities.
     fn stepping(&self, parts: &mut Parts, model: &ModelSizes) {
-        let Asked {
+        let Assumptions {
             profile,
             workload,
             card,
@@ -126,7 +126,8 @@ impl Asked<'_> {
         let mut operations = once * (2.0 + recompute + weights);
         if profile.grpo.trains_vision() {
             let patches = prompts * (1.0 + 2.0 * samples) * workload.image_patches as f64;
-            operations += looking(model, patches) * (2.0 + weights) + looking(model, patches);
+            operations +=
+                tower_forward(model, patches) * (2.0 + weights) + tower_forward(model, patches);
         }
         parts.add("update", tokens, operations, operations / card.flops);
     }
@@ -139,7 +140,7 @@ impl Asked<'_> {
         method: Option<&Method>,
         models: [&ModelSizes; 2],
     ) {
-        let Asked {
+        let Assumptions {
             profile,
             workload,
             card,
@@ -187,7 +188,7 @@ impl Asked<'_> {
         let other = matches!(evidence, Evidence::Divergence(_) | Evidence::TeacherLogProb);
         if other {
             let patches = prompts * workload.image_patches as f64;
-            let operations = looking(teacher, patches);
+            let operations = tower_forward(teacher, patches);
             parts.add(
                 "teacher's vision",
                 patches,
@@ -207,7 +208,7 @@ pub(super) fn of_stages(
     workload: &Workload,
     card: &Card,
 ) -> Vec<StageTime> {
-    let asked = Asked {
+    let assumptions = Assumptions {
         profile,
         workload,
         card,
@@ -230,8 +231,8 @@ pub(super) fn of_stages(
     };
     let plain = |model: &ModelSizes| {
         let mut parts = Parts::default();
-        asked.sampling(&mut parts, model, prompts, samples);
-        asked.stepping(&mut parts, model);
+        assumptions.sampling(&mut parts, model, prompts, samples);
+        assumptions.stepping(&mut parts, model);
         parts
     };
     let schedule = &profile.schedule;
@@ -267,7 +268,7 @@ pub(super) fn of_stages(
         let mut parts = plain(student);
         let evidence = arm.reward.method().evidence();
         let method = arm.reward.attribution().map(|settings| &settings.method);
-        asked.measuring(&mut parts, evidence, method, [student, teacher]);
+        assumptions.measuring(&mut parts, evidence, method, [student, teacher]);
         let updates = arm.updates.unwrap_or(schedule.arm);
         stages.push(stage(name, updates, profile.seeds, false, parts));
     }
@@ -276,7 +277,7 @@ pub(super) fn of_stages(
     let questions = workload.test_questions as f64;
     let seconds = |model: &ModelSizes| {
         let mut parts = Parts::default();
-        asked.sampling(&mut parts, model, questions, 1.0);
+        assumptions.sampling(&mut parts, model, questions, 1.0);
         parts
             .seconds
             .iter()
