@@ -54,6 +54,7 @@ function link(parts, query) {
 /** Goes on without a step in the history: for filters and steps through a list. */
 function replaceRoute(parts, query) {
   history.replaceState(null, "", link(parts, query));
+  routed = null;
 }
 
 /** A choice: `options` are [value, text]. */

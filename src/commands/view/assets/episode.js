@@ -72,15 +72,18 @@ async function episodeView(main, route) {
   const [, set, id, name, seed] = route.parts;
   const question = questionOf(set || "", id || "");
   const column = columnOf(name || "", seed || "");
-  const answer = question !== undefined && column >= 0 ? await answerOf(question, column) : null;
+  if (question === undefined || column < 0) return missing(main);
+  const steps = stepLinks(question, column);
+  const keys = { ...Object.fromEntries(["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"].map((key) => [key, () => goTo(steps[key]())])),
+    b: () => { showBoxes = !showBoxes; document.querySelectorAll(".figure").forEach((box) => box.classList.toggle("plain", !showBoxes)); } };
+  // Before the answer is there: the next key may be quicker.
+  keysOfView = keys;
+  const answer = await answerOf(question, column);
   if (!answer) return missing(main);
   const own = questions[question];
-  const steps = stepLinks(question, column);
-  keysOfView = { ...Object.fromEntries(["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"].map((key) => [key, () => { location.hash = steps[key](); }])),
-    b: () => { showBoxes = !showBoxes; document.querySelectorAll(".figure").forEach((box) => box.classList.toggle("plain", !showBoxes)); } };
   const arms = meta.arms.filter((arm) => arm.columns.some((one) => letters[one].verdict[question] !== "-"));
   const arm = armOfColumn(column);
-  const button = (key, text, title) => el("button", { title, onclick: keysOfView[key] }, text);
+  const button = (key, text, title) => el("button", { title, onclick: keys[key] }, text);
   append(main, [
     el("h1", {}, own.id, " · ", columnLabel(column), " ", verdictChip(answer.verdict)),
     el("div", { class: "bar" },
@@ -165,7 +168,7 @@ async function questionView(main, route) {
   if (question === undefined) return missing(main);
   const own = questions[question];
   const order = lastGrid && lastGrid.includes(question) ? lastGrid : [...Array(meta.asked).keys()];
-  const step = (by) => () => { location.hash = questionLink(order[(order.indexOf(question) + by + order.length) % order.length]); };
+  const step = (by) => () => goTo(questionLink(order[(order.indexOf(question) + by + order.length) % order.length]));
   keysOfView = { ArrowLeft: step(-1), ArrowRight: step(1) };
   const columns = meta.arms.flatMap((arm) => arm.columns).filter((column) => letters[column].verdict[question] !== "-");
   const answers = await Promise.all(columns.map((column) => answerOf(question, column)));

@@ -12,7 +12,7 @@ async function groupsView(main, route) {
   const place = Math.max(0, groups.findIndex((group) => `${group.update}.${group.prompt}` === route.parts[3]));
   const group = groups[place];
   const to = (next, own) => link(["groups", ...columnName(own === undefined ? column : own), `${groups[next].update}.${groups[next].prompt}`]);
-  const step = (by) => () => { location.hash = to((place + by + groups.length) % groups.length); };
+  const step = (by) => () => goTo(to((place + by + groups.length) % groups.length));
   keysOfView = { ArrowLeft: step(-1), ArrowRight: step(1) };
   append(main, [
     el("div", { class: "bar" },

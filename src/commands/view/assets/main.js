@@ -10,9 +10,12 @@ const PAGES = { episode: episodeView, question: questionView, ...Object.fromEntr
 /** Keys of the view that is shown. */
 let keysOfView = {};
 let drawing = 0;
+/** The address that is drawn or being drawn; null where it was replaced since. */
+let routed = null;
 
 async function redraw(keepPlace) {
   const mine = (drawing += 1);
+  routed = location.hash;
   const route = readRoute();
   const name = PAGES[route.parts[0]] ? route.parts[0] : "verdict";
   const next = document.createElement("main");
@@ -36,6 +39,13 @@ async function redraw(keepPlace) {
   main.replaceChildren(...next.childNodes);
   if (keepPlace !== true) scrollTo(0, 0);
   document.documentElement.dataset.shown = name;
+}
+
+/** Goes to another address and begins to draw it at once: keys that follow are those of the new view, not of
+ *  the one that still stands. */
+function goTo(hash) {
+  location.hash = hash;
+  redraw();
 }
 
 function keysDialog() {
@@ -78,7 +88,7 @@ async function start() {
   document.getElementById("help").addEventListener("click", keysDialog);
   document.getElementById("nav").replaceChildren(...VIEWS.map(([name, title]) => el("a", { href: "#/" + name, "data-view": name }, title)));
   document.addEventListener("keydown", onKey);
-  addEventListener("hashchange", redraw);
+  addEventListener("hashchange", () => { if (location.hash !== routed) redraw(); });
   if (typeof DecompressionStream === "undefined") {
     document.getElementById("loading").textContent = "This browser cannot decompress the data of the page: one of 2023 or later can.";
     return;
