@@ -78,6 +78,7 @@ pub fn deviations(profile: &Profile, arms: &[String], facts: ModelFacts) -> Vec<
     let ComputeSettings {
         weights,
         recompute,
+        optimizer,
         update_tokens,
         scoring_tokens,
         attribution_tokens,
@@ -87,6 +88,7 @@ pub fn deviations(profile: &Profile, arms: &[String], facts: ModelFacts) -> Vec<
     } = compute;
     list.without_influence(&(
         recompute,
+        optimizer,
         update_tokens,
         scoring_tokens,
         attribution_tokens,

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Var};
-use grpo::{AdamW, AdamWOptions};
+use grpo::{AdamW, AdamWOptions, OptimizerPlace};
 
 use crate::{Error, Result, error};
 
@@ -24,11 +24,15 @@ const CHECKSUMS: &str = "checksums.json";
 const KEPT: usize = 2;
 
 impl Trainer {
-    /// A fresh optimiser over parameters.
-    pub fn new(parameters: Vec<(String, Var)>, options: AdamWOptions) -> Result<Self> {
+    /// A fresh optimiser over parameters, whose state will be at `place`.
+    pub fn new(
+        parameters: Vec<(String, Var)>,
+        options: AdamWOptions,
+        place: OptimizerPlace,
+    ) -> Result<Self> {
         Ok(Trainer {
             parameters,
-            optimizer: AdamW::new(options)?,
+            optimizer: AdamW::new(options)?.placed(place),
         })
     }
 
@@ -131,11 +135,8 @@ impl Trainer {
             })?;
             var.set(&tensor.to_device(var.device())?)?;
         }
-        self.optimizer = AdamW::load(
-            *self.optimizer.options(),
-            &path.join(OPTIMIZER),
-            &self.parameters,
-        )?;
+        let optimizer = path.join(OPTIMIZER);
+        self.optimizer = self.optimizer.load(&optimizer, &self.parameters)?;
         Ok(())
     }
 }
@@ -225,7 +226,7 @@ mod tests {
             eps: 1e-8,
             weight_decay: 0.0,
         };
-        Trainer::new(vec![("w".into(), var)], options).unwrap()
+        Trainer::new(vec![("w".into(), var)], options, OptimizerPlace::Device).unwrap()
     }
 
     fn value(trainer: &Trainer) -> f32 {

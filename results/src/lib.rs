@@ -7,6 +7,7 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+mod agreement;
 mod check;
 mod claim;
 mod delta;
@@ -27,6 +28,7 @@ mod packed;
 mod paper;
 mod plot;
 mod record;
+mod repeats;
 mod report;
 mod run_comparison;
 mod run_kind;
@@ -37,6 +39,7 @@ mod stored;
 mod summary;
 mod table;
 
+pub use agreement::{Agreement, agreement, agreement_table};
 pub use check::{Finding, Level, check};
 pub use claim::{Claim, Comparison, Decision};
 pub use episode::{
@@ -52,13 +55,14 @@ pub use integrity::{
 };
 pub use machine::{Cuda, Machine, peak_memory_bytes};
 pub use manifest::{FORMAT, FileStamp, Manifest, ProfileStamp};
-pub use metrics::{Alignment, AttributionMetrics, UpdateMetrics, Validation};
+pub use metrics::{Alignment, AttributionMetrics, UpdateMetrics, UpdateTokens, Validation};
 pub use numbers::{NOT_MEASURED, number, p_value, percent, points};
 pub use options::TableOptions;
 pub use packed::{gzip, pack, pack_records, unpack};
 pub use paper::{Paper, PaperClaim};
 pub use plot::{Curve, curves, learning_curves, results};
 pub use record::{ArmName, BlockShares, Record, SETS, SampledAnswer};
+pub use repeats::{Repeats, repeats, repeats_table};
 pub use report::{CURVES, REPORT, RESULTS, write_report};
 pub use run_comparison::{ArmComparison, DifferingSetting, FlippedQuestion, Flips, RunComparison};
 pub use run_kind::RunKind;

@@ -44,6 +44,9 @@ pub struct UpdateMetrics {
     pub tool_success_rate: Option<f64>,
     /// Share of groups whose rewards were all equal, which teach nothing.
     pub zero_variance_groups: f64,
+    /// What the update's forward and backward passes ran over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<UpdateTokens>,
     /// The attribution's quality and cost, where the arm measures it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attribution: Option<AttributionMetrics>,
@@ -75,6 +78,30 @@ pub struct UpdateMetrics {
     /// not deterministic.
     #[serde(default)]
     pub seconds: BTreeMap<String, f64>,
+}
+
+/// Tokens of an update's forward and backward passes. The turns of a question are one tree: each token of
+/// its prompt, calls, observations and answers is computed once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateTokens {
+    /// Tokens that were computed.
+    pub computed: u64,
+    /// Tokens that the same turns would take with a sequence for each distinct prompt.
+    pub separate: u64,
+    /// Turns whose prompt does not begin with the turn before, as a chat template may render it: they are
+    /// trees of their own.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub not_continued: u64,
+}
+
+impl UpdateTokens {
+    /// Adds another part of the same update.
+    pub fn add(&mut self, other: UpdateTokens) {
+        self.computed += other.computed;
+        self.separate += other.separate;
+        self.not_continued += other.not_continued;
+    }
 }
 
 /// What the attribution of one update's calls gave and cost.

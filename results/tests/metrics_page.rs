@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use results::{
     Alignment, AttributionMetrics, EpisodeRecord, FileStamp, Manifest, ProfileStamp, Record,
-    UpdateMetrics, Validation,
+    UpdateMetrics, UpdateTokens, Validation,
 };
 use serde_json::{Value, json};
 
@@ -101,6 +101,10 @@ fn metrics() {
     let metrics = UpdateMetrics {
         reward_parts: BTreeMap::from([("outcome".to_string(), 1.0)]),
         tool_success_rate: Some(1.0),
+        tokens: Some(UpdateTokens {
+            not_continued: 1,
+            ..UpdateTokens::default()
+        }),
         attribution: Some(AttributionMetrics {
             gap: Some(0.1),
             seconds: Some(0.1),

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use benchmarks::Verdict;
 use data::Sizes;
-use results::{EpisodeRecord, Record, UpdateMetrics, read_lines, run_hashes};
+use results::{EpisodeRecord, Record, UpdateMetrics, UpdateTokens, read_lines, run_hashes};
 use support::{Behaviour, Received, Server};
 use tempfile::TempDir;
 
@@ -204,6 +204,7 @@ fn rehearse(sizes: &Sizes, changes: &[&str]) {
         }
     }
     let (mut attributed, mut learnt) = (0, 0);
+    let mut tokens = UpdateTokens::default();
     for arm in ARMS {
         for line in stage.metrics(&format!("run/{arm}/seed-0")) {
             assert!(
@@ -215,6 +216,7 @@ fn rehearse(sizes: &Sizes, changes: &[&str]) {
             assert_eq!((line.unjudged, line.left_out), (0, 0), "{arm}");
             attributed += line.attribution.map_or(0, |found| found.calls);
             learnt += u32::from(line.grad_norm > 0.0);
+            tokens.add(line.tokens.unwrap());
         }
         let records = stage.records(&format!("run/{arm}/seed-0"));
         let shares = records.iter().filter(|record| record.attribution.is_some());
@@ -224,6 +226,10 @@ fn rehearse(sizes: &Sizes, changes: &[&str]) {
         attributed > 0 && learnt > 0,
         "{attributed} calls, {learnt} updates"
     );
+    // An observation goes on with the call, in one tree with the question. What a random model writes is
+    // now and then tokenised in another way than it was sampled, and then is a tree of its own.
+    println!("{tokens:?}");
+    assert!(2 * tokens.separate > 3 * tokens.computed, "{tokens:?}");
     let asked = |words: &str| {
         let received = stage.server.received();
         received

@@ -22,7 +22,7 @@ pub use error::{Error, Result};
 pub use gradients::{Gradients, clip_grad_norm};
 pub use loss::{LossInputs, LossOutput, Totals, loss};
 pub use metrics::Metrics;
-pub use optimizer::{AdamW, AdamWOptions};
+pub use optimizer::{AdamW, AdamWOptions, OptimizerPlace};
 pub use options::{Clip, KlEstimator, KlPenalty, LossAggregation, LossOptions, RatioLevel};
 pub use schedule::{Decay, LearningRateSchedule};
 pub use turns::{TrainedTurns, turn_mask};

@@ -5,14 +5,17 @@
 //! (arXiv 1711.05101); operations in the order of `torch.optim.AdamW`, each parameter with a step
 //! count t of its own. On f32 CPU parameters one multi-threaded pass updates parameter and moments in
 //! place; elsewhere composed tensor operations do. Deviation: half-precision parameters keep an f32
-//! master copy, because updates at small rates would be lost in their rounding.
+//! master copy, because updates at small rates would be lost in their rounding. With
+//! [`OptimizerPlace::Host`] moments and masters of a device's parameters are in the host's memory, where
+//! the same pass updates them: 12 bytes a parameter less on the device, for two copies of the
+//! parameters an update.
 
 mod fused;
 mod state;
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -33,10 +36,22 @@ pub struct AdamWOptions {
     pub weight_decay: f64,
 }
 
+/// Where moments and master copies are kept, and updates are made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerPlace {
+    /// On the parameters' own device.
+    #[default]
+    Device,
+    /// In the host's memory, as f32; f64 parameters stay where they are.
+    Host,
+}
+
 /// AdamW over named parameters, its state ordered by name.
 #[derive(Clone, Debug)]
 pub struct AdamW {
     options: AdamWOptions,
+    place: OptimizerPlace,
     states: BTreeMap<String, State>,
 }
 
@@ -55,7 +70,7 @@ struct Coefficients {
 }
 
 impl AdamW {
-    /// An optimiser without state.
+    /// An optimiser without state, which will be on the parameters' device.
     ///
     /// # Errors
     /// Settings out of range.
@@ -80,8 +95,18 @@ impl AdamW {
         }
         Ok(AdamW {
             options,
+            place: OptimizerPlace::Device,
             states: BTreeMap::new(),
         })
+    }
+
+    /// The same without state, which will be at this place.
+    pub fn placed(self, place: OptimizerPlace) -> Self {
+        AdamW {
+            place,
+            states: BTreeMap::new(),
+            ..self
+        }
     }
 
     /// The settings.
@@ -127,7 +152,7 @@ impl AdamW {
                 });
             }
             if let Some(state) = self.states.get(name) {
-                state.check(name, parameter)?;
+                state.check(name, parameter, self.place)?;
             }
             updates.push((name, parameter, gradient));
         }
@@ -135,14 +160,28 @@ impl AdamW {
             let state = match self.states.entry(name.to_owned()) {
                 std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
                 std::collections::btree_map::Entry::Vacant(entry) => {
-                    entry.insert(State::new(parameter)?)
+                    entry.insert(State::new(parameter, self.place)?)
                 }
             };
             state.step += 1;
             let coefficients = self.options.at(state.step, learning_rate);
             match &mut state.moments {
-                state::Moments::Host { first, second } => {
-                    fused::update(parameter, gradient, first, second, coefficients)?;
+                state::Moments::Host {
+                    first,
+                    second,
+                    copy: None,
+                } => fused::update(parameter, gradient, first, second, coefficients)?,
+                state::Moments::Host {
+                    first,
+                    second,
+                    copy: Some(copy),
+                } => {
+                    let gradient = gradient.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+                    let gradient = gradient.contiguous()?;
+                    fused::update(&copy.values, &gradient, first, second, coefficients)?;
+                    // Narrowed before it travels.
+                    let value = copy.values.as_tensor().to_dtype(parameter.dtype())?;
+                    parameter.set(&value.to_device(parameter.device())?)?;
                 }
                 state::Moments::Device {
                     first,

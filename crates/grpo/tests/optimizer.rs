@@ -1,7 +1,7 @@
 //! AdamW against torch, its saved state, and gradient clipping.
 
 use candle_core::{DType, Device, Tensor, Var};
-use grpo::{AdamW, AdamWOptions, Error, Gradients, clip_grad_norm};
+use grpo::{AdamW, AdamWOptions, Error, Gradients, OptimizerPlace, clip_grad_norm};
 use proptest::prelude::*;
 
 const OPTIONS: AdamWOptions = AdamWOptions {
@@ -185,7 +185,7 @@ fn a_resumed_run_is_the_same_to_the_bit() {
         optimizer.save(&path).unwrap();
         let copy = straight[0].1.copy().unwrap();
         let resumed = vec![("p".to_owned(), Var::from_tensor(&copy).unwrap())];
-        let mut loaded = AdamW::load(OPTIONS, &path, &resumed).unwrap();
+        let mut loaded = AdamW::new(OPTIONS).unwrap().load(&path, &resumed).unwrap();
         assert_eq!(loaded.updates("p"), 3);
         run(&mut optimizer, &straight, 4..7);
         run(&mut loaded, &resumed, 4..7);
@@ -197,13 +197,70 @@ fn a_resumed_run_is_the_same_to_the_bit() {
     }
 }
 
+/// bf16 parameters here stand for those of a card: neither is updated by the fused pass itself.
+#[test]
+fn a_state_on_the_host_makes_the_same_updates_and_changes_places() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("optimizer.safetensors");
+    let at = |place| AdamW::new(OPTIONS).unwrap().placed(place);
+    let run = |optimizer: &mut AdamW, parameters: &[(String, Var)], updates| {
+        for s in updates {
+            let gradients = gradients(parameters, &fixture_gradient(s));
+            optimizer.step(parameters, &gradients, 0.01).unwrap();
+        }
+    };
+    let master = |optimizer: &AdamW| -> Vec<f32> {
+        let file = folder.path().join("state");
+        optimizer.save(&file).unwrap();
+        let tensors = candle_core::safetensors::load(file, &Device::Cpu).unwrap();
+        tensors["p.master"].to_vec1().unwrap()
+    };
+    let close = |found: Vec<f32>, expected: Vec<f32>| {
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!(
+                (found - expected).abs() <= 2e-7 * expected.abs().max(0.1),
+                "{found} {expected}"
+            );
+        }
+    };
+    let places = [OptimizerPlace::Device, OptimizerPlace::Host];
+    let all = places.map(|place| (at(place), parameters(&START, DType::BF16)));
+    let [(mut device, on_device), (mut host, on_host)] = all;
+    run(&mut device, &on_device, 1..4);
+    run(&mut host, &on_host, 1..4);
+    close(master(&host), master(&device));
+    assert_eq!(values(&on_host[0].1), values(&on_device[0].1));
+
+    // A state that was saved at one place goes on at the other.
+    host.save(&path).unwrap();
+    let mut moved = at(OptimizerPlace::Device).load(&path, &on_host).unwrap();
+    assert_eq!(master(&moved), master(&host));
+    device.save(&path).unwrap();
+    let mut back = at(OptimizerPlace::Host).load(&path, &on_device).unwrap();
+    run(&mut moved, &on_host, 4..7);
+    run(&mut back, &on_device, 4..7);
+    close(master(&moved), master(&back));
+
+    // f32 parameters on the host are updated in place, wherever the state should be; f64 stay.
+    for dtype in [DType::F32, DType::F64] {
+        let both = places.map(|place| (at(place), parameters(&START, dtype)));
+        let after = both.map(|(mut optimizer, parameters)| {
+            run(&mut optimizer, &parameters, 1..4);
+            values(&parameters[0].1)
+        });
+        assert_eq!(after[0], after[1]);
+    }
+}
+
 #[test]
 fn foreign_and_damaged_state_files_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("optimizer.safetensors");
     let ours = parameters(&START, DType::F32);
     let refuse = |parameters: &[(String, Var)]| {
-        AdamW::load(OPTIONS, &path, parameters)
+        AdamW::new(OPTIONS)
+            .unwrap()
+            .load(&path, parameters)
             .unwrap_err()
             .to_string()
     };

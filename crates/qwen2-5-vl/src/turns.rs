@@ -47,6 +47,8 @@ pub struct PackedTurns {
     pub layout: AttentionLayout,
     /// Merged image features in the order of the image tokens, `(merged, hidden)`.
     pub image_features: Option<Tensor>,
+    /// The images that these are of: a turn, and which of its prompt's images.
+    pub images: Vec<(usize, usize)>,
     /// For each turn, where its tokens stand in `targets`.
     pub turns: Vec<Range<usize>>,
     /// The sampled tokens of all turns.
@@ -64,24 +66,42 @@ pub struct PackedTurns {
 /// A segment before it has a place.
 struct Node<'a> {
     tokens: &'a [u32],
-    positions: Positions,
-    features: Option<Tensor>,
     parent: Option<usize>,
     children: Vec<usize>,
-    /// A prompt's or observation's last token predicts; a completion's only where something follows.
-    is_completion: bool,
+    part: Part,
+}
+
+/// What a segment is a part of.
+enum Part {
+    /// The end of the prompt of this turn, the first that has it.
+    Prompt {
+        turn: usize,
+        /// What of the prompt stands before the segment.
+        before: Extent,
+    },
+    /// What a policy wrote.
+    Completion,
+}
+
+/// The beginning of a prompt.
+#[derive(Clone, Copy, Default)]
+struct Extent {
+    tokens: usize,
+    images: usize,
 }
 
 impl Node<'_> {
-    /// Tokens that are computed.
+    /// Tokens that are computed: a prompt's or observation's last token predicts, a completion's only
+    /// where something follows.
     fn length(&self) -> usize {
-        match self.is_completion && self.children.is_empty() {
-            true => self.tokens.len() - 1,
-            false => self.tokens.len(),
+        match self.part {
+            Part::Completion if self.children.is_empty() => self.tokens.len() - 1,
+            _ => self.tokens.len(),
         }
     }
 }
 
+/// Segments of turns, with no model yet.
 #[derive(Default)]
 struct Tree<'a> {
     nodes: Vec<Node<'a>>,
@@ -89,62 +109,77 @@ struct Tree<'a> {
     prompts: HashMap<(*const Prompt, Option<usize>), usize>,
     /// The completion of a prompt's node.
     completions: HashMap<(usize, &'a [u32]), usize>,
+    /// Of each turn the nodes that end its prompt and its completion.
+    places: Vec<(usize, usize)>,
+    /// Turns whose prompt does not begin with the turn that they follow.
+    not_continued: usize,
 }
 
 impl<'a> Tree<'a> {
-    fn add(&mut self, node: Node<'a>) -> usize {
+    fn of(turns: &[SampledTurn<'a>]) -> Result<Self> {
+        let mut tree = Tree::default();
+        for (index, turn) in turns.iter().enumerate() {
+            let fault = |what: &str| Error::Argument(format!("turn {index} {what}"));
+            if turn.token_ids.is_empty() || turn.prompt.input_ids.is_empty() {
+                return Err(fault("has no tokens, or its prompt has none"));
+            }
+            let known = match turn.follows {
+                None => None,
+                Some(before) if before < index => {
+                    let known = continued(&turns[before], turn.prompt);
+                    tree.not_continued += usize::from(known.is_none());
+                    known.map(|known| (tree.places[before].1, known))
+                }
+                Some(_) => return Err(fault("follows one that does not come before it")),
+            };
+            let (parent, before) = match known {
+                None => (None, Extent::default()),
+                Some((parent, before)) => (Some(parent), before),
+            };
+            let prompt = tree.prompt(index, turn.prompt, parent, before);
+            let completion = tree.completion(prompt, turn.token_ids);
+            tree.places.push((prompt, completion));
+        }
+        Ok(tree)
+    }
+
+    fn add(&mut self, tokens: &'a [u32], parent: Option<usize>, part: Part) -> usize {
         let index = self.nodes.len();
-        if let Some(parent) = node.parent {
+        if let Some(parent) = parent {
             self.nodes[parent].children.push(index);
         }
-        self.nodes.push(node);
+        self.nodes.push(Node {
+            tokens,
+            parent,
+            children: Vec::new(),
+            part,
+        });
         index
     }
 
-    /// The node that ends `prompt`, of which `known` tokens with `images` image tokens end in `parent`.
+    /// The node that ends `prompt`, which is that of `turn` and of which `before` ends in `parent`.
     fn prompt(
         &mut self,
-        model: &Model,
+        turn: usize,
         prompt: &'a Prompt,
         parent: Option<usize>,
-        known: usize,
-        images: usize,
-    ) -> Result<usize> {
+        before: Extent,
+    ) -> usize {
         let key = (std::ptr::from_ref(prompt), parent);
         if let Some(&node) = self.prompts.get(&key) {
-            return Ok(node);
+            return node;
         }
-        let all = model.image_tokens(&prompt.input_ids, prompt.image_features.as_ref())?;
-        let positions = model.positions(&prompt.input_ids, &prompt.grids)?;
-        let features = match &prompt.image_features {
-            Some(features) if all > images => Some(features.narrow(0, images, all - images)?),
-            _ => None,
-        };
-        let node = self.add(Node {
-            tokens: &prompt.input_ids[known..],
-            positions: positions.narrow(known..prompt.input_ids.len())?,
-            features,
-            parent,
-            children: Vec::new(),
-            is_completion: false,
-        });
+        let tokens = &prompt.input_ids[before.tokens..];
+        let node = self.add(tokens, parent, Part::Prompt { turn, before });
         self.prompts.insert(key, node);
-        Ok(node)
+        node
     }
 
     fn completion(&mut self, prompt: usize, token_ids: &'a [u32]) -> usize {
         if let Some(&node) = self.completions.get(&(prompt, token_ids)) {
             return node;
         }
-        let next = self.nodes[prompt].positions.next();
-        let node = self.add(Node {
-            tokens: token_ids,
-            positions: Positions::text(next, token_ids.len()),
-            features: None,
-            parent: Some(prompt),
-            children: Vec::new(),
-            is_completion: true,
-        });
+        let node = self.add(token_ids, Some(prompt), Part::Completion);
         self.completions.insert((prompt, token_ids), node);
         node
     }
@@ -163,14 +198,17 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// The tokens of `prompt` that are the whole turn `before`, where it begins with it.
-fn continued(before: &SampledTurn<'_>, prompt: &Prompt) -> Option<usize> {
+/// What of `prompt` is the whole turn `before`, where it begins with it.
+fn continued(before: &SampledTurn<'_>, prompt: &Prompt) -> Option<Extent> {
     let rest = prompt
         .input_ids
         .strip_prefix(&before.prompt.input_ids[..])?;
     let rest = rest.strip_prefix(before.token_ids)?;
     let images_too = prompt.grids.starts_with(&before.prompt.grids);
-    (images_too && !rest.is_empty()).then(|| prompt.input_ids.len() - rest.len())
+    (images_too && !rest.is_empty()).then(|| Extent {
+        tokens: prompt.input_ids.len() - rest.len(),
+        images: before.prompt.grids.len(),
+    })
 }
 
 impl PackedTurns {
@@ -180,54 +218,33 @@ impl PackedTurns {
     /// A turn without tokens or that follows none before it, a prompt without tokens, and image
     /// features that do not fit (naming the turn).
     pub fn new(model: &Model, turns: &[SampledTurn<'_>]) -> Result<Self> {
-        let mut tree = Tree::default();
-        // Of each turn the nodes that end its prompt and its completion.
-        let mut places: Vec<(usize, usize)> = Vec::with_capacity(turns.len());
-        let mut not_continued = 0;
-        for (index, turn) in turns.iter().enumerate() {
-            let fault = |what: &str| Error::Argument(format!("turn {index} {what}"));
-            if turn.token_ids.is_empty() || turn.prompt.input_ids.is_empty() {
-                return Err(fault("has no tokens, or its prompt has none"));
-            }
-            let known = match turn.follows {
-                None => None,
-                Some(before) if before < index => {
-                    let known = continued(&turns[before], turn.prompt);
-                    not_continued += usize::from(known.is_none());
-                    known.map(|known| (before, known))
-                }
-                Some(_) => return Err(fault("follows one that does not come before it")),
-            };
-            let (parent, known, images) = match known {
-                None => (None, 0, 0),
-                Some((before, known)) => {
-                    let image = model.config().image_token_id;
-                    let ids = &turn.prompt.input_ids[..known];
-                    let images = ids.iter().filter(|&&id| id == image).count();
-                    (Some(places[before].1), known, images)
-                }
-            };
-            let prompt = tree
-                .prompt(model, turn.prompt, parent, known, images)
-                .map_err(|error| Error::Images(format!("turn {index}: {error}")))?;
-            places.push((prompt, tree.completion(prompt, turn.token_ids)));
-        }
+        let tree = Tree::of(turns)?;
         let mut packed = PackedTurns {
-            not_continued,
+            not_continued: tree.not_continued,
             separate_tokens: separate_tokens(turns),
-            ..Self::laid_out(&tree)?
+            ..Self::laid_out(model, &tree, turns)?
         };
-        packed.predict(&tree, turns, &places);
+        packed.predict(&tree, turns);
         Ok(packed)
     }
 
+    /// The tokens that [`PackedTurns::new`] would lay out.
+    ///
+    /// # Errors
+    /// A turn without tokens or that follows none before it.
+    pub fn count(turns: &[SampledTurn<'_>]) -> Result<usize> {
+        Ok(Tree::of(turns)?.nodes.iter().map(Node::length).sum())
+    }
+
     /// The segments of a tree, without targets.
-    fn laid_out(tree: &Tree<'_>) -> Result<Self> {
+    fn laid_out(model: &Model, tree: &Tree<'_>, turns: &[SampledTurn<'_>]) -> Result<Self> {
         let order = tree.order();
         let mut segment_of = vec![0; tree.nodes.len()];
+        // Where a text that goes on with a node begins.
+        let mut next_of = vec![0; tree.nodes.len()];
         let mut segments = Vec::with_capacity(order.len());
         let (mut input_ids, mut positions) = (Vec::new(), Positions::default());
-        let mut features = Vec::new();
+        let (mut features, mut images) = (Vec::new(), Vec::new());
         for (place, &index) in order.iter().enumerate() {
             let node = &tree.nodes[index];
             let length = node.length();
@@ -237,8 +254,22 @@ impl PackedTurns {
                 parent: node.parent.map(|parent| segment_of[parent]),
             });
             input_ids.extend_from_slice(&node.tokens[..length]);
-            positions.extend(&node.positions.narrow(0..length)?);
-            features.extend(node.features.clone());
+            match node.part {
+                Part::Prompt { turn, before } => {
+                    let prompt = turns[turn].prompt;
+                    let fault = |error| Error::Images(format!("turn {turn}: {error}"));
+                    let (own, new) = of_prompt(model, prompt, before).map_err(fault)?;
+                    next_of[index] = own.next();
+                    positions.extend(&own.narrow(before.tokens..prompt.input_ids.len())?);
+                    features.extend(new);
+                    images.extend((before.images..prompt.grids.len()).map(|image| (turn, image)));
+                }
+                Part::Completion => {
+                    // A completion always has the prompt that it answers.
+                    let first = node.parent.map_or(0, |prompt| next_of[prompt]);
+                    positions.extend(&Positions::text(first, length));
+                }
+            }
         }
         Ok(PackedTurns {
             layout: AttentionLayout::tree(&segments)?,
@@ -248,6 +279,7 @@ impl PackedTurns {
                 true => None,
                 false => Some(Tensor::cat(&features, 0)?),
             },
+            images,
             turns: Vec::new(),
             targets: Vec::new(),
             predictors: Vec::new(),
@@ -257,7 +289,7 @@ impl PackedTurns {
         })
     }
 
-    fn predict(&mut self, tree: &Tree<'_>, turns: &[SampledTurn<'_>], places: &[(usize, usize)]) {
+    fn predict(&mut self, tree: &Tree<'_>, turns: &[SampledTurn<'_>]) {
         let mut start_of = vec![0; tree.nodes.len()];
         let mut start = 0;
         for index in tree.order() {
@@ -265,7 +297,7 @@ impl PackedTurns {
             start += tree.nodes[index].length();
         }
         let mut predictor_of_target = Vec::new();
-        for (turn, &(prompt, completion)) in turns.iter().zip(places) {
+        for (turn, &(prompt, completion)) in turns.iter().zip(&tree.places) {
             let from = self.targets.len();
             self.targets.extend_from_slice(turn.token_ids);
             self.turns.push(from..self.targets.len());
@@ -316,6 +348,24 @@ impl PackedTurns {
         let hidden = hidden.index_select(&index, 0)?;
         model.token_log_probs(&hidden, &self.targets, temperature)
     }
+}
+
+/// Positions of a prompt, and the features of the images that do not stand in its beginning.
+fn of_prompt(
+    model: &Model,
+    prompt: &Prompt,
+    before: Extent,
+) -> Result<(Positions, Option<Tensor>)> {
+    let all = model.image_tokens(&prompt.input_ids, prompt.image_features.as_ref())?;
+    let positions = model.positions(&prompt.input_ids, &prompt.grids)?;
+    let image = model.config().image_token_id;
+    let beginning = &prompt.input_ids[..before.tokens];
+    let known = beginning.iter().filter(|&&id| id == image).count();
+    let features = match &prompt.image_features {
+        Some(features) if all > known => Some(features.narrow(0, known, all - known)?),
+        _ => None,
+    };
+    Ok((positions, features))
 }
 
 /// Tokens of a sequence for each distinct prompt, with its completions as branches.

@@ -24,6 +24,7 @@
 //! twentieth of the card is left for them.
 
 use baselines::{Evidence, TeacherRole};
+use grpo::OptimizerPlace;
 use serde::Serialize;
 
 use super::{ModelSizes, Workload};
@@ -158,7 +159,9 @@ fn of_stage(
         add("adapters", trained * b, true);
     }
     let master = if b == 4 { 0 } else { 4 };
-    add("masters and moments", trained * (8 + master), true);
+    if compute.optimizer == OptimizerPlace::Device {
+        add("masters and moments", trained * (8 + master), true);
+    }
     let logits = LOGITS.min(3 * 4 * policy.vocabulary * compute.update_tokens as u64);
     add("logits", logits, true);
     add("attention tile", scores(policy), true);
@@ -227,10 +230,13 @@ fn training_activations(
         false => model.layers * layer + model.hidden + backward,
     };
     let trained_tower = match grpo.trains_vision() {
-        // The tower is not recomputed; a second turn has two images.
+        // The tower is not recomputed. A question's tree has its image, and the edited one of each
+        // episode.
         true => {
-            let turns = (tokens / workload.second_prompt() as u64).max(1);
-            let patches = 2 * turns * workload.image_patches as u64;
+            let first = workload.first_prompt() as u64;
+            let added = workload.second_prompt() as u64 - first + workload.answer_tokens as u64;
+            let images = 1 + (tokens.saturating_sub(first) / added).max(1);
+            let patches = images * workload.image_patches as u64;
             patches * model.tower_layers * tower_kept(model) * b
         }
         false => 0,
@@ -291,6 +297,9 @@ pub(super) fn changes(
     };
     try_with("compute.recompute=true".into(), &|p| {
         p.compute.recompute = true
+    });
+    try_with("compute.optimizer=\"host\"".into(), &|p| {
+        p.compute.optimizer = OptimizerPlace::Host;
     });
     try_with("compute.weights=\"bf16\"".into(), &|p| {
         p.compute.weights = WeightType::Bf16;

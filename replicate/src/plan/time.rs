@@ -108,24 +108,17 @@ impl Assumptions<'_> {
             workload.first_prompt() as f64,
             workload.second_prompt() as f64,
         );
-        let turns = [
-            (
-                prompts * (first + samples * workload.call_tokens as f64),
-                first,
-            ),
-            (
-                prompts * samples * (second + workload.answer_tokens as f64),
-                second,
-            ),
-        ];
-        let once: f64 = turns.iter().map(|&(n, keys)| forward(model, n, keys)).sum();
-        let tokens: f64 = turns.iter().map(|turn| turn.0).sum();
+        // A question's turns are one tree: its prompt once, then what each episode adds, which sees all
+        // before it.
+        let added = prompts * samples * (second - first + workload.answer_tokens as f64);
+        let tokens = prompts * first + added;
+        let once = forward(model, prompts * first, first) + forward(model, added, 2.0 * second);
         parts.add("reference", tokens, once, once / card.flops);
         let recompute = f64::from(u8::from(profile.compute.recompute));
         let weights = f64::from(u8::from(profile.grpo.lora.is_none()));
         let mut operations = once * (2.0 + recompute + weights);
         if profile.grpo.trains_vision() {
-            let patches = prompts * (1.0 + 2.0 * samples) * workload.image_patches as f64;
+            let patches = prompts * (1.0 + samples) * workload.image_patches as f64;
             operations +=
                 tower_forward(model, patches) * (2.0 + weights) + tower_forward(model, patches);
         }

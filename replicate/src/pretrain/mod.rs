@@ -19,7 +19,7 @@ use benchmarks::curriculum::{self, DemonstrationMix, ReadingMix, processor_files
 use benchmarks::data::{EPISODE_FILE, EpisodeStyle};
 use candle_core::{DType, Device, Tensor, Var};
 use fused_ops::{TokenLogProbs, side_by_side};
-use grpo::{Decay, Gradients, LearningRateSchedule, clip_grad_norm};
+use grpo::{Decay, Gradients, LearningRateSchedule, OptimizerPlace, clip_grad_norm};
 use qwen2_5_vl::{Model, ModelPart, Processor, Prompt};
 use seeded_random::{Draw, Stream};
 
@@ -137,7 +137,7 @@ impl Stage<'_> {
             },
         };
         let folder = self.states.join(self.name);
-        let mut trainer = Trainer::new(self.parameters, optimizer.adamw)?;
+        let mut trainer = Trainer::new(self.parameters, optimizer.adamw, OptimizerPlace::Device)?;
         let first = trainer.resume(&folder)?;
         for step in first..steps {
             let parameters = &trainer.parameters;

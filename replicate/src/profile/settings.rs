@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use baselines::Arm;
 use baselines::attribution_settings::AttributionSettings;
 use benchmarks::data::{TrainingFigures, World};
-use grpo::{Decay, KlEstimator, LossAggregation, ScaleByStd, TrainedTurns};
+use grpo::{Decay, KlEstimator, LossAggregation, OptimizerPlace, ScaleByStd, TrainedTurns};
 use serde::{Deserialize, Serialize};
 
 use super::servers::{JudgeModel, ModelServer};
@@ -237,6 +237,10 @@ pub struct ComputeSettings {
     /// gradients: less memory, a third more work, the same gradients.
     #[serde(default, skip_serializing_if = "is_false")]
     pub recompute: bool,
+    /// Where the optimiser keeps moments and master copies: with `host` not on a card, which then holds
+    /// 12 bytes a trained parameter less and is slower by two copies of them an update.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub optimizer: OptimizerPlace,
     /// Tokens of one forward and backward pass of an update. Passes run side by side, each on one
     /// thread: small enough for several, large enough for matrix products.
     pub update_tokens: usize,

@@ -162,6 +162,7 @@ impl<'a> Training<'a> {
                 eps: grpo.adam_eps,
                 weight_decay: grpo.weight_decay,
             },
+            profile.compute.optimizer,
         )?;
         Ok(Training {
             profile,

@@ -1,21 +1,23 @@
 //! The loss over the sampled tokens, its gradients, one optimiser step.
+//!
+//! The turns of a question are one tree, in which each token of its prompt, calls, observations and
+//! answers is computed once ([`PackedTurns`]). A question whose tree is beyond the budget is cut between
+//! episodes.
 
-use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use agent::{ConversationId, Turn};
 use candle_core::Tensor;
 use fused_ops::{TokenLogProbs, side_by_side};
 use grpo::{
     Clip, Gradients, KlPenalty, LossInputs, LossOptions, RatioLevel, Totals, TrainedTurns,
     clip_grad_norm,
 };
-use qwen2_5_vl::Model;
-use results::UpdateMetrics;
+use qwen2_5_vl::{Grid, Model, PackedTurns, SampledTurn};
+use results::{UpdateMetrics, UpdateTokens};
 
 use super::rollout::RolloutGroup;
-use crate::packing::{Packed, Tree};
-use crate::policy::{EncodedPrompt, LocalPolicy, cut};
+use crate::policy::{EncodedPrompt, LocalPolicy};
 use crate::profile::Grpo;
 use crate::state::Trainer;
 use crate::{Error, Result};
@@ -40,6 +42,7 @@ pub struct Stepping<'a> {
 /// What a step measured.
 pub struct Stepped {
     metrics: grpo::Metrics,
+    tokens: UpdateTokens,
     grad_norm: f64,
 }
 
@@ -52,22 +55,24 @@ impl Stepped {
         line.ratio = self.metrics.mean_ratio;
         line.entropy = self.metrics.entropy.unwrap_or(0.0);
         line.grad_norm = self.grad_norm;
+        line.tokens = Some(self.tokens);
     }
 }
 
-/// The sampled tokens of one turn.
-struct Branch<'a> {
+/// A turn that the policy took.
+struct Turn<'a> {
+    prompt: Arc<EncodedPrompt>,
     token_ids: &'a [u32],
     log_probs: &'a [f32],
-    /// The episode, counted through all groups.
-    episode: usize,
     trained: bool,
 }
 
-/// A prompt with all turns that were sampled after it.
-struct PromptBranches<'a> {
-    prompt: Arc<EncodedPrompt>,
-    branches: Vec<Branch<'a>>,
+/// The turns of an episode, each of which follows the one before.
+struct Episode<'a> {
+    /// Its place among all.
+    index: usize,
+    question: usize,
+    turns: Vec<Turn<'a>>,
 }
 
 /// One step over the episodes of `groups`, whose advantages stand one after the other.
@@ -79,13 +84,13 @@ pub fn step(
     advantages: &[f32],
 ) -> Result<Stepped> {
     let settings = stepping.settings;
-    let prompts = branches(policy, groups, settings.trained_turns)?;
+    let episodes = episodes(policy, groups, settings.trained_turns)?;
     let totals = Totals {
-        tokens: prompts
+        tokens: episodes
             .iter()
-            .flat_map(|prompt| &prompt.branches)
-            .filter(|branch| branch.trained)
-            .map(|branch| branch.token_ids.len())
+            .flat_map(|episode| &episode.turns)
+            .filter(|turn| turn.trained)
+            .map(|turn| turn.token_ids.len())
             .sum(),
         sequences: advantages.len(),
     };
@@ -102,11 +107,7 @@ pub fn step(
         }),
         aggregation: settings.loss_aggregation,
     };
-    let tokens = |own: &PromptBranches| {
-        let sampled = own.branches.iter().map(|b| b.token_ids.len());
-        own.prompt.prompt.input_ids.len() + sampled.sum::<usize>()
-    };
-    let batches = cut(&prompts, stepping.update_tokens, tokens);
+    let batches = batches(&episodes, stepping.update_tokens)?;
     let micro = MicroBatch {
         stepping,
         model: &policy.model,
@@ -120,10 +121,12 @@ pub fn step(
     let at_once = if device.is_cpu() { SIDE_BY_SIDE } else { 1 };
     let mut gradients = Gradients::new();
     let mut metrics: Option<grpo::Metrics> = None;
+    let mut tokens = UpdateTokens::default();
     for wave in batches.chunks(at_once) {
         for part in side_by_side(device, wave.len(), |index| micro.run(wave[index])) {
-            let (own, measured) = part?;
+            let (own, measured, counted) = part?;
             gradients.merge(own)?;
+            tokens.add(counted);
             metrics = Some(match metrics {
                 Some(metrics) => metrics.merge(&measured),
                 None => measured,
@@ -138,51 +141,97 @@ pub fn step(
     trainer
         .optimizer
         .step(&trainer.parameters, &gradients, stepping.learning_rate)?;
-    Ok(Stepped { metrics, grad_norm })
+    Ok(Stepped {
+        metrics,
+        tokens,
+        grad_norm,
+    })
 }
 
-/// All turns by the prompt they continue.
-fn branches<'e>(
+/// The episodes of all groups with their prompts as tokens.
+fn episodes<'e>(
     policy: &mut LocalPolicy,
     groups: &'e [RolloutGroup],
     trained_turns: TrainedTurns,
-) -> Result<Vec<PromptBranches<'e>>> {
-    let turns: Vec<(usize, bool, &Turn)> = groups
-        .iter()
-        .flat_map(|group| &group.episodes)
-        .enumerate()
-        .flat_map(|(index, episode)| {
-            let last = episode.turns.len() - 1;
-            episode.turns.iter().enumerate().map(move |(turn, own)| {
-                let trained = trained_turns == TrainedTurns::All || turn == last;
-                (index, trained, own)
-            })
-        })
-        .filter(|(_, _, turn)| !turn.completion.token_ids.is_empty())
-        .collect();
-    let conversations: Vec<_> = turns
-        .iter()
-        .map(|(_, _, turn)| &turn.conversation)
-        .collect();
-    let prompts = policy.encode(&conversations)?;
-    let mut found: Vec<PromptBranches> = Vec::new();
-    let mut known: BTreeMap<ConversationId, usize> = BTreeMap::new();
-    for ((episode, trained, turn), prompt) in turns.into_iter().zip(prompts) {
-        let place = *known.entry(prompt.id).or_insert_with(|| {
-            found.push(PromptBranches {
-                prompt,
-                branches: Vec::new(),
+) -> Result<Vec<Episode<'e>>> {
+    let mut found: Vec<Episode> = Vec::new();
+    for (question, group) in groups.iter().enumerate() {
+        for episode in &group.episodes {
+            let taken = || {
+                let turns = episode.turns.iter().enumerate();
+                turns.filter(|(_, turn)| !turn.completion.token_ids.is_empty())
+            };
+            let conversations: Vec<_> = taken().map(|(_, turn)| &turn.conversation).collect();
+            let last = episode.turns.len().saturating_sub(1);
+            let turns = policy.encode(&conversations)?.into_iter().zip(taken());
+            found.push(Episode {
+                index: found.len(),
+                question,
+                turns: turns
+                    .map(|(prompt, (place, turn))| Turn {
+                        prompt,
+                        token_ids: &turn.completion.token_ids,
+                        log_probs: &turn.completion.log_probs,
+                        trained: trained_turns == TrainedTurns::All || place == last,
+                    })
+                    .collect(),
             });
-            found.len() - 1
-        });
-        found[place].branches.push(Branch {
-            token_ids: &turn.completion.token_ids,
-            log_probs: &turn.completion.log_probs,
-            episode,
-            trained,
-        });
+        }
     }
+    found.retain(|episode| !episode.turns.is_empty());
     Ok(found)
+}
+
+/// The turns of episodes as a tree takes them.
+fn sampled<'a>(episodes: &'a [Episode<'_>]) -> Vec<SampledTurn<'a>> {
+    let mut turns = Vec::new();
+    for episode in episodes {
+        for (place, turn) in episode.turns.iter().enumerate() {
+            turns.push(SampledTurn {
+                prompt: &turn.prompt.prompt,
+                token_ids: turn.token_ids,
+                follows: (place > 0).then(|| turns.len() - 1),
+            });
+        }
+    }
+    turns
+}
+
+/// Runs of episodes within a budget of tokens: whole questions, as many as fit; a question that does
+/// not fit alone by its episodes, and at least one episode.
+fn batches<'b, 'e>(episodes: &'b [Episode<'e>], budget: usize) -> Result<Vec<&'b [Episode<'e>]>> {
+    let mut parts: Vec<Range<usize>> = Vec::new();
+    // Tokens of the last part.
+    let mut tokens = 0;
+    let mut start = 0;
+    for question in episodes.chunk_by(|a, b| a.question == b.question) {
+        let own = start..start + question.len();
+        start = own.end;
+        let whole = PackedTurns::count(&sampled(question))?;
+        match parts.last_mut() {
+            Some(last) if tokens + whole <= budget => {
+                last.end = own.end;
+                tokens += whole;
+            }
+            _ if whole <= budget => {
+                parts.push(own);
+                tokens = whole;
+            }
+            _ => {
+                for episode in own {
+                    let grown = parts.last().map_or(0..0, |last| last.start..episode + 1);
+                    let within = PackedTurns::count(&sampled(&episodes[grown.clone()]))?;
+                    match parts.last_mut() {
+                        Some(last) if within <= budget => *last = grown,
+                        _ => parts.push(episode..episode + 1),
+                    }
+                }
+                let last = parts.last().cloned().unwrap_or_default();
+                tokens = PackedTurns::count(&sampled(&episodes[last]))?;
+            }
+        }
+    }
+    Ok(parts.into_iter().map(|part| &episodes[part]).collect())
 }
 
 /// What the micro-batches of a step share.
@@ -197,17 +246,15 @@ struct MicroBatch<'a> {
 }
 
 impl MicroBatch<'_> {
-    /// Gradients and measurements of a part of the batch.
-    fn run(&self, batch: &[PromptBranches<'_>]) -> Result<(Gradients, grpo::Metrics)> {
+    /// Gradients, measurements and tokens of a part of the batch.
+    fn run(&self, batch: &[Episode<'_>]) -> Result<(Gradients, grpo::Metrics, UpdateTokens)> {
         let temperature = self.stepping.settings.temperature;
-        let trees: Vec<Tree> = batch
-            .iter()
-            .map(|own| Tree {
-                prompt: &own.prompt.prompt,
-                branches: own.branches.iter().map(|branch| branch.token_ids).collect(),
-            })
-            .collect();
-        let mut packed = Packed::new(self.model, &trees)?;
+        let mut packed = PackedTurns::new(self.model, &sampled(batch))?;
+        let tokens = UpdateTokens {
+            computed: packed.input_ids.len() as u64,
+            separate: packed.separate_tokens as u64,
+            not_continued: packed.not_continued as u64,
+        };
         let reference = self.stepping.reference;
         self.encode_images(&mut packed, reference, batch)?;
         let reference = packed
@@ -216,22 +263,20 @@ impl MicroBatch<'_> {
             .to_vec1::<f32>()?;
         self.encode_images(&mut packed, self.model, batch)?;
         let embeddings = packed.embed(self.model)?;
-        let branches = || batch.iter().flat_map(|own| &own.branches);
-        let old: Vec<f32> = branches().flat_map(|b| b.log_probs.to_vec()).collect();
-        let mask: Vec<bool> = branches()
-            .flat_map(|b| std::iter::repeat_n(b.trained, b.token_ids.len()))
-            .collect();
         // Sequences are renumbered within the batch; all turns of an episode are one sequence.
-        let mut known: BTreeMap<usize, usize> = BTreeMap::new();
-        let mut own_advantages = Vec::new();
-        let mut sequence = Vec::with_capacity(old.len());
-        for branch in branches() {
-            let number = *known.entry(branch.episode).or_insert_with(|| {
-                own_advantages.push(self.advantages[branch.episode]);
-                own_advantages.len() - 1
-            });
-            sequence.extend(std::iter::repeat_n(number, branch.token_ids.len()));
+        let (mut old, mut mask, mut sequence) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, episode) in batch.iter().enumerate() {
+            for turn in &episode.turns {
+                let count = turn.token_ids.len();
+                old.extend_from_slice(turn.log_probs);
+                mask.extend(std::iter::repeat_n(turn.trained, count));
+                sequence.extend(std::iter::repeat_n(number, count));
+            }
         }
+        let own_advantages: Vec<f32> = batch
+            .iter()
+            .map(|episode| self.advantages[episode.index])
+            .collect();
         let loss = |scored: &TokenLogProbs| -> Result<grpo::LossOutput> {
             let entropy = scored.entropy.to_vec1::<f32>()?;
             Ok(grpo::loss(
@@ -252,20 +297,19 @@ impl MicroBatch<'_> {
         if !self.stepping.recompute {
             let output = loss(&packed.log_probs(self.model, &embeddings, temperature)?)?;
             gradients.accumulate(&self.trainer.parameters, &output.loss.backward()?)?;
-            return Ok((gradients, output.metrics));
+            return Ok((gradients, output.metrics, tokens));
         }
-        let tokens = packed.predicting_tokens();
         let mut metrics = None;
         let (_, store) = self.model.backward_with_recompute_of(
-            &tokens,
+            &packed.predictors,
             &embeddings,
             &packed.positions,
             &packed.layout,
             |hidden| {
-                let scored = packed.score_of(&tokens, self.model, hidden, temperature);
-                let output = scored
-                    .and_then(|scored| loss(&scored))
+                let scored = packed
+                    .score(self.model, hidden, temperature)
                     .map_err(candle_core::Error::wrap)?;
+                let output = loss(&scored).map_err(candle_core::Error::wrap)?;
                 metrics = Some(output.metrics);
                 Ok(output.loss)
             },
@@ -275,26 +319,31 @@ impl MicroBatch<'_> {
             origin: "the update".into(),
             problem: "the loss was not taken".into(),
         })?;
-        Ok((gradients, metrics))
+        Ok((gradients, metrics, tokens))
     }
 
-    /// Has a model look at the batch's images itself, where the vision tower is trained: with a graph
-    /// where the model has one. Elsewhere the features are those that were computed once.
+    /// Has a model look at the batch's images itself, each once, where the vision tower is trained: with
+    /// a graph where the model has one. Elsewhere the features are those that were computed once.
     fn encode_images(
         &self,
-        packed: &mut Packed,
+        packed: &mut PackedTurns,
         model: &Model,
-        batch: &[PromptBranches<'_>],
+        batch: &[Episode<'_>],
     ) -> Result<()> {
         if !self.stepping.settings.trains_vision() {
             return Ok(());
         }
+        let turns: Vec<&Turn> = batch.iter().flat_map(|episode| &episode.turns).collect();
         let mut pixels = Vec::new();
         let mut grids = Vec::new();
-        for own in batch {
-            if let Some(values) = &own.prompt.pixel_values {
+        for &(turn, image) in &packed.images {
+            let own = &turns[turn].prompt;
+            let (before, after) = own.prompt.grids.split_at(image);
+            if let (Some(values), Some(grid)) = (&own.pixel_values, after.first()) {
+                let first = before.iter().map(Grid::patches).sum();
+                let values = values.narrow(0, first, grid.patches())?;
                 pixels.push(values.to_device(model.device())?);
-                grids.extend_from_slice(&own.prompt.prompt.grids);
+                grids.push(*grid);
             }
         }
         if !pixels.is_empty() {

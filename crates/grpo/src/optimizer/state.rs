@@ -12,7 +12,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, View};
 
-use super::{AdamW, AdamWOptions, needs_master};
+use super::{AdamW, OptimizerPlace, needs_master};
 use crate::error::{Error, Result};
 
 /// What AdamW remembers of one parameter.
@@ -27,8 +27,12 @@ pub(super) struct State {
 
 #[derive(Clone, Debug)]
 pub(super) enum Moments {
-    /// For f32 parameters on the CPU.
-    Host { first: Vec<f32>, second: Vec<f32> },
+    /// For f32 parameters on the CPU, and for those of a device whose state is on the host.
+    Host {
+        first: Vec<f32>,
+        second: Vec<f32>,
+        copy: Option<HostCopy>,
+    },
     /// For all others: f32, or f64 for f64 parameters, on the parameter's device.
     Device {
         first: Tensor,
@@ -37,12 +41,34 @@ pub(super) enum Moments {
     },
 }
 
+/// A parameter's f32 copy in the host's memory, which is updated in its place.
+#[derive(Clone, Debug)]
+pub(super) struct HostCopy {
+    pub values: Var,
+    /// Whether it knows more than the parameter, so that a file must hold it.
+    is_master: bool,
+}
+
+impl HostCopy {
+    fn of(parameter: &Var) -> Result<Self> {
+        let values = parameter.as_tensor().detach().to_device(&Device::Cpu)?;
+        // Of its own, where neither step made one.
+        let values = values.to_dtype(DType::F32)?.copy()?;
+        Ok(HostCopy {
+            values: Var::from_tensor(&values)?,
+            is_master: needs_master(parameter.dtype()),
+        })
+    }
+}
+
 impl State {
-    pub fn new(parameter: &Var) -> Result<Self> {
-        let moments = if on_host(parameter) {
+    pub fn new(parameter: &Var, place: OptimizerPlace) -> Result<Self> {
+        let moments = if on_host(parameter, place) {
+            let copied = !is_host_parameter(parameter);
             Moments::Host {
                 first: vec![0.0; parameter.elem_count()],
                 second: vec![0.0; parameter.elem_count()],
+                copy: copied.then(|| HostCopy::of(parameter)).transpose()?,
             }
         } else {
             let dtype = moment_dtype(parameter);
@@ -66,7 +92,7 @@ impl State {
     }
 
     /// An error if the parameter is not the one that this state was made for.
-    pub fn check(&self, name: &str, parameter: &Var) -> Result<()> {
+    pub fn check(&self, name: &str, parameter: &Var, place: OptimizerPlace) -> Result<()> {
         if self.shape != parameter.dims() {
             return Err(Error::Shape {
                 what: "the optimiser's state",
@@ -75,7 +101,7 @@ impl State {
                 found: self.shape.clone(),
             });
         }
-        if matches!(self.moments, Moments::Host { .. }) != on_host(parameter) {
+        if matches!(self.moments, Moments::Host { .. }) != on_host(parameter, place) {
             return Err(Error::Setting {
                 what: "parameters",
                 why: format!("`{name}` changed its device or dtype since the last update"),
@@ -85,8 +111,15 @@ impl State {
     }
 }
 
-fn on_host(parameter: &Var) -> bool {
+/// Whether the fused pass updates the parameter itself.
+fn is_host_parameter(parameter: &Var) -> bool {
     parameter.device().is_cpu() && parameter.dtype() == DType::F32
+}
+
+/// Whether the fused pass updates the parameter, or a copy of it.
+fn on_host(parameter: &Var, place: OptimizerPlace) -> bool {
+    is_host_parameter(parameter)
+        || (place == OptimizerPlace::Host && parameter.dtype() != DType::F64)
 }
 
 fn moment_dtype(parameter: &Var) -> DType {
@@ -168,11 +201,18 @@ impl AdamW {
             let (shape, values) = (&[][..], Values::Step(state.step));
             put("step", Entry { shape, values });
             match &state.moments {
-                Moments::Host { first, second } => {
+                Moments::Host {
+                    first,
+                    second,
+                    copy,
+                } => {
                     for (part, moment) in [("exp_avg", first), ("exp_avg_sq", second)] {
                         let values = Values::Single(Cow::Borrowed(moment));
                         let shape = state.shape.as_slice();
                         put(part, Entry { shape, values });
+                    }
+                    if let Some(master) = copy.as_ref().filter(|copy| copy.is_master) {
+                        put("master", Entry::device(master.values.as_tensor())?);
                     }
                 }
                 Moments::Device {
@@ -204,12 +244,13 @@ impl AdamW {
             })
     }
 
-    /// An optimiser with the state of a file that [`AdamW::save`] wrote, for these parameters.
+    /// An optimiser with these settings and the state of a file that [`AdamW::save`] wrote, at whichever
+    /// place it was kept, for these parameters as they are now.
     ///
     /// # Errors
     /// A file that cannot be read, is damaged, or holds state of other parameters or shapes.
-    pub fn load(options: AdamWOptions, path: &Path, parameters: &[(String, Var)]) -> Result<Self> {
-        let mut optimizer = AdamW::new(options)?;
+    pub fn load(&self, path: &Path, parameters: &[(String, Var)]) -> Result<Self> {
+        let mut optimizer = AdamW::new(self.options)?.placed(self.place);
         let bytes = std::fs::read(path).map_err(|source| Error::File {
             path: path.to_owned(),
             source,
@@ -231,7 +272,7 @@ impl AdamW {
             };
             let step = u64::try_from(i64::from_le_bytes(step))
                 .map_err(|_| refuse(format!("`{name}.step` is negative")))?;
-            let mut state = State::new(parameter)?;
+            let mut state = State::new(parameter, self.place)?;
             state.step = step;
             let part = |part: &str, dtype: DType| -> Result<Vec<u8>> {
                 let key = format!("{name}.{part}");
@@ -255,9 +296,21 @@ impl AdamW {
             };
             used += 3;
             match &mut state.moments {
-                Moments::Host { first, second } => {
+                Moments::Host {
+                    first,
+                    second,
+                    copy,
+                } => {
                     *first = floats(&part("exp_avg", DType::F32)?);
                     *second = floats(&part("exp_avg_sq", DType::F32)?);
+                    if let Some(master) = copy.as_ref().filter(|copy| copy.is_master) {
+                        let values = floats(&part("master", DType::F32)?);
+                        let shape = parameter.dims();
+                        master
+                            .values
+                            .set(&Tensor::from_vec(values, shape, &Device::Cpu)?)?;
+                        used += 1;
+                    }
                 }
                 Moments::Device {
                     first,
