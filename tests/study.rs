@@ -234,6 +234,15 @@ fn counted_cells_are_refused_until_all_is_decided_and_committed() {
     assert!(again.contains("nothing to do"), "{again}");
 }
 
+/// The run of the teacher of a seed.
+fn shared_teacher(runs: &BTreeMap<PathBuf, (String, String)>, seed: u64) -> PathBuf {
+    let seed = format!("seed-{seed}");
+    let own = |run: &&PathBuf| {
+        run.ends_with(&seed) && run.to_string_lossy().starts_with("shared/teacher-")
+    };
+    runs.keys().find(own).cloned().unwrap()
+}
+
 fn wait_for(path: &Path, child: &mut Child) {
     let patience = Instant::now();
     while !path.exists() && patience.elapsed() < Duration::from_secs(600) {
@@ -334,6 +343,33 @@ fn several_processes_make_the_bytes_of_one_and_a_killed_one_costs_its_cell() {
     }
     let nothing = succeed(iapo(&study, &clone, &parts));
     assert!(nothing.contains("nothing to do: 4 cells"), "{nothing}");
+    // A cell that is missing needs its teacher's checkpoint, which is made again. What was recorded of
+    // the teacher stays as it was, compressed here; another program's weights are told.
+    let (cell, teacher) = ("A/main/torl/seed-1001", shared_teacher(&expected, 1001));
+    let recorded = clone.join(&teacher).join(results::METRICS);
+    results::pack(&recorded).unwrap();
+    let kept = std::fs::read(results::compressed(&recorded)).unwrap();
+    let again = || {
+        std::fs::remove_dir_all(clone.join(cell)).unwrap();
+        let output = iapo(&study, &clone, &parts).output().unwrap();
+        assert!(output.status.success(), "{:?}", text(&output));
+        assert_eq!(hashes(&clone), expected);
+        assert_eq!(std::fs::read(results::compressed(&recorded)).unwrap(), kept);
+        assert!(!recorded.exists() && !clone.join(&teacher).join("again").exists());
+        std::fs::read_to_string(clone.join(cell).join("log.txt")).unwrap()
+    };
+    assert!(!again().contains("trained again"));
+    let path = clone.join(&teacher).join(results::MANIFEST);
+    let mut manifest: Manifest = read_json(&path).unwrap();
+    manifest.checkpoints.insert("final".into(), "other".into());
+    std::fs::write(&path, serde_json::to_string(&manifest).unwrap()).unwrap();
+    std::fs::remove_dir_all(clone.join(&teacher).join("checkpoint")).unwrap();
+    let told = again();
+    assert!(
+        told.contains("trained again") && told.contains("recorded was other"),
+        "{told}"
+    );
+
     // Damage is seen: no table is made of it unnoticed.
     let records = clone.join("A/main/torl/seed-1000/records.jsonl");
     let whole = std::fs::read(&records).unwrap();

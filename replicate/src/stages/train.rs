@@ -4,17 +4,18 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use baselines::{Evidence, Reward, TeacherRole};
-use results::{Appender, UpdateMetrics};
+use results::{Appender, Manifest, UpdateMetrics};
 
 use super::Replication;
 use super::episodes::{EpisodeFiles, StagePlace};
 use crate::alarms::Watch;
+use crate::checkpoint::{self, weights_hash};
 use crate::evaluation::validate;
 use crate::probe::Probe;
 use crate::profile::RunRole;
 use crate::progress::Report;
 use crate::training::{Graders, Teachers, Training};
-use crate::{Error, Result, checkpoint, error, interrupt};
+use crate::{Error, Result, error, interrupt};
 
 /// One stage of training.
 pub(super) struct StagePlan<'s> {
@@ -37,9 +38,18 @@ impl Replication<'_> {
     pub(super) fn train(&self, plan: StagePlan<'_>, report: &mut Report<'_>) -> Result<PathBuf> {
         let folder = self.folder.begin(self.profile, plan.kind, plan.seed)?;
         let finished = folder.join("checkpoint");
+        let again = folder.join(AGAIN);
         if checkpoint::is_finished(&folder)? {
+            remove(&again)?;
             return Ok(finished);
         }
+        // Checkpoints are not kept with records. A run that was recorded keeps its metrics as they are,
+        // and what is trained for its checkpoint alone stands apart.
+        let recorded = folder.join(results::MANIFEST);
+        let work = match recorded.exists() {
+            true => &again,
+            false => &folder,
+        };
         let model_of = |dir: Option<&Path>| -> Result<_> {
             dir.map(|dir| self.policy(dir)?.model.detached().map_err(Into::into))
                 .transpose()
@@ -85,12 +95,12 @@ impl Replication<'_> {
             Some(folder) => results::read_lines(&folder.join(results::METRICS))?,
             None => Vec::new(),
         };
-        let states = folder.join("state");
+        let states = work.join("state");
         let first = training.trainer.resume(&states)?;
         // Lines beyond the saved state are cut; a fresh stage begins with those of the cold start.
         let keep = if first == 0 { 0 } else { earlier.len() + first };
         let (mut metrics, kept) =
-            Appender::open::<UpdateMetrics>(&folder.join(results::METRICS), keep)?;
+            Appender::open::<UpdateMetrics>(&work.join(results::METRICS), keep)?;
         if first == 0 {
             for line in &earlier {
                 metrics.append(line)?;
@@ -98,7 +108,7 @@ impl Replication<'_> {
         }
         let stored = &self.profile.episodes;
         let place = StagePlace {
-            folder: &folder,
+            folder: work,
             earlier: plan.earlier,
             offset: earlier.len(),
             made: first,
@@ -165,11 +175,39 @@ impl Replication<'_> {
         metrics.sync()?;
         episodes.finish()?;
         checkpoint::save(&training.policy, &folder)?;
-        if states.exists() {
-            std::fs::remove_dir_all(&states).map_err(error::at(&states))?;
+        remove(&states)?;
+        remove(&again)?;
+        if recorded.exists() {
+            compare_with_recorded(&label, &recorded, &finished)?;
         }
         Ok(finished)
     }
+}
+
+/// Where a recorded run is trained again, in its folder.
+const AGAIN: &str = "again";
+
+fn remove(folder: &Path) -> Result<()> {
+    match folder.exists() {
+        true => std::fs::remove_dir_all(folder).map_err(error::at(folder)),
+        false => Ok(()),
+    }
+}
+
+/// Says where weights that were trained again are not those that were recorded: then the program, not the
+/// machine, is another.
+fn compare_with_recorded(label: &str, manifest: &Path, checkpoint: &Path) -> Result<()> {
+    let manifest: Manifest = results::read_json(manifest)?;
+    let found = weights_hash(checkpoint)?;
+    match manifest.checkpoints.get("final") {
+        Some(recorded) if *recorded != found => eprintln!(
+            "{label}: trained again for its checkpoint, which has the hash {found}; recorded was \
+             {recorded}, by commit {}. Its records stay as they are",
+            manifest.commit.as_deref().unwrap_or("unknown")
+        ),
+        _ => {}
+    }
+    Ok(())
 }
 
 fn figures(line: &UpdateMetrics) -> String {
