@@ -374,3 +374,171 @@ fn what_cannot_be_is_refused_with_its_cause_told_once() {
     let error = error_of(iapo(&["tables", nowhere.to_str().unwrap()]));
     assert_eq!(error.matches("No such file").count(), 1, "{error}");
 }
+
+/// Answers by the seed of the request, so that the same seed gets the same answer.
+fn by_seed(received: &Received) -> Behaviour {
+    let seed = received.body["seed"].as_u64().expect("a sample has a seed");
+    says(if seed.is_multiple_of(3) { "7" } else { "8" })
+}
+
+#[test]
+fn questions_that_are_asked_several_times_have_a_pass_at_k() {
+    let (data, out) = (charts(6), tempfile::tempdir().unwrap());
+    let server = Server::start(by_seed);
+    let more = [
+        &of_charts(&data)[..],
+        &["--epochs", "3", "--temperature", "0.7"],
+    ]
+    .concat();
+    let said = succeed(eval(&server.url(), out.path(), &more));
+    let asked = server.received();
+    assert_eq!(asked.len(), 18);
+    assert!(asked.iter().all(|own| own.body["temperature"] == 0.7));
+    let seeds: std::collections::BTreeSet<u64> = asked
+        .iter()
+        .map(|own| own.body["seed"].as_u64().unwrap())
+        .collect();
+    assert_eq!(seeds.len(), 18, "another for every question and time");
+    assert!(
+        said.contains("pass@1") && said.contains("pass@2") && said.contains("pass@3"),
+        "{said}"
+    );
+
+    let runs = Runs::load(&[out.path().to_owned()]).unwrap();
+    let right = runs
+        .records()
+        .filter(|own| own.verdict == Verdict::Right)
+        .count();
+    let expected = seeds.iter().filter(|seed| seed.is_multiple_of(3)).count();
+    assert_eq!((runs.records().count(), right), (18, expected));
+    let found = results::repeats(&runs);
+    assert!((found[0].pass_at[&1] - right as f64 / 18.0).abs() < 1e-12);
+
+    // What was sampled is not asked again, and greedy answers are others.
+    succeed(eval(&server.url(), out.path(), &more));
+    assert_eq!(server.received().len(), 18);
+    let error = error_of(eval(&server.url(), out.path(), &of_charts(&data)));
+    assert!(error.contains("\"temperature\":0.7"), "{error}");
+
+    for (wrong, cause) in [
+        (
+            &["--epochs", "2"][..],
+            "--epochs 2 would have the same greedy answer 2 times",
+        ),
+        (&["--epochs", "0"], "--epochs must be at least 1"),
+        (&["--temperature=-1"], "--temperature must be 0 or more"),
+        (&["--top-p", "0.9"], "give a --temperature"),
+        (
+            &["--temperature", "1", "--top-p", "0"],
+            "--top-p must lie above 0",
+        ),
+    ] {
+        let error = error_of(eval(&server.url(), out.path(), wrong));
+        assert!(error.contains(cause), "{wrong:?}: {error}");
+    }
+}
+
+#[test]
+fn a_checkpoint_samples_by_its_seeds() {
+    let out = tempfile::tempdir().unwrap();
+    let run = |name: &str| {
+        let mut command = iapo(&["eval-all", "--model", "replicate/checkpoints/micro/student"]);
+        command.args(["--sets", "vwtq", "--limit", "8", "--max-new-tokens", "16"]);
+        command.args(["--epochs", "2", "--temperature", "1"]);
+        command.arg("--out").arg(out.path().join(name));
+        let said = succeed(command);
+        let runs = Runs::load(&[out.path().join(name)]).unwrap();
+        let answers: Vec<(u64, String)> = runs
+            .records()
+            .map(|own| (own.seed, own.prediction.clone()))
+            .collect();
+        (said, answers)
+    };
+    let (said, first) = run("one");
+    assert!(said.contains("pass@2"), "{said}");
+    let of = |seed: u64| -> Vec<&String> {
+        first
+            .iter()
+            .filter(|own| own.0 == seed)
+            .map(|own| &own.1)
+            .collect()
+    };
+    assert_eq!((of(0).len(), of(1).len()), (8, 8));
+    assert_ne!(of(0), of(1), "another sample each time");
+    assert_eq!(run("two").1, first, "and the same in another run");
+}
+
+#[test]
+fn two_judges_of_the_same_completions_are_compared() {
+    let data = charxiv();
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+    let server = Server::start(|_| says("B"));
+    let judge = |score: u8| {
+        Server::start(move |_| {
+            Behaviour::Say(format!(
+                "{{\"extracted_answer\": \"B\", \"score\": {score}}}"
+            ))
+        })
+    };
+    let (strict, kind) = (judge(0), judge(1));
+    let folder = data.path().to_str().unwrap();
+    let sets = ["--data", folder, "--sets", "charxiv"];
+    let judged = |out: &Path, judge: &Server, name: &str, more: &[&str]| {
+        let mut command = eval(&server.url(), out, &sets);
+        command
+            .args(["--judge", &judge.url(), "--judge-model", name])
+            .args(more);
+        succeed(command)
+    };
+    judged(&first, &kind, "kind", &[]);
+    let of_first = ["--completions", first.to_str().unwrap()];
+    judged(&second, &strict, "strict", &of_first);
+    assert_eq!(
+        server.received().len(),
+        1,
+        "the completions are the first's"
+    );
+    let mut compare = iapo(&["agreement"]);
+    compare.arg(&first).arg(&second).args(["--format", "json"]);
+    let found: Value = serde_json::from_str(&succeed(compare)).unwrap();
+    assert_eq!(found["scorers"], json!(["judge kind", "judge strict"]));
+    assert_eq!(found["agreement"][0]["answers"], 1);
+    assert_eq!(found["agreement"][0]["agreed"], 0.0);
+    let nowhere = dir.path().join("third");
+    let mut missing = eval(&server.url(), &nowhere, &sets);
+    missing.arg("--completions").arg(dir.path().join("nowhere"));
+    let error = error_of(missing);
+    assert!(
+        error.contains("give an --out that eval-all wrote"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_spending_limit_ends_the_run_and_keeps_what_was_had() {
+    let (data, out) = (charts(12), tempfile::tempdir().unwrap());
+    let server = Server::start(|_| says("7"));
+    let prices = ["--prompt-price", "1000000", "--completion-price", "0"];
+    let limited = ["--concurrency", "1", "--spending-limit", "1"];
+    let more = [&of_charts(&data)[..], &prices, &limited].concat();
+    let error = error_of(eval(&server.url(), out.path(), &more));
+    assert!(
+        error.contains("more than the --spending-limit 1"),
+        "{error}"
+    );
+    let asked = server.received().len();
+    assert!((1..12).contains(&asked), "{asked} requests");
+    assert_eq!(records(out.path()).len(), asked);
+    let whole = [&of_charts(&data)[..], &prices].concat();
+    succeed(eval(&server.url(), out.path(), &whole));
+    assert_eq!(server.received().len(), 12, "only the rest is asked");
+}
+
+#[test]
+fn the_sets_are_listed_without_a_model() {
+    let said = succeed(iapo(&["eval-all", "--list"]));
+    assert_eq!(said.lines().count(), 7, "{said}");
+    assert!(said.contains("charxiv") && said.contains("1000"), "{said}");
+    assert!(said.contains("ReFocus/ReFocus_Data"), "{said}");
+}

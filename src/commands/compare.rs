@@ -44,25 +44,7 @@ struct Compared {
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     ensure!(args.runs.len() > 1, "give at least two runs to compare");
-    let name = |folder: &PathBuf| folder.display().to_string();
-    let loaded = args
-        .runs
-        .iter()
-        .map(|folder| Runs::load(std::slice::from_ref(folder)))
-        .collect::<results::Result<Vec<_>>>()?;
-    let options = TableOptions::default();
-    let all = loaded
-        .iter()
-        .zip(&args.runs)
-        .skip(1)
-        .map(|(runs, folder)| {
-            Ok(Compared {
-                first: name(&args.runs[0]),
-                second: name(folder),
-                found: RunComparison::new(&loaded[0], runs, &options)?,
-            })
-        })
-        .collect::<results::Result<Vec<_>>>()?;
+    let all = compared(&args.runs)?;
     print(&match args.format {
         Form::Table => all.iter().map(|one| one.text(false)).collect::<String>(),
         Form::Markdown => all.iter().map(|one| one.text(true)).collect(),
@@ -73,6 +55,33 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The comparisons of experiments with the first of them, as text for the terminal.
+pub(super) fn text(folders: &[PathBuf]) -> anyhow::Result<String> {
+    let all = compared(folders)?;
+    Ok(all.iter().map(|one| one.text(false)).collect())
+}
+
+fn compared(folders: &[PathBuf]) -> results::Result<Vec<Compared>> {
+    let name = |folder: &PathBuf| folder.display().to_string();
+    let loaded = folders
+        .iter()
+        .map(|folder| Runs::load(std::slice::from_ref(folder)))
+        .collect::<results::Result<Vec<_>>>()?;
+    let options = TableOptions::default();
+    loaded
+        .iter()
+        .zip(folders)
+        .skip(1)
+        .map(|(runs, folder)| {
+            Ok(Compared {
+                first: name(&folders[0]),
+                second: name(folder),
+                found: RunComparison::new(&loaded[0], runs, &options)?,
+            })
+        })
+        .collect()
 }
 
 /// The heads of the table of arms.

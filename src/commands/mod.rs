@@ -1,5 +1,6 @@
 //! The subcommands, one file each.
 
+mod agreement;
 mod ask;
 mod attribute;
 mod battery;
@@ -49,6 +50,7 @@ enum Command {
     Check(check::Args),
     View(view::Args),
     Compare(compare::Args),
+    Agreement(agreement::Args),
     Score(score::Args),
     Tool(tool::Args),
     World(world::Args),
@@ -74,6 +76,7 @@ impl Cli {
             Command::Check(args) => check::run(args),
             Command::View(args) => view::run(args),
             Command::Compare(args) => compare::run(args),
+            Command::Agreement(args) => agreement::run(args),
             Command::Score(args) => score::run(args),
             Command::Tool(args) => tool::run(args),
             Command::World(args) => world::run(args),

@@ -19,7 +19,7 @@ use replicate::stages::Replication;
 use results::{Claim, Format, Paper, Runs, Table, TableOptions, write_report};
 
 /// Trains the arms, evaluates them on the six sets, and says whether the claim held.
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 pub struct Args {
     /// `micro`, `smoke`, `paper` (one card of 80 GB; replicate/PAPER.md), `paper-full`, or a profile's
     /// file (see replicate/profiles).
@@ -44,6 +44,10 @@ pub struct Args {
     /// Changes a setting of the profile, for example `--set arms.torl.penalty=0.5`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     changes: Vec<String>,
+    /// Replicates once for each value of a setting, each into a folder of its own below --out, and
+    /// compares them with the first, for example `--sweep grpo.learning_rate=1e-4,2e-4`.
+    #[arg(long, value_name = "KEY=A,B,…")]
+    sweep: Option<Sweep>,
     /// The folder with the questions, for profiles that load them; `hub` downloads what is missing into
     /// `hub-data`.
     #[arg(long, value_name = "DIR|hub")]
@@ -54,6 +58,55 @@ pub struct Args {
     /// The folder that the profile's checkpoints are relative to.
     #[arg(long, value_name = "DIR", default_value_os_t = recipe_folder())]
     checkpoints: PathBuf,
+}
+
+/// A setting with several values.
+#[derive(Clone, Debug, PartialEq)]
+struct Sweep {
+    key: String,
+    values: Vec<String>,
+}
+
+impl std::str::FromStr for Sweep {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || format!("expected KEY=A,B with two values or more, found '{text}'");
+        let (key, values) = text.split_once('=').ok_or_else(expected)?;
+        // Commas within brackets belong to a value.
+        let mut depth = 0;
+        let parts = values.split(|c: char| {
+            depth += i32::from(matches!(c, '[' | '{')) - i32::from(matches!(c, ']' | '}'));
+            c == ',' && depth == 0
+        });
+        let mut found: Vec<String> = Vec::new();
+        for value in parts.map(str::trim) {
+            if value.is_empty() || found.iter().any(|known| known == value) {
+                return Err(expected());
+            }
+            found.push(value.to_owned());
+        }
+        match key.trim() {
+            "" => Err(expected()),
+            key if found.len() > 1 => Ok(Sweep {
+                key: key.to_owned(),
+                values: found,
+            }),
+            _ => Err(expected()),
+        }
+    }
+}
+
+impl Sweep {
+    /// The name of the folder of a value.
+    fn folder(&self, value: &str) -> String {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let value: String = value
+            .chars()
+            .map(|c| if plain(c) { c } else { '-' })
+            .collect();
+        format!("{}-{value}", self.key)
+    }
 }
 
 /// Where data of the hub are kept.
@@ -88,6 +141,66 @@ fn too_small(plan: &Plan) -> Option<String> {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let Some(sweep) = args.sweep.clone() else {
+        return Ok(match replicate(args, Signals::Unwatched)? {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::from(signals::STOPPED),
+        });
+    };
+    // All values are read before work is spent on the first.
+    let with = |value: &str| {
+        let mut changes = args.changes.clone();
+        changes.push(format!("{}={value}", sweep.key));
+        changes
+    };
+    for value in &sweep.values {
+        Profile::load(&args.profile, &with(value))?;
+    }
+    let below = match &args.out {
+        Some(out) => out.clone(),
+        None => Path::new("runs").join(Profile::load(&args.profile, &[])?.name),
+    };
+    watch(&below)?;
+    let mut folders = Vec::new();
+    for value in &sweep.values {
+        let folder = below.join(sweep.folder(value));
+        print(&format!("{} = {value}\n", sweep.key))?;
+        let own = Args {
+            changes: with(value),
+            out: Some(folder.clone()),
+            // What is finished is read, what is not there is made.
+            resume: args.resume && folder.exists(),
+            ..args.clone()
+        };
+        if !replicate(own, Signals::Watched)? {
+            return Ok(ExitCode::from(signals::STOPPED));
+        }
+        folders.push(folder);
+    }
+    print(&format!("\n{}", super::compare::text(&folders)?))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether somebody looks for signals already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Signals {
+    Unwatched,
+    Watched,
+}
+
+/// Looks for signals, and says how to go on after one.
+fn watch(out: &Path) -> std::io::Result<()> {
+    signals::watch(
+        OnSignal::AfterStep,
+        format!(
+            "what is saved in {} is whole: give the same command with --resume",
+            out.display()
+        ),
+    )
+}
+
+/// Makes one replication, or goes on with it; whether it came to its end.
+fn replicate(args: Args, signals: Signals) -> anyhow::Result<bool> {
     let mut changes = args.changes;
     changes.extend(args.seeds.map(|seeds| format!("seeds={seeds}")));
     changes.extend(args.first_seed.map(|seed| format!("first_seed={seed}")));
@@ -136,13 +249,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         2 + seeds * arms.len(),
         out.display()
     );
-    signals::watch(
-        OnSignal::AfterStep,
-        format!(
-            "what is saved in {} is whole: give the same command with --resume",
-            out.display()
-        ),
-    )?;
+    if signals == Signals::Unwatched {
+        watch(&out)?;
+    }
     let started = Instant::now();
     let mut progress = Progress::new();
     let hashes = replication.run(&mut |stage, step, steps, figures| {
@@ -152,7 +261,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let hashes = match hashes {
         Err(stopped @ replicate::Error::Stopped) => {
             eprintln!("{stopped}");
-            return Ok(ExitCode::from(signals::STOPPED));
+            return Ok(false);
         }
         hashes => hashes?,
     };
@@ -185,7 +294,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     print(&text)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(true)
 }
 
 /// The verdict of the run of a profile that is recorded in the checkout, if there is one.
@@ -204,6 +313,21 @@ fn recorded(profile: &str) -> anyhow::Result<Option<Claim>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sweep_has_a_key_and_two_values() {
+        let sweep: Sweep = "grpo.learning_rate = 1e-4, 2e-4".parse().unwrap();
+        assert_eq!(sweep.key, "grpo.learning_rate");
+        assert_eq!(sweep.values, ["1e-4", "2e-4"]);
+        assert_eq!(sweep.folder("2e-4"), "grpo.learning_rate-2e-4");
+        let sweep: Sweep = "world.difficulty.named=[2,4],[3,5]".parse().unwrap();
+        assert_eq!(sweep.values, ["[2,4]", "[3,5]"]);
+        assert_eq!(sweep.folder("[2,4]"), "world.difficulty.named--2-4-");
+        for bad in ["", "key", "=1,2", "key=1", "key=1,,2", "key=1,1"] {
+            let error = bad.parse::<Sweep>().unwrap_err();
+            assert!(error.contains("expected KEY=A,B"), "{error}");
+        }
+    }
 
     #[test]
     fn a_card_that_is_too_small_is_refused_in_the_plans_words() {

@@ -32,10 +32,22 @@ pub mod vtool_v2;
 #[cfg(test)]
 mod tests;
 
+use crate::TestSet;
+
 pub use gold::{GoldError, gold};
 pub use judged::JudgeSettings;
 pub use official::{Crashes, score};
 pub use scored::{Answer, Exception, Reason, Scored, ScoredSet};
+
+/// The official rule of a set, in a word or two.
+pub const fn official_rule(set: TestSet) -> &'static str {
+    match set {
+        TestSet::CharXiv => "a judge, by category",
+        TestSet::ChartQaHorizontal | TestSet::ChartQaVertical => "ChartQA relaxed match",
+        TestSet::Vwtq | TestSet::VwtqSyn => "WikiTableQuestions denotation match",
+        TestSet::VTabFact => "substring true or false",
+    }
+}
 
 /// The version of the rules, for records: it rises when a verdict can change.
 pub const VERSION: u32 = 2;

@@ -100,6 +100,17 @@ fn files_of(set: TestSet) -> &'static [&'static str] {
     }
 }
 
+/// The public data sets and repositories that [`download`] brings a set from.
+pub const fn published_in(set: TestSet) -> &'static str {
+    match set {
+        TestSet::CharXiv => "princeton-nlp/CharXiv",
+        TestSet::ChartQaHorizontal | TestSet::ChartQaVertical => "ReFocus/ReFocus_Data",
+        TestSet::Vwtq | TestSet::VwtqSyn | TestSet::VTabFact => {
+            "ReFocus/ReFocus_Data, terryoo/TableVQA-Bench"
+        }
+    }
+}
+
 /// Loads `set` from the folder `data`: every record is read and checked, images are found and
 /// measured but not decoded.
 ///

@@ -1,7 +1,8 @@
 //! Any policy, with its completions kept on disk.
 //!
-//! For a local model that decodes greedily: what it said once it would say again, so a run that
-//! goes on, or whose answers only now have a judge, need not generate them a second time.
+//! For a local model that decodes greedily, or samples with the seeds of its requests: what it said
+//! once it would say again, so a run that goes on, or whose answers only now have a judge, need not
+//! generate them a second time.
 
 use agent::{Completion, CompletionRequest, Policy};
 
@@ -15,7 +16,7 @@ pub struct CachedPolicy<P> {
     cache: Cache,
     /// What tells its completions from those of others: a hash of its weights.
     model: String,
-    /// Greedy: the seeds of requests are no part of the key.
+    /// How the policy decodes.
     parameters: SamplingParameters,
 }
 
@@ -31,13 +32,18 @@ pub enum CachedPolicyError<E: std::error::Error + 'static> {
 }
 
 impl<P> CachedPolicy<P> {
-    /// `policy`, which must decode greedily and at most `max_tokens` tokens, with `cache`.
-    pub fn greedy(policy: P, cache: Cache, model: impl Into<String>, max_tokens: u32) -> Self {
+    /// `policy`, which must decode as `parameters` say, requests without a seed greedily, with `cache`.
+    pub fn new(
+        policy: P,
+        cache: Cache,
+        model: impl Into<String>,
+        parameters: SamplingParameters,
+    ) -> Self {
         CachedPolicy {
             policy,
             cache,
             model: model.into(),
-            parameters: SamplingParameters::greedy(max_tokens),
+            parameters,
         }
     }
 
@@ -56,7 +62,10 @@ impl<P: Policy> Policy for CachedPolicy<P> {
     ) -> Result<Vec<Result<Completion, Self::Error>>, Self::Error> {
         let keys: Vec<blake3::Hash> = requests
             .iter()
-            .map(|request| cache_key(&self.model, request.conversation, &self.parameters))
+            .map(|request| {
+                let parameters = self.parameters.of_request(request.seed);
+                cache_key(&self.model, request.conversation, &parameters)
+            })
             .collect();
         let mut completions: Vec<Option<Result<Completion, Self::Error>>> = keys
             .iter()
@@ -159,7 +168,8 @@ mod tests {
         let path = folder.path().join("completions.jsonl");
         let texts = |model: &str, asked: &[&str]| -> (Vec<String>, usize) {
             let cache = Cache::open(&path).unwrap();
-            let mut policy = CachedPolicy::greedy(Counting(0), cache, model, 8);
+            let greedy = SamplingParameters::greedy(8);
+            let mut policy = CachedPolicy::new(Counting(0), cache, model, greedy);
             let conversations: Vec<Conversation> = asked.iter().map(|text| ask(text)).collect();
             let requests: Vec<CompletionRequest<'_>> = conversations
                 .iter()
@@ -187,5 +197,30 @@ mod tests {
         assert_eq!(texts("m", &["c", "a"]).1, 0);
         // Other weights are another model.
         assert_eq!(texts("n", &["a"]), (words(&["answer 1"]), 1));
+    }
+
+    #[test]
+    fn samples_are_known_by_their_seeds() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path().join("completions.jsonl")).unwrap();
+        let parameters = SamplingParameters {
+            temperature: 0.7,
+            ..SamplingParameters::greedy(8)
+        };
+        let mut policy = CachedPolicy::new(Counting(0), cache, "m", parameters);
+        let conversation = ask("a");
+        let mut said = |seed: Option<u64>| {
+            let request = CompletionRequest {
+                conversation: &conversation,
+                seed,
+            };
+            let mut said = policy.complete(&[request]).unwrap();
+            said.remove(0).unwrap().text
+        };
+        assert_eq!(
+            [said(Some(1)), said(Some(2)), said(None)],
+            ["answer 1", "answer 2", "answer 3"]
+        );
+        assert_eq!([said(Some(2)), said(None)], ["answer 2", "answer 3"]);
     }
 }

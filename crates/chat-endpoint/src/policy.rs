@@ -20,17 +20,6 @@ impl<'a> EndpointPolicy<'a> {
     pub fn new(client: &'a Client, parameters: SamplingParameters) -> Self {
         EndpointPolicy { client, parameters }
     }
-
-    fn parameters(&self, request: &CompletionRequest<'_>) -> SamplingParameters {
-        let mut parameters = self.parameters.clone();
-        if parameters.temperature > 0.0 {
-            parameters.seed = request.seed.map(|seed| (seed & 0x7fff_ffff) as u32);
-            if request.seed.is_none() {
-                parameters.temperature = 0.0;
-            }
-        }
-        parameters
-    }
 }
 
 impl Policy for EndpointPolicy<'_> {
@@ -42,7 +31,12 @@ impl Policy for EndpointPolicy<'_> {
     ) -> Result<Vec<Result<Completion, Error>>, Error> {
         let requests: Vec<(&Conversation, SamplingParameters)> = requests
             .iter()
-            .map(|request| (request.conversation, self.parameters(request)))
+            .map(|request| {
+                (
+                    request.conversation,
+                    self.parameters.of_request(request.seed),
+                )
+            })
             .collect();
         let replies = self.client.chat_all(&requests)?;
         Ok(replies

@@ -42,6 +42,19 @@ impl SamplingParameters {
             json_object: false,
         }
     }
+
+    /// How to decode a request with this seed: where these sample (`temperature` above 0) its own seed
+    /// replaces theirs, and a request without one is greedy.
+    pub(crate) fn of_request(&self, seed: Option<u64>) -> Self {
+        let mut parameters = self.clone();
+        if parameters.temperature > 0.0 {
+            parameters.seed = seed.map(|seed| (seed & 0x7fff_ffff) as u32);
+            if seed.is_none() {
+                parameters.temperature = 0.0;
+            }
+        }
+        parameters
+    }
 }
 
 /// A completion, new or from the cache.

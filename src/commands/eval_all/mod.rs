@@ -4,6 +4,7 @@
 //! endpoint does not give and which cost a checkpoint more than its answers; `iapo attribute`
 //! measures that of one call.
 
+mod calls;
 mod data;
 mod run;
 mod tally;
@@ -18,15 +19,20 @@ use benchmarks::TestSet;
 use benchmarks::data::AnswerRule;
 use benchmarks::evaluation::{Scoring, Shard};
 use benchmarks::judge::{EndpointJudge, Judge};
-use benchmarks::scorers::Reason;
+use benchmarks::scorers::{self, Reason};
+use benchmarks::sources;
 use chat_endpoint::{
     ApiKey, Cache, CachedPolicy, Client, EndpointPolicy, Prices, SamplingParameters, Settings,
 };
 use replicate::checkpoint::weights_hash;
 use replicate::compute::{Compute, DeviceName, WeightType};
 use replicate::policy::LocalPolicy;
-use results::{ArmName, Format, Paper, RECORDS, Runs, Table, TableOptions, run_folder};
+use results::{
+    ArmName, Format, Paper, RECORDS, Runs, Table, TableOptions, plain_table, repeats,
+    repeats_table, run_folder,
+};
 
+use super::output::print;
 use super::signals::{self, OnSignal};
 use data::Asked;
 use run::Evaluation;
@@ -47,7 +53,11 @@ const GIVE_UP_AFTER: u32 = 3;
 pub struct Args {
     /// A checkpoint's folder or a hub id (ORG/NAME[@REVISION], feature `hub`), several times for
     /// several; with --endpoint, the model's name there.
-    #[arg(long = "model", required = true, value_name = "DIR|NAME")]
+    #[arg(
+        long = "model",
+        required_unless_present = "list",
+        value_name = "DIR|NAME"
+    )]
     models: Vec<String>,
     /// An OpenAI-compatible server; its key is read from OPENAI_API_KEY.
     #[arg(long, value_name = "URL")]
@@ -58,6 +68,9 @@ pub struct Args {
     /// The sets, comma-separated; without it, all six.
     #[arg(long, value_delimiter = ',')]
     sets: Vec<TestSet>,
+    /// Only say which sets there are, with their size, where they are published, and who scores them.
+    #[arg(long)]
+    list: bool,
     /// At most this many questions of each set.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -69,6 +82,19 @@ pub struct Args {
     /// what was not judged is judged again on the completion that is there.
     #[arg(long, default_value = "runs/eval-all", value_name = "DIR")]
     out: PathBuf,
+    /// Judge the completions of this earlier --out, and ask only for those that are missing there.
+    #[arg(long, value_name = "DIR")]
+    completions: Option<PathBuf>,
+    /// How often each question is asked, with other random numbers each time: accuracy is the mean, and
+    /// pass@k is told. Needs a --temperature.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    epochs: u64,
+    /// Temperature of sampling; 0 is greedy.
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    temperature: f64,
+    /// Sample from the smallest set of tokens with this probability together.
+    #[arg(long, value_name = "P")]
+    top_p: Option<f64>,
     /// The judge's OpenAI-compatible server, for CharXiv; its key is read from JUDGE_API_KEY.
     #[arg(long, value_name = "URL", requires = "judge_model")]
     judge: Option<String>,
@@ -103,19 +129,73 @@ pub struct Args {
     /// What a million completion tokens cost.
     #[arg(long, requires = "prompt_price")]
     completion_price: Option<f64>,
+    /// Stop when this command's requests have cost more; what was answered is kept.
+    #[arg(long, requires = "prompt_price", value_name = "AMOUNT")]
+    spending_limit: Option<f64>,
+}
+
+impl Args {
+    /// How completions are decoded.
+    fn decoding(&self) -> SamplingParameters {
+        SamplingParameters {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            ..SamplingParameters::greedy(self.max_new_tokens)
+        }
+    }
+
+    /// Refuses what contradicts itself.
+    fn check(&self) -> anyhow::Result<()> {
+        if self.endpoint.is_some() && self.models.len() > 1 {
+            bail!("--endpoint takes one --model, found {}", self.models.len());
+        }
+        if self.concurrency == 0 {
+            bail!("--concurrency must be at least 1");
+        }
+        if self.max_new_tokens == 0 {
+            bail!("--max-new-tokens must be at least 1");
+        }
+        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
+            bail!(
+                "--temperature must be 0 or more, found {}",
+                self.temperature
+            );
+        }
+        let nucleus = self.top_p.filter(|mass| !(*mass > 0.0 && *mass <= 1.0));
+        if let Some(mass) = nucleus {
+            bail!("--top-p must lie above 0 and be at most 1, found {mass}");
+        }
+        if self.temperature == 0.0 && self.top_p.is_some() {
+            bail!(
+                "--top-p says how to sample, and --temperature 0 is greedy: give a --temperature"
+            );
+        }
+        match self.epochs {
+            0 => bail!("--epochs must be at least 1"),
+            1 => {}
+            n if self.temperature == 0.0 => {
+                bail!(
+                    "--epochs {n} would have the same greedy answer {n} times: give a --temperature"
+                )
+            }
+            _ => {}
+        }
+        if let Some(limit) = self.spending_limit
+            && !(limit.is_finite() && limit > 0.0)
+        {
+            bail!("--spending-limit must be above 0, found {limit}");
+        }
+        Ok(())
+    }
 }
 
 /// Runs the command: records first, then the table of everything in `--out`, or of this share.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    if args.endpoint.is_some() && args.models.len() > 1 {
-        bail!("--endpoint takes one --model, found {}", args.models.len());
+    if args.list {
+        print(&listing())?;
+        return Ok(ExitCode::SUCCESS);
     }
-    if args.concurrency == 0 {
-        bail!("--concurrency must be at least 1");
-    }
-    if args.max_new_tokens == 0 {
-        bail!("--max-new-tokens must be at least 1");
-    }
+    args.check()?;
     let arms = args
         .models
         .iter()
@@ -165,48 +245,68 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             Some(folder) => weights_hash(folder)?,
             None => model.clone(),
         };
-        let folder = run_folder(&out, arm, 0);
-        let mut run = Evaluation::open(&args, &data, scoring, folder, arm, checkpoint.clone())?;
-        if let Some(judging) = &judging {
-            run = run.watching("judge", judging);
-        }
-        let cache = Cache::open(run.folder().join(COMPLETIONS))?;
-        if let Some(checkpoint_folder) = local {
-            let compute = Compute::open(args.device, args.weights)?;
-            let local =
-                LocalPolicy::load(&checkpoint_folder, &compute, args.max_new_tokens as usize)?;
-            // Other types of weights give other answers.
-            let name = format!("{checkpoint} {}", compute.dtype.as_str());
-            let mut policy = CachedPolicy::greedy(local, cache, name, args.max_new_tokens);
-            // Encoded prompts of answered questions would fill the memory.
-            let result = run.all(&mut policy, args.concurrency, |kept| {
-                kept.policy_mut().forget();
-            });
-            tally.add(run.finish(result)?);
-        } else if let Some(url) = &args.endpoint {
-            let client = Client::new(
-                settings(&args, url, model),
-                ApiKey::from_env(KEY),
-                Some(cache),
-            )?;
-            let mut run = run.watching("policy", &client);
-            let mut policy =
-                EndpointPolicy::new(&client, SamplingParameters::greedy(args.max_new_tokens));
-            let result = run.all(&mut policy, 4 * args.concurrency, |_| ());
-            tally.add(run.finish(result)?);
+        for epoch in 0..args.epochs {
+            let folder = run_folder(&out, arm, epoch);
+            let mut run = Evaluation::open(
+                &args,
+                &data,
+                scoring,
+                folder,
+                (arm, epoch),
+                checkpoint.clone(),
+            )?
+            .after_spending(tally.spent());
+            if let Some(judging) = &judging {
+                run = run.watching("judge", judging);
+            }
+            if let Some(earlier) = &args.completions {
+                let earlier = run_folder(&share_folder(earlier, args.shard), arm, epoch);
+                take_completions(&earlier, run.folder())?;
+            }
+            let cache = Cache::open(run.folder().join(COMPLETIONS))?;
+            if let Some(checkpoint_folder) = &local {
+                let compute = Compute::open(args.device, args.weights)?;
+                let mut local =
+                    LocalPolicy::load(checkpoint_folder, &compute, args.max_new_tokens as usize)?;
+                local.temperature = args.temperature;
+                local.top_p = args.top_p;
+                // Other types of weights give other answers.
+                let name = format!("{checkpoint} {}", compute.dtype.as_str());
+                let mut policy = CachedPolicy::new(local, cache, name, args.decoding());
+                // Encoded prompts of answered questions would fill the memory.
+                let result = run.all(&mut policy, args.concurrency, |kept| {
+                    kept.policy_mut().forget();
+                });
+                tally.add(run.finish(result)?);
+            } else if let Some(url) = &args.endpoint {
+                let client = Client::new(
+                    settings(&args, url, model),
+                    ApiKey::from_env(KEY),
+                    Some(cache),
+                )?;
+                let mut run = run.watching("policy", &client);
+                let mut policy = EndpointPolicy::new(&client, args.decoding());
+                let result = run.all(&mut policy, 4 * args.concurrency, |_| ());
+                tally.add(run.finish(result)?);
+            }
         }
     }
     let runs = Runs::load(std::slice::from_ref(&out))?;
     let table = Table::new(&runs, &Paper::committed()?, &TableOptions::default());
-    print!("{}", table.render(Format::Terminal));
+    let mut text = table.render(Format::Terminal);
+    let repeated = repeats_table(&repeats(&runs));
+    if !repeated.is_empty() {
+        text += &format!("\nIn percent; each question was asked several times:\n{repeated}\n");
+    }
     if args.shard.count() > 1 {
-        println!(
-            "Share {} of {} alone: `iapo tables {}` shows all that are there.",
+        text += &format!(
+            "Share {} of {} alone: `iapo tables {}` shows all that are there.\n",
             args.shard.number(),
             args.shard.count(),
             args.out.display()
         );
     }
+    print(&text)?;
     if let Some((reason, questions)) = tally.nothing_judged() {
         let next = match reason == Reason::NeedsJudge.name() {
             true => "give a judge with --judge and --judge-model",
@@ -219,6 +319,38 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The sets that can be asked.
+fn listing() -> String {
+    let rows: Vec<Vec<String>> = TestSet::ALL
+        .iter()
+        .map(|set| {
+            vec![
+                set.name().to_owned(),
+                set.published_size().to_string(),
+                sources::published_in(*set).to_owned(),
+                scorers::official_rule(*set).to_owned(),
+            ]
+        })
+        .collect();
+    let header = ["set", "questions", "published in", "official rule"];
+    format!("{}\n", plain_table(&header, &rows))
+}
+
+/// Copies the completions of an earlier run to where a run that has none will look for them.
+fn take_completions(earlier: &Path, folder: &Path) -> anyhow::Result<()> {
+    let (from, to) = (earlier.join(COMPLETIONS), folder.join(COMPLETIONS));
+    if to.exists() {
+        return Ok(());
+    }
+    let completions = std::fs::read(&from).with_context(|| {
+        format!(
+            "--completions: cannot read {}; give an --out that eval-all wrote, with the same --model",
+            from.display()
+        )
+    })?;
+    Ok(results::write_atomically(&to, &completions)?)
 }
 
 /// Where a share of the questions is recorded. Shares may be evaluated at the same time, so each

@@ -5,10 +5,10 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use agent::{Policy, ToolOutcome};
+use agent::Policy;
 use anyhow::{Context, bail};
 use benchmarks::data::{Item, TestItem};
-use benchmarks::evaluation::{Answered, Scoring, answer};
+use benchmarks::evaluation::{Scoring, answer};
 use benchmarks::{Question, TestSet, Verdict};
 use chat_endpoint::Client;
 use replicate::progress::Progress;
@@ -19,9 +19,10 @@ use results::{
     RunKind, pack, peak_memory_bytes, read_json, read_lines, unpack, verify, write_json,
     write_lines,
 };
-use visual_tools::{NearMissCounts, Parsed, RefusalCounts, near_miss, parse};
+use seeded_random::Stream;
 
 use super::Args;
+use super::calls::CallCounts;
 use super::data::Asked;
 use super::tally::Tally;
 use super::watch::{Watched, figures, while_showing};
@@ -49,10 +50,10 @@ pub(super) struct Evaluation<'a> {
     /// The servers that this run asks.
     watched: Vec<Watched<'a>>,
     undecodable: BTreeMap<TestSet, u64>,
-    refused: RefusalCounts,
-    near_misses: NearMissCounts,
-    failed_calls: u64,
+    calls: CallCounts,
     tally: Tally,
+    /// What the command's earlier runs were charged.
+    spent_before: f64,
     started: Instant,
     /// Held until the run ends.
     _lock: File,
@@ -67,16 +68,20 @@ impl<'a> Evaluation<'a> {
         data: &'a Asked,
         scoring: Scoring<'a>,
         folder: PathBuf,
-        arm: &ArmName,
+        (arm, epoch): (&ArmName, u64),
         checkpoint: String,
     ) -> anyhow::Result<Self> {
         let lock = lock(&folder)?;
         // What shapes an answer; not which questions are asked, nor who judges: completions are
         // kept, and each record names its scorer.
-        let resolved = serde_json::json!({
+        let mut resolved = serde_json::json!({
             "data": args.data,
             "max_new_tokens": args.max_new_tokens,
         });
+        if args.temperature > 0.0 {
+            resolved["temperature"] = args.temperature.into();
+            resolved["top_p"] = args.top_p.into();
+        }
         let profile = results::ProfileStamp {
             name: RunKind::EVALUATION.to_owned(),
             hash: blake3::hash(resolved.to_string().as_bytes())
@@ -84,7 +89,7 @@ impl<'a> Evaluation<'a> {
                 .to_string(),
             resolved,
         };
-        let mut manifest = Manifest::new(arm.clone(), 0, profile);
+        let mut manifest = Manifest::new(arm.clone(), epoch, profile);
         provenance::describe(&mut manifest);
         if folder.join(MANIFEST).is_file() {
             let before: Manifest = read_json(&folder.join(MANIFEST))?;
@@ -118,7 +123,7 @@ impl<'a> Evaluation<'a> {
             scoring,
             recorder: Recorder {
                 arm: arm.clone(),
-                seed: 0,
+                seed: epoch,
                 checkpoint,
             },
             before: manifest.clone(),
@@ -127,10 +132,9 @@ impl<'a> Evaluation<'a> {
             open: Vec::new(),
             watched: Vec::new(),
             undecodable: BTreeMap::new(),
-            refused: RefusalCounts::default(),
-            near_misses: NearMissCounts::default(),
-            failed_calls: 0,
+            calls: CallCounts::default(),
             tally: Tally::default(),
+            spent_before: 0.0,
             started: Instant::now(),
             folder,
             _lock: lock,
@@ -148,6 +152,18 @@ impl<'a> Evaluation<'a> {
     pub fn watching(mut self, role: &'static str, client: &'a Client) -> Self {
         self.watched.push(Watched::new(role, client));
         self
+    }
+
+    /// Counts what the command spent before towards its limit.
+    pub fn after_spending(mut self, amount: f64) -> Self {
+        self.spent_before = amount;
+        self
+    }
+
+    /// What this run was charged.
+    fn spent(&self) -> f64 {
+        let costs = self.watched.iter().filter_map(|own| own.usage().cost);
+        costs.sum()
     }
 
     /// Keeps the verdicts that are there, those of other sets included.
@@ -255,6 +271,10 @@ impl<'a> Evaluation<'a> {
     ) -> anyhow::Result<()> {
         let options = self.data.data.episodes();
         let scoring = self.scoring;
+        let decoding = match self.args.temperature > 0.0 {
+            true => Decoding::Sampled,
+            false => Decoding::Greedy,
+        };
         let mut progress = Progress::new();
         for (set, size) in self.data.sets() {
             let size = self.args.limit.map_or(size, |limit| limit.min(size));
@@ -285,8 +305,10 @@ impl<'a> Evaluation<'a> {
                         TestItem::Ready(item) => items.push(*item),
                     }
                 }
-                let asked: Vec<(&Question, Option<u64>)> =
-                    items.iter().map(|item| (&item.question, None)).collect();
+                let asked: Vec<(&Question, Option<u64>)> = items
+                    .iter()
+                    .map(|item| (&item.question, self.seed(&item.question)))
+                    .collect();
                 let answered = match asked.is_empty() {
                     true => Vec::new(),
                     false => {
@@ -301,7 +323,7 @@ impl<'a> Evaluation<'a> {
                 for (item, answered) in items.iter().zip(answered) {
                     right += usize::from(answered.verdict == Verdict::Right);
                     open += usize::from(answered.verdict == Verdict::NotJudged);
-                    self.count_call(&answered);
+                    self.calls.add(&answered);
                     let record = self.recorder.answered(
                         &item.question,
                         item.truth.as_ref(),
@@ -310,9 +332,7 @@ impl<'a> Evaluation<'a> {
                     );
                     // Before its record: a kill between leaves an episode that is asked again.
                     let scorer = self.scorer(set);
-                    let episode = self
-                        .recorder
-                        .episode(item, &answered, Decoding::Greedy, scorer);
+                    let episode = self.recorder.episode(item, &answered, decoding, scorer);
                     written.episodes.append(&episode)?;
                     self.keep(&mut written.records, record)?;
                 }
@@ -343,39 +363,19 @@ impl<'a> Evaluation<'a> {
         Ok(())
     }
 
+    /// The seed of a question's sample, another each time that it is asked; `None` is greedy.
+    fn seed(&self, question: &Question) -> Option<u64> {
+        (self.args.temperature > 0.0).then(|| {
+            Stream::new(self.recorder.seed)
+                .purpose(question.set.name())
+                .purpose(&question.id)
+                .seed()
+        })
+    }
+
     /// Who scores a set in this run, and in which version.
     fn scorer(&self, set: TestSet) -> (String, String) {
         self.scoring.scorer(set, self.args.judge_model.as_deref())
-    }
-
-    /// Counts a call that the parser refused, by the reason, that could not be carried out, or that
-    /// does not have the form that is read.
-    /// Those of answers without a verdict are counted once they have one: they come again.
-    fn count_call(&mut self, answered: &Answered) {
-        let Some(episode) = &answered.episode else {
-            return;
-        };
-        if answered.verdict == Verdict::NotJudged {
-            return;
-        }
-        match episode.outcome {
-            // The episode keeps the refusal's words; the kind is read from the call again.
-            ToolOutcome::Refused(_) => {
-                if let Some(turn) = episode.turns.first()
-                    && let Parsed::Refused(refusal) = parse(&turn.completion.text)
-                {
-                    self.refused.add(&refusal);
-                }
-            }
-            ToolOutcome::Failed(_) => self.failed_calls += 1,
-            ToolOutcome::NotCalled => {
-                let first = episode.turns.first();
-                if let Some(kind) = first.and_then(|turn| near_miss(&turn.completion.text)) {
-                    self.near_misses.add(kind);
-                }
-            }
-            ToolOutcome::Succeeded => {}
-        }
     }
 
     /// Writes the manifest as far as the run has come.
@@ -398,18 +398,8 @@ impl<'a> Evaluation<'a> {
                 }
             }
         }
+        self.calls.write(&mut manifest.counts)?;
         let mut add = |name: String, count: u64| *manifest.counts.entry(name).or_default() += count;
-        for (reason, count) in &self.refused.0 {
-            if let serde_json::Value::String(reason) = serde_json::to_value(reason)? {
-                add(format!("tool_refused_{reason}"), *count as u64);
-            }
-        }
-        for (kind, count) in &self.near_misses.0 {
-            add(format!("tool_near_miss_{kind}"), *count as u64);
-        }
-        if self.failed_calls > 0 {
-            add("tool_failed".to_owned(), self.failed_calls);
-        }
         for watched in &self.watched {
             let usage = watched.usage();
             for (name, count) in usage.counts() {
@@ -426,8 +416,18 @@ impl<'a> Evaluation<'a> {
         Ok(())
     }
 
-    /// Ends the run when one of its servers is not there.
+    /// Ends the run when one of its servers is not there, or has cost too much.
     fn check_answering(&self) -> anyhow::Result<()> {
+        let spent = self.spent_before + self.spent();
+        if let Some(limit) = self.args.spending_limit
+            && spent > limit
+        {
+            bail!(
+                "{spent:.2} were spent, more than the --spending-limit {limit}; what was answered is \
+                 kept in {}: the same command goes on",
+                self.folder.display()
+            );
+        }
         for watched in &self.watched {
             if let Some(reason) = watched.given_up() {
                 bail!(
@@ -458,6 +458,8 @@ impl<'a> Evaluation<'a> {
         }
         result?;
         written?;
+        let spent = self.spent();
+        self.tally.charge(spent);
         Ok(self.tally)
     }
 }

@@ -8,6 +8,8 @@ pub(super) struct Tally {
     judged: usize,
     /// Questions without a verdict by the reason.
     open: BTreeMap<String, usize>,
+    /// What the servers were paid, in the currency of the prices.
+    spent: f64,
 }
 
 impl Tally {
@@ -22,8 +24,19 @@ impl Tally {
         *self.open.entry(reason).or_default() += 1;
     }
 
+    /// Counts what a run was charged.
+    pub fn charge(&mut self, cost: f64) {
+        self.spent += cost;
+    }
+
+    /// What was paid so far.
+    pub fn spent(&self) -> f64 {
+        self.spent
+    }
+
     /// Adds what another run came to.
     pub fn add(&mut self, other: Tally) {
+        self.spent += other.spent;
         self.judged += other.judged;
         for (reason, count) in other.open {
             *self.open.entry(reason).or_default() += count;

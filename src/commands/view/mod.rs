@@ -4,10 +4,11 @@ mod answers;
 mod figures;
 mod page;
 mod questions;
+mod serve;
 mod summary;
 mod training;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -39,32 +40,55 @@ pub struct Args {
     /// Opens it in the system's browser.
     #[arg(long)]
     open: bool,
+    /// Serves the page on this machine alone, made again at each reload: for a run that is going on.
+    /// Without PORT at a free one.
+    #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "0", conflicts_with = "out")]
+    serve: Option<u16>,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut sources = Vec::new();
-    for folder in &args.runs {
-        sources.push(Source {
-            name: folder.display().to_string(),
-            runs: Runs::load(std::slice::from_ref(folder))?,
-        });
+    if let Some(port) = args.serve {
+        serve::serve(
+            port,
+            || page_of(&args.runs),
+            |address| {
+                print(&format!("{address} until it is stopped (Ctrl-C)\n"))?;
+                match args.open {
+                    true => open(address),
+                    false => Ok(()),
+                }
+            },
+        )?;
+        return Ok(ExitCode::SUCCESS);
     }
-    let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
-    let page = bundle(&sources)?.page(&format!("iapo view: {}", names.join(", ")));
+    let page = page_of(&args.runs)?;
     let out = args.out.unwrap_or_else(|| args.runs[0].join("view.html"));
     results::write_atomically(&out, page.as_bytes())
         .with_context(|| format!("give another --out than {}", out.display()))?;
     let size = page.len() as f64 / 1e6;
     print(&format!("{} ({size:.1} MB)\n", out.display()))?;
     if args.open {
-        open(&out)?;
+        open(&out.display().to_string())?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Hands a file to whatever the system opens pages with.
-fn open(page: &Path) -> anyhow::Result<()> {
+/// The page of some folders.
+fn page_of(folders: &[PathBuf]) -> anyhow::Result<String> {
+    let mut sources = Vec::new();
+    for folder in folders {
+        sources.push(Source {
+            name: folder.display().to_string(),
+            runs: Runs::load(std::slice::from_ref(folder))?,
+        });
+    }
+    let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
+    Ok(bundle(&sources)?.page(&format!("iapo view: {}", names.join(", "))))
+}
+
+/// Hands a file or an address to whatever the system opens pages with.
+fn open(page: &str) -> anyhow::Result<()> {
     let opener = match std::env::consts::OS {
         "macos" => "open",
         "windows" => "explorer",
@@ -72,15 +96,11 @@ fn open(page: &Path) -> anyhow::Result<()> {
     };
     let started = std::process::Command::new(opener).arg(page).status();
     let status = started.with_context(|| {
-        format!(
-            "--open: {opener} could not be started; open {} in a browser",
-            page.display()
-        )
+        format!("--open: {opener} could not be started; open {page} in a browser")
     })?;
     anyhow::ensure!(
         status.success(),
-        "--open: {opener} ended with {status}; open {} in a browser",
-        page.display()
+        "--open: {opener} ended with {status}; open {page} in a browser"
     );
     Ok(())
 }
