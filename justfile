@@ -39,6 +39,16 @@ view *ARGS:
 compare *ARGS:
     cargo run --release --quiet --bin iapo -- compare {{ARGS}}
 
+# how far judges agree on the same completions (agreement RUN OTHER)
+agreement *ARGS:
+    cargo run --release --quiet --bin iapo -- agreement {{ARGS}}
+
+# runs as Parquet, TensorBoard events and inspect_ai logs (export RUN --out DIR; packages from PyPI)
+export *ARGS:
+    test -x .venv/export/bin/python || python3 -m venv .venv/export
+    .venv/export/bin/pip install --quiet -r results/requirements-export.txt
+    .venv/export/bin/python results/export.py {{ARGS}}
+
 # questions of the micro world as pictures (--set vwtq --n 20 --out DIR)
 world *ARGS:
     cargo run --release --quiet --bin iapo -- world {{ARGS}}
