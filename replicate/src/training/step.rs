@@ -353,3 +353,74 @@ impl MicroBatch<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use agent::Conversation;
+    use qwen2_5_vl::Prompt;
+
+    use super::*;
+
+    fn encoded(input_ids: Vec<u32>) -> Arc<EncodedPrompt> {
+        let conversation = Conversation::new(Vec::new());
+        Arc::new(EncodedPrompt {
+            id: *conversation.id(),
+            prompt: Prompt {
+                input_ids,
+                image_features: None,
+                grids: Vec::new(),
+            },
+            blocks: Vec::new(),
+            pixel_values: None,
+        })
+    }
+
+    /// Sampled tokens of calls, and of answers.
+    const CALLS: [[u32; 3]; 4] = [[1, 1, 9], [1, 2, 9], [1, 3, 9], [1, 4, 9]];
+    const ANSWER: [u32; 2] = [5, 9];
+
+    /// Two questions of ten tokens, each with four episodes that add nine: three of a call, five of an
+    /// observation, one of an answer, whose last token is not computed.
+    fn two_questions() -> Vec<Episode<'static>> {
+        let turn = |prompt: &Arc<EncodedPrompt>, token_ids: &'static [u32]| Turn {
+            prompt: prompt.clone(),
+            token_ids,
+            log_probs: &[],
+            trained: true,
+        };
+        let mut episodes = Vec::new();
+        for question in 0..2 {
+            let first = encoded(vec![20 + question as u32; 10]);
+            for call in &CALLS {
+                let ids = [&first.prompt.input_ids[..], call, &[30; 5]].concat();
+                episodes.push(Episode {
+                    index: episodes.len(),
+                    question,
+                    turns: vec![turn(&first, call), turn(&encoded(ids), &ANSWER)],
+                });
+            }
+        }
+        episodes
+    }
+
+    #[test]
+    fn questions_stay_whole_where_they_fit_and_are_cut_between_episodes() {
+        let episodes = two_questions();
+        let count = |part: &[Episode<'_>]| PackedTurns::count(&sampled(part)).unwrap();
+        assert_eq!((count(&episodes[..1]), count(&episodes[..4])), (19, 46));
+        for (budget, lengths) in [
+            (92, vec![8]),
+            (91, vec![4, 4]),
+            (46, vec![4, 4]),
+            (45, vec![3, 2, 3]),
+            (28, vec![2, 2, 2, 2]),
+            (1, vec![1; 8]),
+        ] {
+            let parts = batches(&episodes, budget).unwrap();
+            let found: Vec<usize> = parts.iter().map(|part| part.len()).collect();
+            assert_eq!(found, lengths, "{budget}");
+            let order = parts.iter().copied().flatten().map(|own| own.index);
+            assert!(order.eq(0..8), "{budget}");
+        }
+    }
+}
