@@ -36,11 +36,16 @@ pub struct Agreement {
 /// The verdicts of each judge on one answer.
 type Verdicts = Vec<Option<bool>>;
 
+/// Set, question, model and seed of an answer.
+type AnswerKey<'r> = (&'r str, &'r str, &'r str, u64);
+
+/// The answer that a judge was shown, and whether it found it right.
+type Shown<'r> = (&'r str, Option<bool>);
+
 /// How far the judges of several experiments agree on the answers that all of them were shown: set by
 /// set, then all together.
 pub fn agreement(judged: &[Runs]) -> Vec<Agreement> {
-    type Key<'r> = (&'r str, &'r str, &'r str, u64);
-    let mut shown: BTreeMap<Key, Vec<Option<(&str, Option<bool>)>>> = BTreeMap::new();
+    let mut shown: BTreeMap<AnswerKey<'_>, Vec<Option<Shown<'_>>>> = BTreeMap::new();
     for (judge, runs) in judged.iter().enumerate() {
         for record in runs.records() {
             let key = (
