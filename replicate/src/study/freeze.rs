@@ -1,7 +1,8 @@
 //! The commit that froze a study, and the world that follows from it.
 //!
 //! A counted run's world is derived from that commit's hash: nobody could know its questions before
-//! the settings were fixed, and nobody can choose them afterwards without a commit that shows it.
+//! the settings were fixed, and nobody can choose them afterwards without a commit that shows it. Comments
+//! decide nothing: a commit that changes them alone freezes nothing anew.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +14,7 @@ use super::files::problem;
 /// A study whose files are committed as they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Freeze {
-    /// The commit that last changed one of the files.
+    /// The commit that last changed what one of the files says.
     pub commit: String,
 }
 
@@ -72,14 +73,30 @@ impl Freeze {
                  `git fetch --unshallow`",
             ));
         }
-        let commit = with_files(&["log", "-1", "--format=%H"])?;
-        if commit.is_empty() {
+        let commits = with_files(&["log", "--format=%H"])?;
+        let said_at = |commit: &str| -> Option<Vec<Said>> {
+            let texts = files
+                .iter()
+                .map(|file| git(&["show", &format!("{commit}:./{file}")]));
+            texts.map(|text| text.ok().map(Said::by)).collect()
+        };
+        let mut commits = commits.lines();
+        let Some(mut frozen) = commits.next() else {
             return Err(problem(
                 folder,
                 "counted parts need it committed; git knows no commit of it",
             ));
+        };
+        let said = said_at(frozen);
+        for earlier in commits {
+            if said_at(earlier) != said {
+                break;
+            }
+            frozen = earlier;
         }
-        Ok(Freeze { commit })
+        Ok(Freeze {
+            commit: frozen.to_owned(),
+        })
     }
 
     /// `world.seed` of the counted parts: the first 53 bits, which every JSON reader keeps, of BLAKE3
@@ -92,6 +109,22 @@ impl Freeze {
         let mut first = [0; 8];
         first.copy_from_slice(&digest.as_bytes()[..8]);
         u64::from_be_bytes(first) >> 11
+    }
+}
+
+/// What a file says: its values, or its text where it is no TOML.
+#[derive(PartialEq)]
+enum Said {
+    Values(toml::Table),
+    Text(String),
+}
+
+impl Said {
+    fn by(text: String) -> Self {
+        match text.parse() {
+            Ok(values) => Said::Values(values),
+            Err(_) => Said::Text(text),
+        }
     }
 }
 
@@ -156,5 +189,18 @@ mod tests {
         assert!(error(folder).contains("M b"), "{}", error(folder));
         git(folder, &["commit", "-q", "-a", "-m", "3"]);
         assert_ne!(Freeze::of(folder, &["a", "b"]).unwrap(), first);
+
+        // Comments are mended without another world, values are not changed without one.
+        let commit = |text: &str| {
+            std::fs::write(folder.join("a"), text).unwrap();
+            git(folder, &["commit", "-q", "-a", "-m", text]);
+            Freeze::of(folder, &["a", "b"]).unwrap()
+        };
+        let values = commit("# A word.\nkey = [1, 2]\n");
+        assert_eq!(commit("# Another word.\nkey = [1,2]\n"), values);
+        let changed = commit("# Another word.\nkey = [1, 3]\n");
+        assert_ne!(changed, values);
+        // Set back is changed twice.
+        assert_ne!(commit("# A word.\nkey = [1, 2]\n"), values);
     }
 }
