@@ -9,7 +9,7 @@ RUN is a folder that `replicate --out` or `eval-all --out` wrote. What is writte
     DIR/tensorboard/ARM/seed-N/                              a scalar for every number of metrics.jsonl
     DIR/inspect/SET_ARM_seed-N.eval                          a log a set, for `inspect view --log-dir DIR/inspect`
 
-A question without a verdict has no score in the logs and a null in the tables: it is never a wrong one.
+A question without a verdict has no score in the logs and `not_judged` in the tables: it is never a wrong one.
 """
 
 import argparse

@@ -122,32 +122,14 @@ impl Packed {
         embeddings: &Tensor,
         temperature: f64,
     ) -> Result<TokenLogProbs> {
-        let tokens = self.predicting_tokens();
-        let hidden = model.hidden_of(&tokens, embeddings, &self.positions, &self.layout)?;
-        self.score_of(&tokens, model, &hidden, temperature)
-    }
-
-    /// The tokens whose hidden states predict targets: ascending, each once, since branches of one
-    /// prompt share the token that predicts their first.
-    pub fn predicting_tokens(&self) -> Vec<usize> {
+        // Ascending, each once: branches of one prompt share the token that predicts their first.
         let mut tokens: Vec<usize> = self.predictors.iter().map(|&p| p as usize).collect();
         tokens.sort_unstable();
         tokens.dedup();
-        tokens
-    }
-
-    /// As [`Packed::log_probs`], from the hidden states `(tokens, hidden)` of
-    /// [`Packed::predicting_tokens`].
-    pub fn score_of(
-        &self,
-        tokens: &[usize],
-        model: &Model,
-        hidden: &Tensor,
-        temperature: f64,
-    ) -> Result<TokenLogProbs> {
+        let hidden = model.hidden_of(&tokens, embeddings, &self.positions, &self.layout)?;
         let place = |&p: &u32| tokens.partition_point(|&token| token < p as usize) as u32;
         let index: Vec<u32> = self.predictors.iter().map(place).collect();
-        self.score_at(index, model, hidden, temperature)
+        self.score_at(index, model, &hidden, temperature)
     }
 
     /// As [`Packed::log_probs`], from the hidden states of all tokens, `(tokens, hidden)`.

@@ -101,6 +101,7 @@ fn comparison(comparison: &Comparison) -> Value {
             value["standard_error"] = crossed.standard_error.into();
             // Null where it is infinite: the arms never differ.
             value["degrees_of_freedom"] = crossed.degrees_of_freedom.into();
+            value["components"] = json!(crossed.components);
             value["bootstrap"] = json!({
                 "low": difference.average.low,
                 "high": difference.average.high,

@@ -141,66 +141,59 @@ fn too_small(plan: &Plan) -> Option<String> {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let Some(sweep) = args.sweep.clone() else {
-        return Ok(match replicate(args, Signals::Unwatched)? {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::from(signals::STOPPED),
-        });
-    };
-    // All values are read before work is spent on the first.
-    let with = |value: &str| {
-        let mut changes = args.changes.clone();
-        changes.push(format!("{}={value}", sweep.key));
-        changes
-    };
-    for value in &sweep.values {
-        Profile::load(&args.profile, &with(value))?;
-    }
-    let below = match &args.out {
+    let out = match &args.out {
         Some(out) => out.clone(),
-        None => Path::new("runs").join(Profile::load(&args.profile, &[])?.name),
+        None => Path::new("runs").join(Profile::load(&args.profile, &args.changes)?.name),
     };
-    watch(&below)?;
-    let mut folders = Vec::new();
-    for value in &sweep.values {
-        let folder = below.join(sweep.folder(value));
-        print(&format!("{} = {value}\n", sweep.key))?;
-        let own = Args {
-            changes: with(value),
-            out: Some(folder.clone()),
-            // What is finished is read, what is not there is made.
-            resume: args.resume && folder.exists(),
-            ..args.clone()
-        };
-        if !replicate(own, Signals::Watched)? {
-            return Ok(ExitCode::from(signals::STOPPED));
-        }
-        folders.push(folder);
-    }
-    print(&format!("\n{}", super::compare::text(&folders)?))?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Whether somebody looks for signals already.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Signals {
-    Unwatched,
-    Watched,
-}
-
-/// Looks for signals, and says how to go on after one.
-fn watch(out: &Path) -> std::io::Result<()> {
     signals::watch(
         OnSignal::AfterStep,
         format!(
             "what is saved in {} is whole: give the same command with --resume",
             out.display()
         ),
-    )
+    )?;
+    let ended = match args.sweep.clone() {
+        None => replicate(args, out)?,
+        Some(sweep) => each(&args, &sweep, &out)?,
+    };
+    Ok(match ended {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(signals::STOPPED),
+    })
+}
+
+/// Makes a replication for each value of a sweep and compares them; whether all came to their end.
+fn each(args: &Args, sweep: &Sweep, out: &Path) -> anyhow::Result<bool> {
+    let with = |value: &str| {
+        let mut changes = args.changes.clone();
+        changes.push(format!("{}={value}", sweep.key));
+        changes
+    };
+    // All values are read before work is spent on the first.
+    for value in &sweep.values {
+        Profile::load(&args.profile, &with(value))?;
+    }
+    let mut folders = Vec::new();
+    for value in &sweep.values {
+        let folder = out.join(sweep.folder(value));
+        print(&format!("{} = {value}\n", sweep.key))?;
+        let own = Args {
+            changes: with(value),
+            // What is finished is read, what is not there is made.
+            resume: args.resume && folder.exists(),
+            ..args.clone()
+        };
+        if !replicate(own, folder.clone())? {
+            return Ok(false);
+        }
+        folders.push(folder);
+    }
+    print(&format!("\n{}", super::compare::text(&folders)?))?;
+    Ok(true)
 }
 
 /// Makes one replication, or goes on with it; whether it came to its end.
-fn replicate(args: Args, signals: Signals) -> anyhow::Result<bool> {
+fn replicate(args: Args, out: PathBuf) -> anyhow::Result<bool> {
     let mut changes = args.changes;
     changes.extend(args.seeds.map(|seeds| format!("seeds={seeds}")));
     changes.extend(args.first_seed.map(|seed| format!("first_seed={seed}")));
@@ -216,9 +209,6 @@ fn replicate(args: Args, signals: Signals) -> anyhow::Result<bool> {
     if args.data.as_deref() == Some("hub") {
         download(&profile)?;
     }
-    let out = args
-        .out
-        .unwrap_or_else(|| Path::new("runs").join(&profile.name));
     let compute = Compute::open(args.device, profile.compute.weights)?;
     if args.device != DeviceName::Cpu
         && let Some(memory) = memory_of_cards()
@@ -249,9 +239,6 @@ fn replicate(args: Args, signals: Signals) -> anyhow::Result<bool> {
         2 + seeds * arms.len(),
         out.display()
     );
-    if signals == Signals::Unwatched {
-        watch(&out)?;
-    }
     let started = Instant::now();
     let mut progress = Progress::new();
     let hashes = replication.run(&mut |stage, step, steps, figures| {

@@ -108,17 +108,22 @@ impl Assumptions<'_> {
             workload.first_prompt() as f64,
             workload.second_prompt() as f64,
         );
-        // A question's turns are one tree: its prompt once, then what each episode adds, which sees all
-        // before it.
-        let added = prompts * samples * (second - first + workload.answer_tokens as f64);
-        let tokens = prompts * first + added;
-        let once = forward(model, prompts * first, first) + forward(model, added, 2.0 * second);
+        // A question's turns are one tree: its prompt, then what each episode adds, whose tokens see the
+        // prompt and on average half of what was added. What is beyond the budget goes through another
+        // pass, which has the prompt and its image once more.
+        let episode = second + workload.answer_tokens as f64;
+        let room = (profile.compute.update_tokens as f64 - first) / (episode - first);
+        let passes = (samples / room.floor().clamp(1.0, samples)).ceil();
+        let shared = prompts * passes * first;
+        let added = prompts * samples * (episode - first);
+        let tokens = shared + added;
+        let once = forward(model, shared, first) + forward(model, added, first + episode);
         parts.add("reference", tokens, once, once / card.flops);
         let recompute = f64::from(u8::from(profile.compute.recompute));
         let weights = f64::from(u8::from(profile.grpo.lora.is_none()));
         let mut operations = once * (2.0 + recompute + weights);
         if profile.grpo.trains_vision() {
-            let patches = prompts * (1.0 + samples) * workload.image_patches as f64;
+            let patches = prompts * (passes + samples) * workload.image_patches as f64;
             operations +=
                 tower_forward(model, patches) * (2.0 + weights) + tower_forward(model, patches);
         }

@@ -41,6 +41,7 @@
 //! - An arm, or a pair, with one seed has no T_seed and no T_residual: its answers' noise is in
 //!   T_question and the interval says nothing about seeds.
 
+use serde::Serialize;
 use statrs::distribution::{Continuous, ContinuousCDF, Normal, StudentsT};
 
 use super::level::LEVEL;
@@ -62,7 +63,7 @@ pub struct CrossedEstimate {
 }
 
 /// Variance components, none negative. The plan of an experiment is made from them.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct VarianceComponents {
     /// Between seeds, of the mean over sets; both arms' added where their seeds differ. `None`
     /// where no block has two seeds.

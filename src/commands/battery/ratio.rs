@@ -5,8 +5,8 @@ use std::path::Path;
 use agent::{CompletionRequest, Policy, first_turn};
 use anyhow::Context;
 use benchmarks::data::Data;
+use qwen2_5_vl::{PackedTurns, SampledTurn};
 use replicate::compute::Compute;
-use replicate::packing::{Packed, Tree};
 use replicate::policy::LocalPolicy;
 use replicate::profile::Profile;
 use seeded_random::Stream;
@@ -48,16 +48,20 @@ pub fn check(
         .into_iter()
         .collect::<replicate::Result<Vec<_>>>()?;
     let prompts = policy.encode(&conversations.iter().collect::<Vec<_>>())?;
-    let trees: Vec<Tree> = prompts
+    // As an update lays them out.
+    let turns: Vec<SampledTurn> = prompts
         .iter()
         .zip(sampled.chunks(8))
-        .map(|(prompt, own)| Tree {
-            prompt: &prompt.prompt,
-            branches: own.iter().map(|one| one.token_ids.as_slice()).collect(),
+        .flat_map(|(prompt, own)| {
+            own.iter().map(|one| SampledTurn {
+                prompt: &prompt.prompt,
+                token_ids: &one.token_ids,
+                follows: None,
+            })
         })
         .collect();
     let trained = policy.model.detached()?;
-    let packed = Packed::new(&trained, &trees)?;
+    let packed = PackedTurns::new(&trained, &turns)?;
     let embeddings = packed.embed(&trained)?;
     let scored = packed.log_probs(&trained, &embeddings, 1.0)?;
     let scored: Vec<f32> = scored.log_probs.to_vec1()?;

@@ -9,7 +9,7 @@ use crate::Result;
 
 use super::super::part::Part;
 use super::MadeCells;
-use super::arms::{ArmRuns, mean};
+use super::arms::{ArmRuns, divergence, mean};
 
 /// The tables of a part that tunes.
 pub(super) fn section(made: &MadeCells<'_>, part: &Part, text: &mut String) -> Result<()> {
@@ -22,7 +22,8 @@ pub(super) fn section(made: &MadeCells<'_>, part: &Part, text: &mut String) -> R
         text,
         "\n## Part {}: tuning\n\nGreedy accuracy on validation questions after the last update, \
          percent, by tuning seed ({done} of {all} cells). The chosen value is the one with the best \
-         mean. Seconds are the clock's, whatever else the machine did.\n\n",
+         mean. The probe is the divergence from the teacher on calls that are given, right and wrong \
+         together. Seconds are the clock's, whatever else the machine did.\n\n",
         part.name
     );
     let header = [
@@ -31,6 +32,7 @@ pub(super) fn section(made: &MadeCells<'_>, part: &Part, text: &mut String) -> R
         "by seed",
         "calls",
         "KL",
+        "probe",
         "penalty alone",
         "correlation",
         "seconds an update",
@@ -51,6 +53,7 @@ pub(super) fn section(made: &MadeCells<'_>, part: &Part, text: &mut String) -> R
                 by_seed.join(" "),
                 number(arm.at_the_end(|line| Some(line.tool_call_rate)), 2),
                 number(arm.at_the_end(|line| Some(line.kl)), 3),
+                number(arm.at_the_end(divergence), 3),
                 number(arm.over_updates(|line| line.penalty_alone), 2),
                 number(arm.over_updates(|line| line.penalty_correlation), 2),
                 number(arm.over_updates(|line| Some(training_seconds(line))), 2),
