@@ -299,7 +299,6 @@ def report(about, rows, options):
         )
     (options.out / "peers.md").write_text("\n".join(head) + "\n")
     (options.out / "peers.json").write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
-    plot_ratios(rows, options.out / "peers.svg")
 
 
 def report_growth(about, points, options):
@@ -324,47 +323,6 @@ def report_growth(about, points, options):
             lines.append(f"| {value} | " + " | ".join(cells) + " |")
     (options.out / "growth.md").write_text("\n".join(lines) + "\n")
     (options.out / "growth.json").write_text(json.dumps({"machine": about, "points": points}, indent=1) + "\n")
-    plot_growth(points, options.out / "growth.svg")
-
-
-def figure(columns):
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams.update({"svg.hashsalt": "iapo", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    from matplotlib import pyplot
-
-    return pyplot.subplots(1, columns, figsize=(4 * columns, 3.2), layout="constrained", squeeze=False)
-
-
-def plot_ratios(rows, path):
-    drawing, [[axis]] = figure(1)
-    drawing.set_size_inches(8, 0.6 * len(rows) + 1)
-    for place, row in enumerate(reversed(rows)):
-        axis.barh(place, row["ratio"], color="#0072B2", height=0.55)
-        axis.plot([row["ratio_low"], row["ratio_high"]], [place, place], color="#222", linewidth=1)
-        axis.plot([float(row["wanted"])] * 2, [place - 0.4, place + 0.4], color="#D55E00", linewidth=2)
-    axis.set_yticks(range(len(rows)), [f"{row['what']}\n{row['peer']}" for row in reversed(rows)])
-    axis.set_xscale("log")
-    axis.axvline(1, color="#999", linewidth=0.8)
-    axis.set_xlabel("their time over ours (orange: the goal; line: pairs of runs)")
-    drawing.savefig(path, metadata={"Date": None})
-
-
-def plot_growth(points, path):
-    names = list(dict.fromkeys(point["series"] for point in points))
-    drawing, axes = figure(len(names))
-    for axis, name in zip(axes[0], names):
-        for threads, color in zip(sorted({p["threads"] for p in points}), ["#E69F00", "#0072B2"]):
-            own = [p for p in points if p["series"] == name and p["threads"] == threads]
-            axis.plot([p["value"] for p in own], [1e3 * p["seconds"] for p in own], "o-", color=color, markersize=3,
-                      label=f"{threads} thread{'s' * (threads > 1)}")
-        axis.set_xscale("log", base=2)
-        axis.set_yscale("log")
-        axis.set_xlabel(own[0]["what"], fontsize=8)
-        axis.set_ylabel("ms")
-        axis.legend(frameon=False)
-    drawing.savefig(path, metadata={"Date": None})
 
 
 def main():
@@ -385,6 +343,7 @@ def main():
             report(about, compare(options, Path(scratch)), options)
     if not options.only or "growth" in options.only:
         report_growth(about, growth(options), options)
+    subprocess.run([str(options.peer), "plots", str(options.out)], check=True)
 
 
 if __name__ == "__main__":

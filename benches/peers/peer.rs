@@ -2,7 +2,8 @@
 //!
 //! `peer CASE CHECKPOINT [KEY=VALUE]…` prepares the case, prints `{"ready": …}` and then, for every
 //! line it reads, does the work once and prints `{"seconds": …}`. `peer export CHECKPOINT out=DIR`
-//! writes the figures, chats and embeddings that the other side needs for the same work.
+//! writes the figures, chats and embeddings that the other side needs for the same work; `peer plots DIR`
+//! draws the measurements in a folder.
 
 use std::collections::HashMap;
 use std::io::{BufRead, Write};
@@ -26,6 +27,7 @@ use replicate::alignment::{AttributedCall, CalledPrompt, attribute};
 use replicate::compute::Compute;
 use replicate::packing::{Packed, Tree};
 use replicate::policy::{Budgets, EncodedPrompt, LocalPolicy};
+use results::plot::{Growth, Ratio, growth, ratios};
 use seeded_random::Stream;
 use serde_json::{Value, json};
 
@@ -71,6 +73,7 @@ fn main() -> Result<()> {
         .collect::<Result<HashMap<_, _>>>()?;
     let (checkpoint, settings) = (PathBuf::from(checkpoint), Settings(settings));
     let mut work: Work = match case.as_str() {
+        "plots" => return plots(&checkpoint),
         "export" => return export(&checkpoint, Path::new(settings.text("out")?)),
         "matmul" => matmul(&settings)?,
         "train" => train(&checkpoint, &settings)?,
@@ -90,6 +93,30 @@ fn main() -> Result<()> {
         let mut report = work()?;
         report["seconds"] = json!(clock.elapsed().as_secs_f64());
         writeln!(&stdout, "{report}")?;
+    }
+    Ok(())
+}
+
+/// `peers.svg` and `growth.svg` from the measurements beside them, as far as they are there.
+fn plots(folder: &Path) -> Result<()> {
+    let read = |name: &str| -> Result<Option<Value>> {
+        let path = folder.join(name);
+        if !path.exists() {
+            return Ok(None);
+        }
+        Ok(Some(results::read_json(&path)?))
+    };
+    let write = |name: &str, svg: String| {
+        results::write_atomically(&folder.join(name), svg.as_bytes())
+            .with_context(|| format!("{name} is not drawn"))
+    };
+    if let Some(found) = read("peers.json")? {
+        let rows: Vec<Ratio> = serde_json::from_value(found["rows"].clone())?;
+        write("peers.svg", ratios(&rows)?)?;
+    }
+    if let Some(found) = read("growth.json")? {
+        let found: Growth = serde_json::from_value(found)?;
+        write("growth.svg", growth(&found)?)?;
     }
     Ok(())
 }

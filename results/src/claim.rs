@@ -94,7 +94,8 @@ pub struct Claim {
     pub best_baseline: Decision,
     /// The arm against every other arm, in the order of the table.
     pub others: Vec<Comparison>,
-    claimed: f64,
+    /// The paper's difference to [`Claim::main`], in points.
+    pub claimed: f64,
     claimed_best: f64,
 }
 

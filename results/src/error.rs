@@ -94,6 +94,9 @@ pub enum Error {
     /// `golden/paper.toml` says something impossible.
     #[error("paper.toml: {0}")]
     Paper(String),
+    /// `golden/errata.toml` says something impossible.
+    #[error("errata.toml: {0}")]
+    Errata(String),
     /// A plot could not be drawn.
     #[error("cannot draw {what}: {reason}")]
     Plot {

@@ -12,6 +12,7 @@ mod check;
 mod claim;
 mod delta;
 mod episode;
+mod errata;
 mod error;
 mod files;
 #[cfg(test)]
@@ -26,7 +27,7 @@ mod numbers;
 mod options;
 mod packed;
 mod paper;
-mod plot;
+pub mod plot;
 mod record;
 mod repeats;
 mod report;
@@ -45,6 +46,7 @@ pub use claim::{Claim, Comparison, Decision};
 pub use episode::{
     CallOutcome, CallShares, Decoding, EPISODE_FORMAT, EpisodeFormat, EpisodeRecord, TrainingSample,
 };
+pub use errata::Errata;
 pub use error::{Error, Result};
 pub use files::{
     Appender, Checked, read_json, read_lines, write_atomically, write_json, write_lines,
@@ -60,10 +62,10 @@ pub use numbers::{NOT_MEASURED, number, p_value, percent, points};
 pub use options::TableOptions;
 pub use packed::{gzip, pack, pack_records, unpack};
 pub use paper::{Paper, PaperClaim};
-pub use plot::{Curve, curves, learning_curves, results};
+pub use plot::{Curve, curves};
 pub use record::{ArmName, BlockShares, Record, SETS, SampledAnswer};
 pub use repeats::{Repeats, repeats, repeats_table};
-pub use report::{CURVES, REPORT, RESULTS, write_report};
+pub use report::{CURVES, DIFFERENCES, REPORT, RESULTS, write_pictures, write_report};
 pub use run_comparison::{ArmComparison, DifferingSetting, FlippedQuestion, Flips, RunComparison};
 pub use run_kind::RunKind;
 pub use runs::{Run, RunHashes, Runs, run_folder, run_hashes};

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::files::write_atomically;
 use crate::format::Format;
 use crate::manifest::Manifest;
-use crate::plot;
+use crate::plot::{self, DifferenceGroup, DifferencePlot, DifferenceRow};
 use crate::record::ArmName;
 use crate::runs::Runs;
 use crate::table::Table;
@@ -22,6 +22,68 @@ pub const CURVES: &str = "learning-curves.svg";
 /// The results picture's file name.
 pub const RESULTS: &str = "results.svg";
 
+/// The differences' file name.
+pub const DIFFERENCES: &str = "differences.svg";
+
+/// Writes the pictures of runs into `folder`: accuracies, and learning curves and differences where
+/// there are any. Returns the names of the files.
+///
+/// # Errors
+/// A picture that cannot be drawn or written.
+pub fn write_pictures(folder: &Path, runs: &Runs, table: &Table) -> Result<Vec<&'static str>> {
+    let drawn = [
+        (RESULTS, Some(plot::accuracies(table)?)),
+        (DIFFERENCES, differences(table)?),
+        (CURVES, plot::learning_curves(runs)?),
+    ];
+    let mut names = Vec::new();
+    for (name, svg) in drawn {
+        if let Some(svg) = svg {
+            write_atomically(&folder.join(name), svg.as_bytes())?;
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// The claimed arm beside every other that was trained; `None` where nothing can be compared.
+fn differences(table: &Table) -> Result<Option<String>> {
+    let Some(claim) = &table.claim else {
+        return Ok(None);
+    };
+    let trained = |name: &str| ![ArmName::UNTRAINED, ArmName::TEACHER].contains(&name);
+    let rows: Vec<DifferenceRow> = claim
+        .others
+        .iter()
+        .filter(|other| trained(other.against.name()))
+        .filter_map(|other| {
+            let found = other.difference.as_ref().ok()?;
+            Some(DifferenceRow {
+                label: format!("{} − {}", claim.arm, other.against),
+                arm: other.against.clone(),
+                difference: found.crossed.clone(),
+                by_seed: found.by_seed.iter().map(|(_, value)| *value).collect(),
+                paper: (other.against == claim.main.against).then_some(claim.claimed),
+            })
+        })
+        .collect();
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let plot = DifferencePlot {
+        title: format!("{} beside the other arms", claim.arm),
+        caption: "macro average; dot and bar: crossed random effects, 95 %; small dots: seeds; diamond: the \
+                  paper's claim, at its own scale"
+            .to_string(),
+        smallest_effect: None,
+        groups: vec![DifferenceGroup {
+            title: String::new(),
+            rows,
+        }],
+    };
+    Ok(Some(plot.draw()?))
+}
+
 /// Writes `report.md` and its pictures into `folder` and returns the report's text. `gates` are what
 /// the world and its base showed, one sentence each.
 pub fn write_report(
@@ -31,29 +93,31 @@ pub fn write_report(
     gates: &[String],
     deviations: &[Deviation],
 ) -> Result<String> {
-    let curves = plot::learning_curves(runs)?;
-    if let Some(svg) = &curves {
-        write_atomically(&folder.join(CURVES), svg.as_bytes())?;
-    }
-    write_atomically(&folder.join(RESULTS), plot::results(table)?.as_bytes())?;
-    let text = report(runs, table, gates, deviations, curves.is_some());
+    let pictures = write_pictures(folder, runs, table)?;
+    let text = report(runs, table, gates, deviations, &pictures);
     write_atomically(&folder.join(REPORT), text.as_bytes())?;
     Ok(text)
 }
 
-/// The report's text; `curves` tells whether there is a picture of learning curves.
+/// The report's text; `pictures` are the files beside it.
 fn report(
     runs: &Runs,
     table: &Table,
     gates: &[String],
     deviations: &[Deviation],
-    curves: bool,
+    pictures: &[&str],
 ) -> String {
     let mut text = format!(
         "# Report\n\n{}\n![Results with intervals]({RESULTS})\n",
         table.render(Format::Markdown)
     );
-    if curves {
+    if pictures.contains(&DIFFERENCES) {
+        let _ = write!(
+            text,
+            "\n![Differences with intervals and seeds]({DIFFERENCES})\n"
+        );
+    }
+    if pictures.contains(&CURVES) {
         let _ = write!(text, "\n## Learning\n\n![Learning curves]({CURVES})\n");
     }
     if !gates.is_empty() {

@@ -16,6 +16,8 @@ pub enum RunKind {
     MicroEvaluation,
     /// Given models, asked the questions of the paper's own test sets.
     Evaluation,
+    /// Given models, asked questions of one's own: a column is scored by the rule of its set.
+    OwnQuestions,
     /// Records without a manifest.
     Unknown,
 }
@@ -24,13 +26,21 @@ impl RunKind {
     /// The profile's name of evaluations that train nothing. Its settings name the data: `micro`,
     /// or where the test sets were read.
     pub const EVALUATION: &'static str = "eval-all";
+    /// The setting of such an evaluation that tells whose the questions are, where they are not the
+    /// test sets'.
+    pub const QUESTIONS: &'static str = "questions";
+    /// Its value for questions of one's own.
+    pub const OWN: &'static str = "own";
 
     pub(crate) fn of(profile: Option<&ProfileStamp>) -> Self {
         match profile {
             None => RunKind::Unknown,
             Some(profile) if profile.name == PAPER => RunKind::PaperScale,
             Some(profile) if profile.name == Self::EVALUATION => {
-                match profile.resolved.get("data").and_then(|data| data.as_str()) {
+                let setting =
+                    |key: &str| profile.resolved.get(key).and_then(|value| value.as_str());
+                match setting("data") {
+                    _ if setting(Self::QUESTIONS) == Some(Self::OWN) => RunKind::OwnQuestions,
                     Some("micro") => RunKind::MicroEvaluation,
                     _ => RunKind::Evaluation,
                 }
@@ -50,6 +60,10 @@ impl RunKind {
                 "Given models on the micro world's questions, not the paper's table".to_string()
             }
             RunKind::Evaluation => "Given models on the test sets, beside the paper's".to_string(),
+            RunKind::OwnQuestions => {
+                "Given models on questions of your own, each column by the rule of its set"
+                    .to_string()
+            }
             RunKind::Unknown => "Records of an unknown profile, not the paper's table".to_string(),
         }
     }
@@ -65,6 +79,9 @@ impl RunKind {
                 "The paper's claim, tested on given models at micro scale".to_string()
             }
             RunKind::Evaluation => "The paper's claim, tested on given models".to_string(),
+            RunKind::OwnQuestions => {
+                "The paper's claim, tested on given models and questions of your own".to_string()
+            }
             RunKind::Unknown => {
                 "The paper's claim, tested on records of an unknown profile".to_string()
             }
@@ -78,7 +95,10 @@ impl RunKind {
             RunKind::Evaluation => {
                 " The same test sets; n tells where a part of one was asked, and the models are others."
             }
-            RunKind::Replication(_) | RunKind::MicroEvaluation | RunKind::Unknown => {
+            RunKind::Replication(_)
+            | RunKind::MicroEvaluation
+            | RunKind::OwnQuestions
+            | RunKind::Unknown => {
                 " Other models on other questions: compare the order and the signs, not the sizes."
             }
         }
@@ -112,6 +132,10 @@ mod tests {
         for data in [json!({"data": "hub"}), json!({"data": "/data"}), json!({})] {
             assert_eq!(of("eval-all", data), RunKind::Evaluation);
         }
+        assert_eq!(
+            of("eval-all", json!({"data": "/data", "questions": "own"})),
+            RunKind::OwnQuestions
+        );
         assert_eq!(RunKind::of(None), RunKind::Unknown);
     }
 }

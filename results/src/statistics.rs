@@ -9,6 +9,7 @@ mod cells;
 mod crossed;
 mod hypotheses;
 mod level;
+mod line;
 mod paired;
 mod proportion;
 mod scores;
@@ -21,6 +22,7 @@ pub use crossed::{
 };
 pub use hypotheses::{Conclusion, Hypothesis, Outcome, decide, holm, intersection_union};
 pub use level::{LEVEL, Z_LEVEL};
+pub use line::LineFit;
 pub use paired::{Incomparable, PairedDifference, SetDifference, compare};
 pub use proportion::{McNemar, mcnemar, probability_of_improvement, wilson};
 pub use scores::{ArmScores, CellAccuracy, SetScores, clustered_standard_error};

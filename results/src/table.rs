@@ -1,7 +1,11 @@
 //! The results table: one row per arm, one column per set, the average and the tool's use, beside what is
 //! known of the paper's.
 
+use std::collections::BTreeMap;
+
 use crate::claim::Claim;
+use crate::errata::Errata;
+use crate::error::Result;
 use crate::numbers::{NOT_MEASURED, percent, thousands};
 use crate::options::TableOptions;
 use crate::paper::Paper;
@@ -58,6 +62,21 @@ pub struct PaperRow {
 }
 
 impl Table {
+    /// The table of `runs` beside the committed numbers of the paper, with the committed errata and the
+    /// default options.
+    ///
+    /// # Errors
+    /// A committed file that cannot be read.
+    pub fn committed(runs: &Runs) -> Result<Self> {
+        let mut table = Table::new(runs, &Paper::committed()?, &TableOptions::default());
+        let last = table.notes.len().saturating_sub(1);
+        // Before the note on the paper, which is the last.
+        for note in Errata::committed()?.notes(runs).into_iter().rev() {
+            table.notes.insert(last, note);
+        }
+        Ok(table)
+    }
+
     /// The table of `runs`.
     pub fn new(runs: &Runs, paper: &Paper, options: &TableOptions) -> Self {
         let rows: Vec<TableRow> = runs
@@ -208,6 +227,7 @@ fn notes(runs: &Runs, rows: &[TableRow], paper: &Paper, options: &TableOptions) 
             extra.join(", ")
         ));
     }
+    notes.extend(near_misses(runs));
     notes.push(format!(
         "(paper): arXiv {}, {}, as far as known; the rest is unreported.{}",
         paper.arxiv,
@@ -215,6 +235,39 @@ fn notes(runs: &Runs, rows: &[TableRow], paper: &Paper, options: &TableOptions) 
         runs.run_kind().comparison()
     ));
     notes
+}
+
+/// How manifests name the answers without a call that came near to one, by kind.
+const NEAR_MISS: &str = "tool_near_miss_";
+
+/// Answers that count as without a call and came near to one, by arm and kind.
+fn near_misses(runs: &Runs) -> Option<String> {
+    let mut found: BTreeMap<(usize, &ArmName), BTreeMap<&str, u64>> = BTreeMap::new();
+    for manifest in runs.runs.iter().filter_map(|run| run.manifest.as_ref()) {
+        for (name, count) in &manifest.counts {
+            if let Some(kind) = name.strip_prefix(NEAR_MISS) {
+                let place = (manifest.arm.rank().0, &manifest.arm);
+                let of_arm = found.entry(place).or_default();
+                *of_arm.entry(kind).or_default() += count;
+            }
+        }
+    }
+    let arms: Vec<String> = found
+        .iter()
+        .map(|((_, arm), kinds)| {
+            let kinds: Vec<String> = kinds
+                .iter()
+                .map(|(kind, count)| format!("{} {count}", kind.replace('_', " ")))
+                .collect();
+            format!("{arm}: {}", kinds.join(", "))
+        })
+        .collect();
+    (!arms.is_empty()).then(|| {
+        format!(
+            "Answers that count as without a call and came near to one, by kind: {}.",
+            arms.join("; ")
+        )
+    })
 }
 
 /// The lines of a cell: accuracy, interval, n × seeds; or what stands for them.

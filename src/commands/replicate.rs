@@ -16,7 +16,7 @@ use replicate::plan::Plan;
 use replicate::profile::{Profile, PromptWording};
 use replicate::progress::Progress;
 use replicate::stages::Replication;
-use results::{Claim, Format, Paper, Runs, Table, TableOptions, write_report};
+use results::{Claim, Format, Runs, Table, write_report};
 
 /// Trains the arms, evaluates them on the six sets, and says whether the claim held.
 #[derive(clap::Args, Clone)]
@@ -254,7 +254,7 @@ fn replicate(args: Args, out: PathBuf) -> anyhow::Result<bool> {
     };
 
     let runs = Runs::load(std::slice::from_ref(&out))?;
-    let table = Table::new(&runs, &Paper::committed()?, &TableOptions::default());
+    let table = Table::committed(&runs)?;
     let gates = replication
         .gates()?
         .map_or(Vec::new(), |gates| gates.lines());
@@ -293,7 +293,7 @@ fn recorded(profile: &str) -> anyhow::Result<Option<Claim>> {
         Err(results::Error::Io { .. } | results::Error::NoRuns { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let table = Table::new(&runs, &Paper::committed()?, &TableOptions::default());
+    let table = Table::committed(&runs)?;
     Ok(table.claim)
 }
 

@@ -173,7 +173,18 @@ fn report(args: &Args, study: &Study, freeze: Option<&Freeze>) -> anyhow::Result
     let path = args.out.join(REPORT);
     let there = std::fs::read_to_string(&path)
         .with_context(|| format!("{}: no report to compare with", path.display()))?;
-    let found = replicate::study::report(study, freeze, &args.out)?;
+    let page = replicate::study::report(study, freeze, &args.out)?;
+    for (name, svg) in &page.pictures {
+        let path = args.out.join(name);
+        let drawn = std::fs::read_to_string(&path).is_ok_and(|there| there == *svg);
+        if !drawn {
+            bail!(
+                "{} is not the picture of what the runs say; `iapo study --report` draws it anew",
+                path.display()
+            );
+        }
+    }
+    let found = page.text;
     if there == found {
         println!("{} is what the runs say", path.display());
         return Ok(ExitCode::SUCCESS);

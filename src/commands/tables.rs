@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use results::{Format, Paper, Runs, Table, TableOptions, differences};
+use results::{Format, Runs, Table, differences, write_pictures};
 
 use super::output::print;
 
@@ -21,6 +21,9 @@ pub struct Args {
     /// golden/tables/<last part of the first DIR>.md
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     check: Option<Option<PathBuf>>,
+    /// Draw the pictures of these runs there: results.svg, differences.svg, learning-curves.svg
+    #[arg(long, value_name = "DIR")]
+    pictures: Option<PathBuf>,
 }
 
 /// Runs the command. `--check` exits with 1 when a cell differs.
@@ -35,7 +38,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             first.display()
         );
     }
-    let table = Table::new(&runs, &Paper::committed()?, &TableOptions::default());
+    let table = Table::committed(&runs)?;
+    if let Some(folder) = &args.pictures {
+        for name in write_pictures(folder, &runs, &table)? {
+            eprintln!("{}", folder.join(name).display());
+        }
+    }
     let Some(file) = args.check else {
         print(&table.render(args.format))?;
         return Ok(ExitCode::SUCCESS);

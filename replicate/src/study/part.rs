@@ -76,6 +76,14 @@ pub struct Search {
     pub values: Vec<toml::Value>,
 }
 
+impl Search {
+    /// The name of the variant with one of its values.
+    pub fn label(&self, value: &toml::Value) -> String {
+        let key = self.key.rsplit('.').next().unwrap_or_default();
+        format!("{}-{}-{value}", self.arm, key.replace('_', "-"))
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Parts {
@@ -139,9 +147,8 @@ impl Part {
         let mut all = self.variants.clone();
         for search in &self.searches {
             for value in &search.values {
-                let key = search.key.rsplit('.').next().unwrap_or_default();
                 all.push(Variant {
-                    label: format!("{}-{}-{value}", search.arm, key.replace('_', "-")),
+                    label: search.label(value),
                     set: BTreeMap::from([(search.key.clone(), value.clone())]),
                     arms: Some(vec![search.arm.clone()]),
                 });

@@ -328,7 +328,7 @@ fn detectable(error: f64, freedom: f64, alpha: f64, power: f64) -> f64 {
     (quantile(1.0 - alpha / 2.0, freedom) + quantile(power, freedom)) * error
 }
 
-fn mean(values: impl IntoIterator<Item = f64>) -> f64 {
+pub(super) fn mean(values: impl IntoIterator<Item = f64>) -> f64 {
     let (mut sum, mut count) = (0.0, 0);
     for value in values {
         sum += value;

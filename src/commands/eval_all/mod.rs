@@ -28,8 +28,7 @@ use replicate::checkpoint::weights_hash;
 use replicate::compute::{Compute, DeviceName, WeightType};
 use replicate::policy::LocalPolicy;
 use results::{
-    ArmName, Format, Paper, RECORDS, Runs, Table, TableOptions, plain_table, repeats,
-    repeats_table, run_folder,
+    ArmName, Format, RECORDS, Runs, Table, plain_table, repeats, repeats_table, run_folder,
 };
 
 use super::output::print;
@@ -62,7 +61,7 @@ pub struct Args {
     /// An OpenAI-compatible server; its key is read from OPENAI_API_KEY.
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
-    /// `micro`, `hub`, or a folder with the data sets.
+    /// `micro`, `hub`, or a folder with the data sets or with questions of your own (questions.jsonl).
     #[arg(long, default_value = "micro", value_name = "micro|hub|DIR")]
     data: String,
     /// The sets, comma-separated; without it, all six.
@@ -292,7 +291,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     let runs = Runs::load(std::slice::from_ref(&out))?;
-    let table = Table::new(&runs, &Paper::committed()?, &TableOptions::default());
+    let table = Table::committed(&runs)?;
     let mut text = table.render(Format::Terminal);
     let repeated = repeats_table(&repeats(&runs));
     if !repeated.is_empty() {

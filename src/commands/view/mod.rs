@@ -13,7 +13,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use benchmarks::data::World;
-use results::{Paper, Run, RunKind, Runs, SETS, TableOptions};
+use results::plot::Looks;
+use results::{ArmName, Paper, Run, RunKind, Runs, SETS, TableOptions};
 use serde_json::{Value, json};
 
 use self::answers::Column;
@@ -134,6 +135,11 @@ fn bundle(sources: &[Source]) -> anyhow::Result<Chunks> {
 
     let paper = Paper::committed()?;
     let options = TableOptions::default();
+    let names: Vec<ArmName> = sources
+        .iter()
+        .flat_map(|source| source.runs.arms())
+        .collect();
+    let looks = Looks::new(&names);
     let mut arms: Vec<Value> = Vec::new();
     let (mut calls, mut shares) = (Vec::new(), Vec::new());
     for (number, source) in sources.iter().enumerate() {
@@ -145,6 +151,7 @@ fn bundle(sources: &[Source]) -> anyhow::Result<Chunks> {
                 "source": number,
                 "name": arm,
                 "label": source.runs.label(&arm),
+                "slot": looks.of(&arm).slot,
                 "columns": places.collect::<Vec<_>>(),
             }));
             calls.push(summary::calls(&of_arm));

@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use results::plot::{Look, SLOTS};
 use serde_json::Value;
 
 const TEMPLATE: &str = include_str!("assets/template.html");
@@ -22,6 +23,17 @@ const SCRIPTS: [&str; 12] = [
     include_str!("assets/compare.js"),
     include_str!("assets/main.js"),
 ];
+
+/// The arms' colours by their place in the palette of all pictures, light and dark.
+fn palette() -> String {
+    let theme = |selector: &str, place: usize| {
+        let colors: Vec<String> = (0..SLOTS)
+            .map(|slot| format!("--arm-{slot}: {};", Look::slot(slot).colors()[place]))
+            .collect();
+        format!("{selector} {{ {} }}\n", colors.join(" "))
+    };
+    theme(":root", 0) + &theme(":root[data-theme=\"dark\"]", 1)
+}
 
 /// Data by name, each compressed.
 #[derive(Default)]
@@ -51,7 +63,7 @@ impl Chunks {
         let mut page = TEMPLATE.to_owned();
         for (mark, text) in [
             ("{{title}}", escaped(title)),
-            ("{{style}}", STYLE.to_owned()),
+            ("{{style}}", palette() + STYLE),
             ("{{script}}", SCRIPTS.join("\n")),
             // Last: nothing is looked for in the data.
             ("{{chunks}}", chunks),

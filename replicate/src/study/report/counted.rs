@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use results::plot::{DifferenceGroup, DifferenceRow};
 use results::statistics::{
     ArmScores, Bootstrap, Conclusion, CrossedEstimate, Hypothesis, Outcome, PairedDifference,
     compare, decide, over_seeds,
 };
-use results::{ArmName, SETS, TableOptions, markdown_table, number, p_value, points};
+use results::{ArmName, SETS, TableOptions, markdown_table, number, p_value};
 
 use crate::{Error, Result};
 
@@ -19,11 +20,12 @@ use super::super::part::{Part, Phase};
 use super::super::preregistration::PrimaryTest;
 use super::MadeCells;
 use super::arms::{ArmRuns, divergence};
+use super::page::{self, Page};
 use super::tuning::training_seconds;
 use super::{map, mechanism};
 
 /// The sections of all counted parts; nothing where no arm is tested.
-pub(super) fn sections(made: &MadeCells<'_>, text: &mut String) -> Result<()> {
+pub(super) fn sections(made: &MadeCells<'_>, page: &mut Page) -> Result<()> {
     let tested = made.tested_parts();
     let cells = |parts: &[&Part]| {
         parts.iter().fold((0, 0), |(done, all), part| {
@@ -35,29 +37,29 @@ pub(super) fn sections(made: &MadeCells<'_>, text: &mut String) -> Result<()> {
     if all == 0 {
         return Ok(());
     }
-    text.push_str("\n## Primary tests\n\n");
+    page.text.push_str("\n## Primary tests\n\n");
     if done < all {
         let names: Vec<&str> = tested.iter().map(|part| part.name.as_str()).collect();
         let _ = writeln!(
-            text,
+            page.text,
             "{done} of {all} cells of part {} are there. They are looked at once, when all are.",
             names.join(" and ")
         );
         return Ok(());
     }
     let trained = TrainedArms::of_parts(made, &tested, "main")?;
-    primary_tests(made, &trained, text)?;
-    text.push_str("\n## All arms\n\n");
-    trained.describe(text)?;
-    trained.explain(text);
+    primary_tests(made, &trained, page)?;
+    page.text.push_str("\n## All arms\n\n");
+    trained.describe(&mut page.text)?;
+    trained.explain(page)?;
     let others = made.study.parts.iter().filter(|part| {
         part.phase == Phase::Counted && !tested.iter().any(|known| known.name == part.name)
     });
     for part in others {
         let (done, all) = made.count(&part.name);
-        let _ = write!(text, "\n## Part {}\n\n", part.name);
+        let _ = write!(page.text, "\n## Part {}\n\n", part.name);
         if done < all {
-            let _ = writeln!(text, "{done} of {all} cells are there.");
+            let _ = writeln!(page.text, "{done} of {all} cells are there.");
             continue;
         }
         let variants = part
@@ -69,12 +71,12 @@ pub(super) fn sections(made: &MadeCells<'_>, text: &mut String) -> Result<()> {
             })
             .collect::<Result<Vec<_>>>()?;
         if variants.len() > 1 {
-            map::section(&variants, text)?;
+            map::section(&part.name, &variants, page)?;
         }
         for (label, trained) in &variants {
-            let _ = write!(text, "### {label}\n\n");
-            trained.describe(text)?;
-            text.push('\n');
+            let _ = write!(page.text, "### {label}\n\n");
+            trained.describe(&mut page.text)?;
+            page.text.push('\n');
         }
     }
     Ok(())
@@ -130,6 +132,21 @@ impl TrainedArms {
     /// An arm by its name.
     pub fn arm(&self, name: &str) -> Option<&ArmRuns> {
         self.arms.iter().find(|arm| arm.name.name() == name)
+    }
+
+    /// Every arm's difference to plain GRPO, of those that have such answers.
+    fn beside_plain(&self, answers: fn(&ArmRuns) -> &ArmScores) -> Result<Vec<DifferenceRow>> {
+        let Some(plain) = self.arm(ArmName::VTOOL_R1) else {
+            return Ok(Vec::new());
+        };
+        let others = self.arms.iter().filter(|arm| arm.name != plain.name);
+        others
+            .filter(|arm| answers(arm).macro_average().is_some())
+            .map(|arm| {
+                let found = paired(answers(arm), answers(plain))?;
+                Ok(page::row(arm.name.to_string(), &found))
+            })
+            .collect()
     }
 
     /// The arms' accuracies, what they do, what they cost; then each beside plain GRPO.
@@ -225,14 +242,15 @@ impl TrainedArms {
 
 impl TrainedArms {
     /// What the arms' gains are made of and what they cost.
-    fn explain(&self, text: &mut String) {
+    fn explain(&self, page: &mut Page) -> Result<()> {
         let arms: Vec<&ArmRuns> = self.arms.iter().collect();
         let all: Vec<&ArmRuns> = self.references.iter().chain(&self.arms).collect();
-        mechanism::composition(&all, text);
-        mechanism::through_training(&arms, text);
+        mechanism::composition(&all, &mut page.text);
+        mechanism::through_training(&arms, page)?;
         if let [untrained, teacher] = self.references.as_slice() {
-            mechanism::price(&arms, untrained, teacher, text);
+            mechanism::price(&arms, untrained, teacher, &mut page.text);
         }
+        Ok(())
     }
 }
 
@@ -286,23 +304,21 @@ pub(super) fn paired(first: &ArmScores, second: &ArmScores) -> Result<PairedDiff
     })
 }
 
+/// A difference with its interval in points, to the second decimal: verdicts turn on its ends.
 pub(super) fn with_interval(found: &CrossedEstimate) -> String {
-    format!(
-        "{} [{}, {}]",
-        points(found.value),
-        points(found.low()),
-        points(found.high())
-    )
+    let [value, low, high] = [found.value, found.low(), found.high()].map(|share| 100.0 * share);
+    format!("{value:+.2} [{low:+.2}, {high:+.2}]")
 }
 
 /// The tests of the preregistration by its rule.
-fn primary_tests(made: &MadeCells<'_>, trained: &TrainedArms, text: &mut String) -> Result<()> {
+fn primary_tests(made: &MadeCells<'_>, trained: &TrainedArms, page: &mut Page) -> Result<()> {
     let given = &made.study.preregistration;
     let missing = |arm: &str| {
         let place = made.study.folder().join(files::PREREGISTRATION);
         files::problem(&place, format!("arm '{arm}' has no finished cell"))
     };
     let mut hypotheses = Vec::new();
+    let mut drawn = Vec::new();
     for test in &given.tests {
         let arm = trained.arm(&test.arm).ok_or_else(|| missing(&test.arm))?;
         let differences = test
@@ -310,7 +326,10 @@ fn primary_tests(made: &MadeCells<'_>, trained: &TrainedArms, text: &mut String)
             .iter()
             .map(|over| {
                 let other = trained.arm(over).ok_or_else(|| missing(over))?;
-                Ok(paired(&arm.greedy, &other.greedy)?.crossed)
+                let found = paired(&arm.greedy, &other.greedy)?;
+                let label = format!("{}: {} − {over}", test.name, test.arm);
+                drawn.push(page::row(label, &found));
+                Ok(found.crossed)
             })
             .collect::<Result<Vec<_>>>()?;
         hypotheses.push(Hypothesis {
@@ -321,6 +340,7 @@ fn primary_tests(made: &MadeCells<'_>, trained: &TrainedArms, text: &mut String)
     }
     let rule = &given.rule;
     let outcomes = decide(&hypotheses, rule.alpha, rule.smallest_effect / 100.0);
+    let text = &mut page.text;
     let _ = write!(
         text,
         "Greedy macro average; Holm at {} over {} tests; smallest effect of interest {:.1} points; \
@@ -353,6 +373,22 @@ fn primary_tests(made: &MadeCells<'_>, trained: &TrainedArms, text: &mut String)
             let _ = writeln!(text, "\n{}", by_alignment(trained, test, outcome));
         }
     }
+    let groups = vec![
+        DifferenceGroup {
+            title: "Primary tests, greedy".to_owned(),
+            rows: drawn,
+        },
+        DifferenceGroup {
+            title: "All arms beside vtool-r1, greedy".to_owned(),
+            rows: trained.beside_plain(|arm| &arm.greedy)?,
+        },
+        DifferenceGroup {
+            title: "The same at T = 1".to_owned(),
+            rows: trained.beside_plain(|arm| &arm.sampled)?,
+        },
+    ];
+    let svg = page::differences("Differences", rule.smallest_effect, groups)?;
+    page.picture("differences", "Differences with intervals and seeds", svg);
     Ok(())
 }
 

@@ -7,29 +7,35 @@
 
 use std::fmt::Write;
 
-use results::statistics::{CrossedEstimate, VarianceComponents};
+use results::plot::{Axis, Looks, Panel, PanelGrid, Series};
+use results::statistics::{CrossedEstimate, LineFit};
 use results::{ArmName, markdown_table, number, points};
 
 use crate::Result;
 
 use super::counted::{TrainedArms, paired, with_interval};
+use super::page::Page;
 
-/// The table and the fitted lines of a part with several variants.
-pub(super) fn section(variants: &[(String, TrainedArms)], text: &mut String) -> Result<()> {
-    text.push_str(
+/// The table, the fitted lines and the picture of a part with several variants.
+pub(super) fn section(
+    part: &str,
+    variants: &[(String, TrainedArms)],
+    page: &mut Page,
+) -> Result<()> {
+    page.text.push_str(
         "### Gain against room\n\nRoom: the teacher's macro average less plain GRPO's, points. Gains \
          over plain GRPO with 95 % intervals, not corrected for their number.\n\n",
     );
-    let mut names: Vec<&str> = Vec::new();
+    let mut names: Vec<&ArmName> = Vec::new();
     for (_, trained) in variants {
         for arm in &trained.arms {
-            if arm.name.name() != ArmName::VTOOL_R1 && !names.contains(&arm.name.name()) {
-                names.push(arm.name.name());
+            if arm.name.name() != ArmName::VTOOL_R1 && !names.contains(&&arm.name) {
+                names.push(&arm.name);
             }
         }
     }
-    // By arm: (room, gain) of each variant.
-    let mut gains: Vec<Vec<(f64, f64)>> = vec![Vec::new(); names.len()];
+    // By arm: room and gain of each variant.
+    let mut gains: Vec<Vec<(f64, CrossedEstimate)>> = vec![Vec::new(); names.len()];
     let mut rows = Vec::new();
     for (label, trained) in variants {
         let Some(plain) = trained.arm(ArmName::VTOOL_R1) else {
@@ -46,11 +52,12 @@ pub(super) fn section(variants: &[(String, TrainedArms)], text: &mut String) -> 
             room.map_or_else(|| results::NOT_MEASURED.to_owned(), points),
         ];
         for (place, name) in names.iter().enumerate() {
-            row.push(match trained.arm(name) {
+            row.push(match trained.arm(name.name()) {
                 Some(arm) => {
                     let found = paired(&arm.greedy, &plain.greedy)?.crossed;
-                    gains[place].extend(room.map(|room| (room, found.value)));
-                    with_interval(&found)
+                    let text = with_interval(&found);
+                    gains[place].extend(room.map(|room| (room, found)));
+                    text
                 }
                 None => results::NOT_MEASURED.to_owned(),
             });
@@ -58,11 +65,13 @@ pub(super) fn section(variants: &[(String, TrainedArms)], text: &mut String) -> 
         rows.push(row);
     }
     let mut header = vec!["variant", "vtool-r1", "room"];
-    header.extend(&names);
+    header.extend(names.iter().map(|name| name.name()));
+    let text = &mut page.text;
     text.push_str(&markdown_table(&header, &rows));
     text.push('\n');
     for (name, gains) in names.iter().zip(&gains) {
-        if let Some(slope) = slope(gains) {
+        if let Some(line) = line(gains) {
+            let slope = line.slope;
             let _ = write!(
                 text,
                 "\n{name}: {:+.2} [{:+.2}, {:+.2}] points of gain a point of room, over {} variants.\n",
@@ -73,53 +82,81 @@ pub(super) fn section(variants: &[(String, TrainedArms)], text: &mut String) -> 
             );
         }
     }
-    text.push('\n');
+    let svg = picture(&names, &gains)?;
+    page.picture(&format!("map-{part}"), "Gain against room, by arm", svg);
+    page.text.push('\n');
     Ok(())
 }
 
-/// The slope of the least-squares line with Student's interval; `None` of fewer than three places or
-/// of one room alone.
-fn slope(gains: &[(f64, f64)]) -> Option<CrossedEstimate> {
-    let count = gains.len() as f64;
-    let mean = |of: fn(&(f64, f64)) -> f64| gains.iter().map(of).sum::<f64>() / count;
-    let (room, gain) = (mean(|one| one.0), mean(|one| one.1));
-    let spread: f64 = gains.iter().map(|one| (one.0 - room).powi(2)).sum();
-    if gains.len() < 3 || spread <= 0.0 {
-        return None;
-    }
-    let both: f64 = gains
+fn line(gains: &[(f64, CrossedEstimate)]) -> Option<LineFit> {
+    let points: Vec<(f64, f64)> = gains
         .iter()
-        .map(|one| (one.0 - room) * (one.1 - gain))
-        .sum();
-    let value = both / spread;
-    let left: f64 = gains
-        .iter()
-        .map(|one| (one.1 - gain - value * (one.0 - room)).powi(2))
-        .sum();
-    let degrees_of_freedom = count - 2.0;
-    Some(CrossedEstimate {
-        value,
-        standard_error: (left / degrees_of_freedom / spread).sqrt(),
-        degrees_of_freedom,
-        components: VarianceComponents {
-            seed: None,
-            question: 0.0,
-            residual: 0.0,
-        },
-    })
+        .map(|(room, gain)| (*room, gain.value))
+        .collect();
+    LineFit::of(&points)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// How finely the line's band is drawn.
+const STEPS: usize = 24;
 
-    #[test]
-    fn the_line_is_least_squares() {
-        // S_xy = 5.5, S_xx = 5, squares left 2.7, two degrees of freedom.
-        let found = slope(&[(0.0, 1.0), (1.0, 3.0), (2.0, 2.0), (3.0, 5.0)]).unwrap();
-        assert!((found.value - 1.1).abs() < 1e-12);
-        assert!((found.standard_error - (2.7f64 / 2.0 / 5.0).sqrt()).abs() < 1e-12);
-        assert!(slope(&[(1.0, 2.0), (1.0, 3.0), (1.0, 4.0)]).is_none());
-        assert!(slope(&[(0.0, 1.0), (1.0, 3.0)]).is_none());
-    }
+/// A panel an arm: gains with their intervals, the fitted line with its band, in points.
+fn picture(names: &[&ArmName], gains: &[Vec<(f64, CrossedEstimate)>]) -> Result<String> {
+    let looks = Looks::new(names.iter().copied());
+    let panel = |(name, gains): (&&ArmName, &Vec<(f64, CrossedEstimate)>)| {
+        let rooms = || gains.iter().map(|(room, _)| *room);
+        let (low, high) = (
+            rooms().fold(f64::INFINITY, f64::min),
+            rooms().fold(f64::NEG_INFINITY, f64::max),
+        );
+        let fitted = line(gains);
+        let along = |step: usize| low + (high - low) * step as f64 / STEPS as f64;
+        let on_line = |fit: &LineFit| -> Vec<(f64, CrossedEstimate)> {
+            (0..=STEPS)
+                .map(|step| (along(step), fit.at(along(step))))
+                .collect()
+        };
+        let fitted = fitted.as_ref().map(on_line).unwrap_or_default();
+        let none = Series {
+            line: vec![(100.0 * low, 0.0), (100.0 * high, 0.0)],
+            ..Series::default()
+        };
+        let own = Series {
+            look: Some(looks.of(name)),
+            line: fitted
+                .iter()
+                .map(|(room, at)| (100.0 * room, 100.0 * at.value))
+                .collect(),
+            band: fitted
+                .iter()
+                .map(|(room, at)| (100.0 * room, 100.0 * at.low(), 100.0 * at.high()))
+                .collect(),
+            intervals: gains
+                .iter()
+                .map(|(room, gain)| {
+                    let [value, low, high] =
+                        [gain.value, gain.low(), gain.high()].map(|x| 100.0 * x);
+                    (100.0 * room, value, low, high)
+                })
+                .collect(),
+            ..Series::default()
+        };
+        Panel {
+            title: name.to_string(),
+            x: "room, points".to_owned(),
+            series: vec![none, own],
+        }
+    };
+    let grid = PanelGrid {
+        title: "Gain against room".to_owned(),
+        caption:
+            "gain over vtool-r1 with its 95 % interval, a point a variant; line and 95 % band: \
+                  least squares; grey: no gain"
+                .to_owned(),
+        y: "gain, points".to_owned(),
+        columns: names.len().clamp(1, 3),
+        axes: (Axis::Linear, Axis::Linear),
+        shared_x: true,
+        panels: names.iter().zip(gains).map(panel).collect(),
+    };
+    Ok(grid.draw()?)
 }

@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use results::{markdown_table, number};
+use results::{UpdateMetrics, markdown_table, number};
+
+use crate::Result;
 
 use super::arms::{ArmRuns, divergence, mean};
+use super::page::{self, Page};
 
 fn percent(share: Option<f64>) -> String {
     number(share.map(|share| 100.0 * share), 1)
@@ -84,7 +87,7 @@ pub(super) fn composition(arms: &[&ArmRuns], text: &mut String) {
 }
 
 /// How the probe's divergence and the penalty's correlation with wrong calls go through training.
-pub(super) fn through_training(arms: &[&ArmRuns], text: &mut String) {
+pub(super) fn through_training(arms: &[&ArmRuns], page: &mut Page) -> Result<()> {
     let updates: BTreeSet<u64> = arms
         .iter()
         .flat_map(|arm| arm.metrics.iter().flatten())
@@ -92,8 +95,9 @@ pub(super) fn through_training(arms: &[&ArmRuns], text: &mut String) {
         .map(|line| line.update)
         .collect();
     if updates.is_empty() {
-        return;
+        return Ok(());
     }
+    let text = &mut page.text;
     text.push_str(
         "\n### Through training\n\nThe probe's divergence from the teacher after so many updates; then \
          the penalty's correlation with wrong calls within prompts, mean over the updates since.\n\n",
@@ -127,6 +131,24 @@ pub(super) fn through_training(arms: &[&ArmRuns], text: &mut String) {
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
     text.push_str(&markdown_table(&header, &rows));
     text.push('\n');
+    let probe = ("Divergence from the teacher on the probe", "divergence");
+    if let Some(svg) = page::through_training(arms, probe, divergence)? {
+        page.picture(
+            "divergence",
+            "The probe's divergence through training, by arm",
+            svg,
+        );
+    }
+    let accuracy = ("Accuracy on validation questions, greedy", "share");
+    let validation = |line: &UpdateMetrics| line.validation.map(|found| found.accuracy);
+    if let Some(svg) = page::through_training(arms, accuracy, validation)? {
+        page.picture(
+            "validation",
+            "Accuracy on validation questions through training, by arm",
+            svg,
+        );
+    }
+    Ok(())
 }
 
 /// How much of the room between the untrained student and the teacher arms close, and at what price.

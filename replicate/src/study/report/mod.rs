@@ -1,4 +1,4 @@
-//! What a study's records say, as one page: `<out>/report.md`.
+//! What a study's records say, as one page with pictures: `<out>/report.md`.
 //!
 //! The tuning parts are shown as far as they are there. The counted parts are looked at once: their
 //! section says how many cells are missing until all cells of the tested arms are there.
@@ -8,6 +8,7 @@ mod composition;
 mod counted;
 mod map;
 mod mechanism;
+mod page;
 mod screening;
 mod tuning;
 
@@ -21,6 +22,8 @@ use super::freeze::Freeze;
 use super::part::{Part, Phase};
 use super::plan::Study;
 use super::status::{State, state};
+
+pub use page::Page;
 
 /// The page's file name.
 pub const REPORT: &str = "report.md";
@@ -96,11 +99,11 @@ impl MadeCells<'_> {
     }
 }
 
-/// The page's text.
+/// The page.
 ///
 /// # Errors
 /// A finished run that cannot be read.
-pub fn report(study: &Study, freeze: Option<&Freeze>, out: &Path) -> Result<String> {
+pub fn report(study: &Study, freeze: Option<&Freeze>, out: &Path) -> Result<Page> {
     let cells = study.cells(freeze)?;
     let frozen = freeze.is_some();
     let cells = cells
@@ -111,11 +114,13 @@ pub fn report(study: &Study, freeze: Option<&Freeze>, out: &Path) -> Result<Stri
         })
         .collect::<Result<Vec<_>>>()?;
     let made = MadeCells { study, out, cells };
-    let mut text =
+    let mut page = Page::default();
+    let text = &mut page.text;
+    text.push_str(
         "# The study\n\nWritten by `iapo study --report` from the runs in this folder; nothing \
                     in it is typed by hand. What is tested and by which rule stands in \
-                    `replicate/study/preregistration.toml`.\n"
-            .to_owned();
+                    `preregistration.toml` beside `parts.toml`.\n",
+    );
     if let Some(freeze) = freeze {
         let _ = write!(
             text,
@@ -148,24 +153,27 @@ pub fn report(study: &Study, freeze: Option<&Freeze>, out: &Path) -> Result<Stri
         &rows,
     ));
     text.push('\n');
-    counted::sections(&made, &mut text)?;
+    counted::sections(&made, &mut page)?;
     for part in &study.parts {
         match part.phase {
-            Phase::World => screening::section(&made, &part.name, &mut text)?,
-            Phase::Tuning => tuning::section(&made, part, &mut text)?,
+            Phase::World => screening::section(&made, &part.name, &mut page.text)?,
+            Phase::Tuning => tuning::section(&made, part, &mut page)?,
             Phase::Counted => {}
         }
     }
-    Ok(text)
+    Ok(page)
 }
 
-/// Writes the page and returns its path.
+/// Writes the page with its pictures and returns its path.
 ///
 /// # Errors
 /// As [`report`]; a page that cannot be written.
 pub fn write_report(study: &Study, freeze: Option<&Freeze>, out: &Path) -> Result<PathBuf> {
-    let text = report(study, freeze, out)?;
+    let page = report(study, freeze, out)?;
     let path = out.join(REPORT);
-    results::write_atomically(&path, text.as_bytes())?;
+    for (name, svg) in &page.pictures {
+        results::write_atomically(&out.join(name), svg.as_bytes())?;
+    }
+    results::write_atomically(&path, page.text.as_bytes())?;
     Ok(path)
 }

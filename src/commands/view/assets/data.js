@@ -44,12 +44,10 @@ const columnLabel = (column) => armLabel(armOfColumn(column)) + ", seed " + meta
 
 /** Colour and dash of an arm: the same arm of two runs differs in its dash. */
 function armStyle(arm) {
-  const names = [...new Set(meta.arms.map((one) => one.name))];
-  const place = names.indexOf(arm.name);
   const dashes = ["", "7 4", "2 3", "9 3 2 3"];
   return {
-    color: "var(--arm-" + (place % 10) + ")",
-    dash: dashes[(arm.source + Math.floor(place / 10) + (manySources() ? 0 : place % 4)) % 4],
+    color: "var(--arm-" + arm.slot + ")",
+    dash: dashes[(manySources() ? arm.source : arm.slot + 2) % 4],
   };
 }
 

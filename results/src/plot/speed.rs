@@ -1,0 +1,180 @@
+//! Speed: how many times faster than another library, and how times grow with sizes.
+
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, VPos};
+use serde::Deserialize;
+
+use super::panels::{Axis, Panel, PanelGrid, Series};
+use super::style::{FAINT, INK, Look, heading, label, line, picture, text_style};
+use crate::error::Result;
+
+/// Pixels of a row.
+const ROW: i32 = 46;
+// Pixels above the first row, and where the scale begins and ends.
+const TOP: i32 = 66;
+const LEFT: i32 = 400;
+const RIGHT: i32 = 820;
+/// Marks of the logarithmic scale.
+const TICKS: [f64; 9] = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
+
+/// The same work on both sides.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Ratio {
+    /// The work.
+    pub what: String,
+    /// The other side.
+    pub peer: String,
+    /// The ratio that is wanted, as text.
+    pub wanted: String,
+    /// Their time over ours: of the medians, and of the pairs of runs the least and the greatest.
+    pub ratio: f64,
+    /// The least ratio of a pair.
+    pub ratio_low: f64,
+    /// The greatest.
+    pub ratio_high: f64,
+}
+
+/// Bars of their time over ours, with the goals as marks and the numbers beside them.
+///
+/// # Errors
+/// [`Error::Plot`](crate::Error::Plot) when the drawing library fails.
+pub fn ratios(rows: &[Ratio]) -> Result<String> {
+    let bottom = TOP + ROW * rows.len() as i32;
+    let values = rows.iter().flat_map(|row| [row.ratio_low, row.ratio_high]);
+    let (least, greatest) = super::style::extent(values.chain([0.5, 2.0])).unwrap_or((0.5, 2.0));
+    let (low, high) = (least.log2().floor(), greatest.log2().ceil());
+    let pixel = |ratio: f64| {
+        let share = (ratio.log2() - low) / (high - low);
+        LEFT + (share.clamp(0.0, 1.0) * f64::from(RIGHT - LEFT)).round() as i32
+    };
+    let ours = Look::slot(2).color();
+    let goal = Look::slot(5).color();
+    picture("the ratios of speed", (920, bottom as u32 + 40), |area| {
+        let caption = "their time over ours; line: pairs of runs; upright mark: the goal";
+        heading(area, "Beside the reference libraries", caption)?;
+        for tick in TICKS {
+            if !(low..=high).contains(&tick.log2()) {
+                continue;
+            }
+            let color = if tick == 1.0 { INK } else { FAINT };
+            line(
+                area,
+                (pixel(tick), TOP),
+                (pixel(tick), bottom),
+                color.into(),
+            )?;
+            let style = text_style(13, HPos::Center, VPos::Top);
+            label(area, &format!("{tick}"), (pixel(tick), bottom + 8), &style)?;
+        }
+        for (place, row) in rows.iter().enumerate() {
+            let middle = TOP + ROW * place as i32 + ROW / 2;
+            let style = |size| text_style(size, HPos::Right, VPos::Center);
+            label(area, &row.what, (LEFT - 12, middle - 8), &style(13))?;
+            label(area, &row.peer, (LEFT - 12, middle + 9), &style(11))?;
+            let corners = [(pixel(1.0), middle - 9), (pixel(row.ratio), middle + 9)];
+            let bar = Rectangle::new(corners, ours.filled());
+            area.draw(&bar).map_err(|error| error.to_string())?;
+            let ends = (pixel(row.ratio_low), pixel(row.ratio_high));
+            line(
+                area,
+                (ends.0, middle),
+                (ends.1, middle),
+                INK.stroke_width(1),
+            )?;
+            if let Ok(wanted) = row.wanted.parse::<f64>() {
+                let x = pixel(wanted);
+                line(
+                    area,
+                    (x, middle - 14),
+                    (x, middle + 14),
+                    goal.stroke_width(3),
+                )?;
+            }
+            let x = ends.1.max(pixel(row.ratio)) + 8;
+            let style = text_style(12, HPos::Left, VPos::Center);
+            label(area, &format!("{:.1}", row.ratio), (x, middle), &style)?;
+        }
+        Ok(())
+    })
+}
+
+/// How times grow.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Growth {
+    /// All measurements.
+    pub points: Vec<GrowthPoint>,
+}
+
+/// One measurement.
+#[derive(Clone, Debug, Deserialize)]
+pub struct GrowthPoint {
+    /// Which size grows, in words.
+    pub what: String,
+    /// Threads.
+    pub threads: u64,
+    /// The size.
+    pub value: f64,
+    /// The median, in seconds.
+    pub seconds: f64,
+}
+
+/// One panel a size, one line a number of threads, both axes logarithmic.
+///
+/// # Errors
+/// [`Error::Plot`](crate::Error::Plot) when the drawing library fails.
+pub fn growth(found: &Growth) -> Result<String> {
+    let mut sizes: Vec<&str> = Vec::new();
+    let mut threads: Vec<u64> = Vec::new();
+    for point in &found.points {
+        if !sizes.contains(&point.what.as_str()) {
+            sizes.push(&point.what);
+        }
+        if !threads.contains(&point.threads) {
+            threads.push(point.threads);
+        }
+    }
+    // The fewest in the colour of IAPO, the most in that of the baseline: far apart, in grey too.
+    let looks = [5, 2, 3, 4].map(Look::slot);
+    let panel = |size: &&str| Panel {
+        title: String::new(),
+        x: (*size).to_string(),
+        series: threads
+            .iter()
+            .enumerate()
+            .map(|(place, count)| {
+                let own = found.points.iter();
+                let line: Vec<(f64, f64)> = own
+                    .filter(|point| point.what == **size && point.threads == *count)
+                    .map(|point| (point.value, 1e3 * point.seconds))
+                    .collect();
+                Series {
+                    look: Some(looks[place % looks.len()]),
+                    dots: line.clone(),
+                    line,
+                    ..Series::default()
+                }
+            })
+            .collect(),
+    };
+    let names = ["orange", "blue", "green", "pink"];
+    let lines: Vec<String> = threads
+        .iter()
+        .zip(names)
+        .map(|(count, name)| {
+            format!(
+                "{name}: {count} thread{}",
+                if *count == 1 { "" } else { "s" }
+            )
+        })
+        .collect();
+    PanelGrid {
+        title: "How our time grows".to_string(),
+        caption: lines.join(", "),
+        y: "milliseconds".to_string(),
+        columns: sizes.len().clamp(1, 3),
+        axes: (Axis::Logarithmic, Axis::Logarithmic),
+        shared_x: false,
+        panels: sizes.iter().map(panel).collect(),
+    }
+    .draw()
+}
