@@ -19,6 +19,10 @@ smoke OUT="runs/smoke":
 study *ARGS:
     cargo run --release --quiet --bin iapo -- study {{ARGS}}
 
+# ablations of the occlusion form on tuning seeds, and their table
+ablations *ARGS:
+    cargo run --release --quiet --bin iapo -- study --study replicate/ablations --out results/ablations {{ARGS}}
+
 # evaluate checkpoints or an endpoint on the six sets
 eval-all *ARGS:
     cargo run --release --quiet --bin iapo -- eval-all {{ARGS}}

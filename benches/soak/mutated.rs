@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::Context;
 use serde_json::Value;
 
-const TARGETS: [&str; 8] = [
+const TARGETS: [&str; 11] = [
     "calls",
     "boxes",
     "rows",
@@ -15,6 +15,9 @@ const TARGETS: [&str; 8] = [
     "configurations",
     "templates",
     "profiles",
+    "weights",
+    "records",
+    "own-questions",
 ];
 
 /// kB of address space: what one input may make a command ask for.

@@ -403,3 +403,77 @@ fn charxiv_prompts_equal_the_official_ones() {
     }
     assert_eq!(n, 1000);
 }
+
+#[test]
+fn questions_of_ones_own() {
+    let folder = folder(&["figures/sales.png", "t.png"]);
+    let chart = json!({
+        "id": "sales", "set": "chartqa-v-bar", "image": "figures/sales.png",
+        "request": "How many in May?", "gold": ["12", "twelve"],
+        "boxes": {"x_values": {"May": region(10.0, 0.0, 30.0, 90.0), "June": region(40.0, 0.0, 260.0, 90.0)}},
+        "figure": "sales-2026", "tools": "Tools: mask.",
+    });
+    let table = json!({"id": 7, "set": "vtabfact", "image": "t.png", "request": "true or false: a", "gold": "true"});
+    write(
+        &folder,
+        sources::OWN_QUESTIONS,
+        &lines(&[chart.clone(), table.clone()]),
+    );
+    let data = folder.path();
+    assert_eq!(
+        sources::own_sets(data).unwrap(),
+        [TestSet::ChartQaVertical, TestSet::VTabFact]
+    );
+    let set = sources::load(data, TestSet::ChartQaVertical).unwrap();
+    let questions = all(&set);
+    assert_eq!(questions.len(), 1);
+    let question = &questions[0];
+    assert_eq!(
+        (question.id.as_str(), question.image_id.as_str()),
+        ("sales", "sales-2026")
+    );
+    assert_eq!(question.task.request, "How many in May?");
+    assert_eq!(question.task.tools.as_deref(), Some("Tools: mask."));
+    assert_eq!(question.gold, "12|||twelve");
+    assert_eq!(corners(question, "May"), [10.0, 0.0, 30.0, 90.0]);
+    assert_eq!(
+        corners(question, "June")[2],
+        200.0,
+        "clipped to the picture"
+    );
+    assert_eq!((set.report().official, set.report().boxes.clipped), (1, 1));
+    let other = all(&sources::load(data, TestSet::VTabFact).unwrap());
+    assert_eq!(
+        (other[0].id.as_str(), other[0].task.tools.as_deref()),
+        ("7", None)
+    );
+
+    let refused = |change: &dyn Fn(&mut Value)| {
+        let mut row = chart.clone();
+        change(&mut row);
+        write(
+            &folder,
+            sources::OWN_QUESTIONS,
+            &lines(&[table.clone(), row]),
+        );
+        let own =
+            sources::own_sets(data).and_then(|_| sources::load(data, TestSet::ChartQaVertical));
+        own.unwrap_err().to_string()
+    };
+    for (change, words) in [
+        (
+            (&|row: &mut Value| row["set"] = json!("chartqa")) as &dyn Fn(&mut Value),
+            "questions.jsonl:2",
+        ),
+        (&|row| row["answer"] = json!("12"), "no such field"),
+        (&|row| row["boxes"]["x"] = json!({}), "no such axis"),
+        (&|row| row["gold"] = json!({"a": 1}), "`gold`"),
+        (
+            &|row| row["set"] = json!("vwtq"),
+            "no data of chartqa-v-bar",
+        ),
+    ] {
+        let said = refused(change);
+        assert!(said.contains(words), "{said}");
+    }
+}

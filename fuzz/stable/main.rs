@@ -5,6 +5,7 @@
 //! line for each target on standard output; inputs that fell stay in `runs/fuzz`.
 
 mod mutate;
+mod stored;
 mod targets;
 
 use std::io::{Seek, Write};

@@ -13,8 +13,10 @@ use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use visual_tools::{FigureBoxes, NamedBoxes, Parsed, PixelBox, Style, apply, near_miss, parse};
 
+use super::stored;
+
 /// Reads one input.
-type Run = Box<dyn FnMut(&[u8])>;
+pub(super) type Run = Box<dyn FnMut(&[u8])>;
 
 /// An entry point.
 pub struct Target {
@@ -24,7 +26,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 11] = [
     Target {
         name: "calls",
         seeds: call_seeds,
@@ -65,19 +67,34 @@ pub const TARGETS: [Target; 8] = [
         seeds: profile_seeds,
         prepare: profiles,
     },
+    Target {
+        name: "weights",
+        seeds: stored::weight_seeds,
+        prepare: stored::weights,
+    },
+    Target {
+        name: "records",
+        seeds: stored::record_seeds,
+        prepare: stored::records,
+    },
+    Target {
+        name: "own-questions",
+        seeds: stored::question_seeds,
+        prepare: stored::questions,
+    },
 ];
 
-fn root() -> &'static Path {
+pub(super) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A file of the repository: without it there is nothing to mutate.
-fn file(name: &str) -> Vec<u8> {
+pub(super) fn file(name: &str) -> Vec<u8> {
     std::fs::read(root().join(name)).expect("the seeds are files of the repository")
 }
 
 /// A folder for entry points that read files, in memory where the system has such a place.
-fn scratch() -> TempDir {
+pub(super) fn scratch() -> TempDir {
     let memory = Path::new("/dev/shm");
     let folder = match memory.is_dir() {
         true => tempfile::tempdir_in(memory),

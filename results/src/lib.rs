@@ -51,7 +51,7 @@ pub use error::{Error, Result};
 pub use files::{
     Appender, Checked, read_json, read_lines, write_atomically, write_json, write_lines,
 };
-pub use format::{Format, differences, markdown_table, plain_table};
+pub use format::{Format, differences, markdown_table, plain_table, wrapped};
 pub use integrity::{
     EPISODES, GROUPS, MANIFEST, METRICS, RECORDS, VALIDATION, verify, write_manifest,
 };

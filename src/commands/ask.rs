@@ -14,7 +14,7 @@ use replicate::policy::LocalPolicy;
 
 use super::checkpoint;
 use super::micro::model_or_student;
-use super::output::print;
+use super::output::{print, within};
 use super::png::{expect_png, readable, write_png};
 use super::task::TaskSource;
 
@@ -114,7 +114,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some((data, item)) = &posed.generated {
         text += &judged(data, item, &episode);
     }
-    print(&text)?;
+    print(&within(&text))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -18,7 +18,7 @@ use visual_tools::{BLUR, blurred};
 
 use super::checkpoint;
 use super::micro::model_or_student;
-use super::output::print;
+use super::output::{print, within};
 use super::task::TaskSource;
 
 /// The methods of the attribution crate, by its names.
@@ -244,7 +244,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     results::write_json(&args.out.with_extension("json"), &json)?;
     text += &format!("{} and .svg\n", args.out.with_extension("json").display());
-    print(&text)?;
+    print(&within(&text))?;
     if !usable {
         eprintln!(
             "error: a completeness gap above {:.0} % of what is to be explained makes the shares \

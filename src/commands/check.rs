@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use results::{Finding, Level, check};
 
-use super::output::print;
+use super::output::{print, within};
 
 /// The profiles that the command carries in itself, and the paper's own scale.
 const PROFILES: [&str; 3] = ["micro", "smoke", "paper"];
@@ -38,7 +38,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .count();
     print(&match args.format {
         Form::Json => format!("{}\n", serde_json::to_string_pretty(&findings)?),
-        Form::Text => text(&findings, faults),
+        Form::Text => within(&text(&findings, faults)),
     })?;
     Ok(match faults {
         0 => ExitCode::SUCCESS,

@@ -7,7 +7,7 @@ use anyhow::ensure;
 use results::{RunComparison, Runs, TableOptions};
 use serde_json::{Value, json};
 
-use super::output::print;
+use super::output::{print, within};
 
 /// Compares experiments with the first of them: the settings that differ, the difference of every
 /// arm on the questions that both were asked, and the answers that flipped.
@@ -46,7 +46,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     ensure!(args.runs.len() > 1, "give at least two runs to compare");
     let all = compared(&args.runs)?;
     print(&match args.format {
-        Form::Table => all.iter().map(|one| one.text(false)).collect::<String>(),
+        Form::Table => within(&all.iter().map(|one| one.text(false)).collect::<String>()),
         Form::Markdown => all.iter().map(|one| one.text(true)).collect(),
         Form::Csv => csv(&all),
         Form::Json => {

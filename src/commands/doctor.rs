@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 
 use results::Machine;
 
-use super::output::print;
+use super::output::{print, within};
 use super::recipe::recipe_folder;
 use super::{battery, plan};
 use replicate::compute::DeviceName;
@@ -37,11 +37,8 @@ const PAPER: (u64, u64) = (64 * GIB, 120 * GIB);
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let card = memory_of_cards();
-    print(&diagnose(
-        &Machine::detect(),
-        free_disk(Path::new(".")),
-        card,
-    )?)?;
+    let found = diagnose(&Machine::detect(), free_disk(Path::new(".")), card)?;
+    print(&within(&found))?;
     if !args.check {
         return Ok(ExitCode::SUCCESS);
     }

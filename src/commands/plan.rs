@@ -8,7 +8,7 @@ use qwen2_5_vl::Config;
 use replicate::plan::{Card, Plan, Workload, published_config};
 use replicate::profile::Profile;
 
-use super::output::print;
+use super::output::{print, within};
 use super::recipe::recipe_folder;
 
 /// What a profile costs: memory by part, tokens, arithmetic, hours; arithmetic alone, nothing is loaded
@@ -100,7 +100,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         },
     );
     print(&match args.format {
-        PlanFormat::Text => plan.to_text(),
+        PlanFormat::Text => within(&plan.to_text()),
         PlanFormat::Json => serde_json::to_string_pretty(&plan)? + "\n",
     })?;
     Ok(match plan.fits() {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use super::doctor::{memory_of_cards, plan_of};
-use super::output::print;
+use super::output::{print, width, within};
 use super::recipe::recipe_folder;
 use super::signals::{self, OnSignal};
 use benchmarks::TestSet;
@@ -16,7 +16,7 @@ use replicate::plan::Plan;
 use replicate::profile::{Profile, PromptWording};
 use replicate::progress::Progress;
 use replicate::stages::Replication;
-use results::{Claim, Format, Runs, Table, write_report};
+use results::{Claim, Runs, Table, write_report};
 
 /// Trains the arms, evaluates them on the six sets, and says whether the claim held.
 #[derive(clap::Args, Clone)]
@@ -260,7 +260,7 @@ fn replicate(args: Args, out: PathBuf) -> anyhow::Result<bool> {
         .map_or(Vec::new(), |gates| gates.lines());
     let deviations = deviations(&profile, &arms, replication.facts()?);
     write_report(&out, &runs, &table, &gates, &deviations)?;
-    let mut text = format!("{}\n", table.render(Format::Terminal));
+    let mut text = format!("{}\n", table.for_terminal(width()));
     for line in &gates {
         text += &format!("{line}\n");
     }
@@ -280,7 +280,7 @@ fn replicate(args: Args, out: PathBuf) -> anyhow::Result<bool> {
             text += &format!("{line}\n");
         }
     }
-    print(&text)?;
+    print(&within(&text))?;
     Ok(true)
 }
 

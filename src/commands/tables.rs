@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use results::{Format, Runs, Table, differences, write_pictures};
 
-use super::output::print;
+use super::output::{print, width};
 
 /// Every table again from the records of finished runs, beside the paper's known numbers.
 #[derive(clap::Args, Debug)]
@@ -45,7 +45,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     let Some(file) = args.check else {
-        print(&table.render(args.format))?;
+        match args.format {
+            Format::Terminal => print(&table.for_terminal(width()))?,
+            format => print(&table.render(format))?,
+        }
         return Ok(ExitCode::SUCCESS);
     };
     let golden = match file {

@@ -220,7 +220,9 @@ impl LoadedData {
 
     /// Question `index` of a set as it is asked: nobody knows its right call.
     fn item(&self, set: &LoadedSet, index: usize, mut question: Question) -> Item {
-        question.task.tools.clone_from(&self.tools);
+        if let Some(tools) = &self.tools {
+            question.task.tools = Some(tools.clone());
+        }
         Item {
             question,
             truth: None,

@@ -2,7 +2,8 @@
 //!
 //! A folder may be laid out as the data sets are on the hub (ReFocus, VTool-R1, TableVQA-Bench,
 //! CharXiv), or as the public part of this project's data: each set is read from the first file
-//! of [`files_of`] that is there. Parquet files and image archives need the feature `hub`.
+//! of [`files_of`] that is there. A folder with [`OWN_QUESTIONS`] holds questions of one's own instead,
+//! each scored by the rule of the set that it names. Parquet files and image archives need the feature `hub`.
 //! Beside the sets: the training questions of ReFocus and VTool-R1 ([`load_training`],
 //! [`load_training_tables`]), VTool-R1's own prompt ([`vtool_r1_tools`]), and checkpoints by name
 //! ([`checkpoint::resolve`]).
@@ -14,6 +15,7 @@ pub mod checkpoint;
 mod error;
 mod files;
 mod images;
+mod own;
 mod prompt;
 mod records;
 mod row;
@@ -28,12 +30,11 @@ mod parquet;
 #[cfg(feature = "hub")]
 mod published;
 
-use std::path::Path;
-#[cfg(not(feature = "hub"))]
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use charxiv::{bare_question, response_prompt};
 pub use error::{Place, RecordName, SourceError};
+pub use own::OWN_QUESTIONS;
 pub use prompt::{VTOOL_R1_TEMPLATE, vtool_r1_tools};
 pub use set::{Listing, LoadReport, LoadedSet};
 pub use training::{TrainingSplit, load_training, load_training_tables};
@@ -119,11 +120,21 @@ pub const fn published_in(set: TestSet) -> &'static str {
 /// image is not there is no error: it is counted in [`LoadReport::without_image`]; nor is one whose
 /// image is broken: [`LoadedSet::question`] tells.
 pub fn load(data: &Path, set: TestSet) -> Result<LoadedSet, SourceError> {
-    let files = first_present(data, set.name(), files_of(set))?;
+    let own = own_file(data);
+    let files = match &own {
+        Some(file) => vec![file.clone()],
+        None => first_present(data, set.name(), files_of(set))?,
+    };
     let mut entries = Vec::new();
     for file in &files {
         let images = Finder::new(data, file)?;
         for row in records::read(file)? {
+            if own.is_some() {
+                if own::scored_as(&row)? == set {
+                    entries.push(own::entry(&row, &images)?);
+                }
+                continue;
+            }
             match set {
                 TestSet::CharXiv => entries.push(charxiv::entry(&row, &images)?),
                 TestSet::ChartQaHorizontal | TestSet::ChartQaVertical => {
@@ -139,8 +150,43 @@ pub fn load(data: &Path, set: TestSet) -> Result<LoadedSet, SourceError> {
             }
         }
     }
+    let size = match own {
+        Some(_) if entries.is_empty() => {
+            return Err(SourceError::NoData {
+                what: set.name().to_owned(),
+                folder: data.to_owned(),
+                looked_for: vec![format!("\"set\": \"{set}\" in {OWN_QUESTIONS}")],
+            });
+        }
+        Some(_) => entries.len(),
+        None => set.published_size(),
+    };
     let files = below(data, &files);
-    LoadedSet::new(set, set.published_size(), files, entries)
+    LoadedSet::new(set, size, files, entries)
+}
+
+/// The file of a folder with questions of one's own.
+fn own_file(data: &Path) -> Option<PathBuf> {
+    let file = data.join(OWN_QUESTIONS);
+    file.is_file().then_some(file)
+}
+
+/// The sets whose rules the folder's own questions name, in the order of the table; none where it holds
+/// no such file.
+///
+/// # Errors
+/// A line that is no object or names no set.
+pub fn own_sets(data: &Path) -> Result<Vec<TestSet>, SourceError> {
+    let Some(file) = own_file(data) else {
+        return Ok(Vec::new());
+    };
+    let mut sets = records::read(&file)?
+        .iter()
+        .map(own::scored_as)
+        .collect::<Result<Vec<_>, _>>()?;
+    sets.sort_unstable();
+    sets.dedup();
+    Ok(sets)
 }
 
 /// Brings the files of `set` from the hub into `folder`, for [`load`]; a folder that is complete

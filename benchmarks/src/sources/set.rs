@@ -65,6 +65,7 @@ pub(super) struct Entry {
     gold: Gold,
     image_id: String,
     category: Option<u8>,
+    tools: Option<String>,
     place: Place,
     seen: Option<Seen>,
 }
@@ -116,6 +117,7 @@ impl Entry {
             request,
             gold,
             category: None,
+            tools: None,
             place: row.place.clone(),
             seen,
         })
@@ -123,6 +125,10 @@ impl Entry {
 
     pub fn of_figure(self, image_id: String) -> Self {
         Entry { image_id, ..self }
+    }
+
+    pub fn with_tools(self, tools: Option<String>) -> Self {
+        Entry { tools, ..self }
     }
 
     pub fn in_category(self, category: Option<u8>) -> Self {
@@ -268,7 +274,7 @@ impl LoadedSet {
                 image: Arc::new(image),
                 boxes: Arc::clone(&seen.boxes),
                 request: entry.request.clone(),
-                tools: None,
+                tools: entry.tools.clone(),
             },
             gold: entry.gold.text.clone(),
             image_id: entry.image_id.clone(),

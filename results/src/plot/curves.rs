@@ -188,7 +188,7 @@ fn panel(area: &Area<'_>, caption: &str, curves: &[Curve], last: u64, looks: &Lo
         .x_labels(9)
         .y_labels(6)
         .x_label_formatter(&|x| format!("{x:.0}"))
-        .y_label_formatter(&|y| format!("{y:.2}"))
+        .y_label_formatter(&|y| format!("{:.2}", if y.abs() < 5e-3 { 0.0 } else { *y }))
         .draw()
         .map_err(|error| error.to_string())?;
     for curve in curves {

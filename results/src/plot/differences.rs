@@ -5,7 +5,6 @@ use plotters::style::text_anchor::{HPos, VPos};
 
 use super::style::{FAINT, INK, Looks, SOFT, Scale, heading, label, line, picture, text_style};
 use crate::error::Result;
-use crate::numbers::points;
 use crate::record::ArmName;
 use crate::statistics::CrossedEstimate;
 
@@ -137,12 +136,9 @@ impl DifferencePlot {
                         );
                         area.draw(&mark).map_err(|error| error.to_string())?;
                     }
-                    let text = format!(
-                        "{} [{}, {}]",
-                        points(found.value),
-                        points(found.low()),
-                        points(found.high())
-                    );
+                    let ends = [found.value, found.low(), found.high()].map(|share| 100.0 * share);
+                    let [value, low, high] = ends;
+                    let text = format!("{value:+.2} [{low:+.2}, {high:+.2}]");
                     let style = text_style(12, HPos::Left, VPos::Center);
                     label(area, &text, (RIGHT + 10, middle), &style)?;
                 }
@@ -182,7 +178,7 @@ mod tests {
             4,
             "three seeds and the mean"
         );
-        for text in ["iapo − vtool-r1", "+1.3 [", "H1", "Differences", "points"] {
+        for text in ["iapo − vtool-r1", "+1.33 [", "H1", "Differences", "points"] {
             assert!(svg.contains(text), "{text}: {svg}");
         }
         assert_eq!(plot.draw().unwrap(), svg);

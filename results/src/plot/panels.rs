@@ -146,9 +146,10 @@ impl PanelGrid {
         };
         let (head, body) = area.split_vertically(20);
         let style = text_style(13, HPos::Left, VPos::Center);
-        label(&head, &panel.title, (58, 10), &style)?;
+        label(&head, &panel.title, (72, 10), &style)?;
         let failed = |error: DrawingAreaErrorKind<_>| -> String { format!("{error}") };
         let mut chart = ChartBuilder::on(&body)
+            .margin_left(14)
             .margin_right(14)
             .margin_bottom(6)
             .set_label_area_size(LabelAreaPosition::Left, 54)

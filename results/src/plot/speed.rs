@@ -81,8 +81,10 @@ pub fn ratios(rows: &[Ratio]) -> Result<String> {
                 (ends.1, middle),
                 INK.stroke_width(1),
             )?;
+            let mut right = ends.1.max(pixel(row.ratio));
             if let Ok(wanted) = row.wanted.parse::<f64>() {
                 let x = pixel(wanted);
+                right = right.max(x);
                 line(
                     area,
                     (x, middle - 14),
@@ -90,9 +92,13 @@ pub fn ratios(rows: &[Ratio]) -> Result<String> {
                     goal.stroke_width(3),
                 )?;
             }
-            let x = ends.1.max(pixel(row.ratio)) + 8;
             let style = text_style(12, HPos::Left, VPos::Center);
-            label(area, &format!("{:.1}", row.ratio), (x, middle), &style)?;
+            label(
+                area,
+                &format!("{:.1}", row.ratio),
+                (right + 8, middle),
+                &style,
+            )?;
         }
         Ok(())
     })

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use benchmarks::TestSet;
-use benchmarks::data::{Data, LoadedData};
+use benchmarks::data::{Data, EpisodeStyle, LoadedData};
 use benchmarks::sources::{self, LoadedSet};
 use replicate::profile::Profile;
 use results::write_json;
@@ -15,11 +15,15 @@ use super::Args;
 pub(super) struct Asked {
     pub data: Data,
     sets: Vec<TestSet>,
+    /// Whether the questions are of one's own.
+    pub own: bool,
 }
 
 impl Asked {
-    /// The sets that the arguments name. Real ones are loaded, from the hub after a download.
-    pub fn open(args: &Args) -> anyhow::Result<Self> {
+    /// The sets that the arguments name. Real ones are loaded, from the hub after a download. `styles`
+    /// are how the checkpoints say that they are asked: one that is asked in VTool-R1's own words needs
+    /// their template.
+    pub fn open(args: &Args, styles: &[EpisodeStyle]) -> anyhow::Result<Self> {
         let mut sets = args.sets.clone();
         if sets.is_empty() {
             sets.extend(TestSet::ALL);
@@ -30,7 +34,11 @@ impl Asked {
             let profile = Profile::load("micro", &[])?;
             let world = profile.world.context("the micro profile has no [world]")?;
             let data = Data::micro(world, profile.evaluation.questions);
-            return Ok(Asked { data, sets });
+            return Ok(Asked {
+                data,
+                sets,
+                own: false,
+            });
         }
         let folder = match args.data.as_str() {
             "hub" => PathBuf::from("hub-data"),
@@ -40,8 +48,23 @@ impl Asked {
             for set in &sets {
                 sources::download(*set, &folder)?;
             }
+            if styles.contains(&EpisodeStyle::VtoolR1) {
+                sources::download_prompt(&folder)?;
+            }
+        }
+        let own = sources::own_sets(&folder)?;
+        if args.sets.is_empty() && !own.is_empty() {
+            sets.clone_from(&own);
         }
         let loaded = LoadedData::test_sets(&folder, &sets)?;
+        let loaded = match styles.contains(&EpisodeStyle::VtoolR1) {
+            true if styles.iter().any(|style| *style != EpisodeStyle::VtoolR1) => bail!(
+                "these models are asked in different words ({}): evaluate them one by one",
+                benchmarks::data::EPISODE_FILE
+            ),
+            true => loaded.with_vtool_r1_prompt(&folder)?,
+            false => loaded,
+        };
         for report in loaded.loaded_sets().iter().map(LoadedSet::report) {
             eprintln!(
                 "{}: {} of {} questions ({} in {}, {} without an image)",
@@ -62,7 +85,17 @@ impl Asked {
         Ok(Asked {
             data: Data::loaded(loaded),
             sets,
+            own: !own.is_empty(),
         })
+    }
+
+    /// How a checkpoint is asked that says it is asked in a style, `None` for an endpoint. The micro
+    /// world has words of its own.
+    pub fn style(&self, of_checkpoint: Option<EpisodeStyle>) -> EpisodeStyle {
+        match &self.data {
+            Data::Micro { .. } => self.data.style(),
+            Data::Loaded(_) => of_checkpoint.unwrap_or_else(|| self.data.style()),
+        }
     }
 
     /// The wanted sets, each with its number of questions.

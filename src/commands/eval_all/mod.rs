@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use benchmarks::TestSet;
-use benchmarks::data::AnswerRule;
+use benchmarks::data::{AnswerRule, EpisodeStyle};
 use benchmarks::evaluation::{Scoring, Shard};
 use benchmarks::judge::{EndpointJudge, Judge};
 use benchmarks::scorers::{self, Reason};
@@ -27,11 +27,9 @@ use chat_endpoint::{
 use replicate::checkpoint::weights_hash;
 use replicate::compute::{Compute, DeviceName, WeightType};
 use replicate::policy::LocalPolicy;
-use results::{
-    ArmName, Format, RECORDS, Runs, Table, plain_table, repeats, repeats_table, run_folder,
-};
+use results::{ArmName, RECORDS, Runs, Table, plain_table, repeats, repeats_table, run_folder};
 
-use super::output::print;
+use super::output::{print, width, within};
 use super::signals::{self, OnSignal};
 use data::Asked;
 use run::Evaluation;
@@ -208,7 +206,20 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         refuse_other_shares(&args.out, args.shard, arm)?;
     }
     let out = share_folder(&args.out, args.shard);
-    let data = Asked::open(&args)?;
+    let folders = match &args.endpoint {
+        Some(_) => vec![None; args.models.len()],
+        None => args
+            .models
+            .iter()
+            .map(|model| super::checkpoint::resolve(model).map(Some))
+            .collect::<anyhow::Result<Vec<Option<PathBuf>>>>()?,
+    };
+    let styles = folders
+        .iter()
+        .flatten()
+        .map(|folder| EpisodeStyle::of_checkpoint(folder))
+        .collect::<std::io::Result<Vec<_>>>()?;
+    let data = Asked::open(&args, &styles)?;
     let judging = match (&args.judge, &args.judge_model) {
         (Some(url), Some(model)) => {
             let cache = Cache::open(out.join("judge.jsonl"))?;
@@ -235,12 +246,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         ),
     )?;
     let mut tally = Tally::default();
-    for (model, arm) in args.models.iter().zip(&arms) {
-        let local = match &args.endpoint {
-            Some(_) => None,
-            None => Some(super::checkpoint::resolve(model)?),
-        };
-        let checkpoint = match &local {
+    for ((place, model), arm) in args.models.iter().enumerate().zip(&arms) {
+        let local = folders.get(place).and_then(Option::as_ref);
+        let style = data.style(styles.get(place).copied());
+        let checkpoint = match local {
             Some(folder) => weights_hash(folder)?,
             None => model.clone(),
         };
@@ -252,7 +261,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 scoring,
                 folder,
                 (arm, epoch),
-                checkpoint.clone(),
+                (checkpoint.clone(), style),
             )?
             .after_spending(tally.spent());
             if let Some(judging) = &judging {
@@ -263,7 +272,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 take_completions(&earlier, run.folder())?;
             }
             let cache = Cache::open(run.folder().join(COMPLETIONS))?;
-            if let Some(checkpoint_folder) = &local {
+            if let Some(checkpoint_folder) = local {
                 let compute = Compute::open(args.device, args.weights)?;
                 let mut local =
                     LocalPolicy::load(checkpoint_folder, &compute, args.max_new_tokens as usize)?;
@@ -292,7 +301,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let runs = Runs::load(std::slice::from_ref(&out))?;
     let table = Table::committed(&runs)?;
-    let mut text = table.render(Format::Terminal);
+    let mut text = table.for_terminal(width());
     let repeated = repeats_table(&repeats(&runs));
     if !repeated.is_empty() {
         text += &format!("\nIn percent; each question was asked several times:\n{repeated}\n");
@@ -305,7 +314,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             args.out.display()
         );
     }
-    print(&text)?;
+    print(&within(&text))?;
     if let Some((reason, questions)) = tally.nothing_judged() {
         let next = match reason == Reason::NeedsJudge.name() {
             true => "give a judge with --judge and --judge-model",

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use agent::Policy;
 use anyhow::{Context, bail};
-use benchmarks::data::{Item, TestItem};
+use benchmarks::data::{EpisodeStyle, Item, TestItem};
 use benchmarks::evaluation::{Scoring, answer};
 use benchmarks::{Question, TestSet, Verdict};
 use chat_endpoint::Client;
@@ -37,6 +37,8 @@ struct Written {
 pub(super) struct Evaluation<'a> {
     args: &'a Args,
     data: &'a Asked,
+    /// How the model is asked.
+    style: EpisodeStyle,
     scoring: Scoring<'a>,
     recorder: Recorder,
     folder: PathBuf,
@@ -62,14 +64,15 @@ pub(super) struct Evaluation<'a> {
 impl<'a> Evaluation<'a> {
     /// Opens the run's folder for this process alone and reads what is in it.
     ///
-    /// `checkpoint` is the hash of the weights, or the model's name at an endpoint.
+    /// `checkpoint` is the hash of the weights, or the model's name at an endpoint; `style` is how it is
+    /// asked.
     pub fn open(
         args: &'a Args,
         data: &'a Asked,
         scoring: Scoring<'a>,
         folder: PathBuf,
         (arm, epoch): (&ArmName, u64),
-        checkpoint: String,
+        (checkpoint, style): (String, EpisodeStyle),
     ) -> anyhow::Result<Self> {
         let lock = lock(&folder)?;
         // What shapes an answer; not which questions are asked, nor who judges: completions are
@@ -78,6 +81,12 @@ impl<'a> Evaluation<'a> {
             "data": args.data,
             "max_new_tokens": args.max_new_tokens,
         });
+        if style != data.data.style() {
+            resolved["style"] = serde_json::to_value(style)?;
+        }
+        if data.own {
+            resolved[RunKind::QUESTIONS] = RunKind::OWN.into();
+        }
         if args.temperature > 0.0 {
             resolved["temperature"] = args.temperature.into();
             resolved["top_p"] = args.top_p.into();
@@ -120,6 +129,7 @@ impl<'a> Evaluation<'a> {
         let mut run = Evaluation {
             args,
             data,
+            style,
             scoring,
             recorder: Recorder {
                 arm: arm.clone(),
@@ -269,7 +279,7 @@ impl<'a> Evaluation<'a> {
         batch: usize,
         after_batch: fn(&mut P),
     ) -> anyhow::Result<()> {
-        let options = self.data.data.episodes();
+        let options = self.style.options();
         let scoring = self.scoring;
         let decoding = match self.args.temperature > 0.0 {
             true => Decoding::Sampled,
