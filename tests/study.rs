@@ -162,6 +162,13 @@ fn reports(study: &Path, out: &Path) {
     assert!(row(&whole), "{whole}");
     assert!(whole.contains("## All arms"), "{whole}");
     succeed(iapo(study, out, &["--report", "--check"]));
+    let picture = out.join("differences.svg");
+    let drawn = std::fs::read_to_string(&picture).unwrap();
+    assert!(drawn.contains("H1: torl − vtool-r1"), "{drawn}");
+    std::fs::write(&picture, drawn.replacen("H1", "H2", 1)).unwrap();
+    let noticed = fail(iapo(study, out, &["--report", "--check"]));
+    assert!(noticed.contains("differences.svg"), "{noticed}");
+    std::fs::write(&picture, drawn).unwrap();
     std::fs::write(&report, whole.replacen("H1", "H2", 1)).unwrap();
     let noticed = fail(iapo(study, out, &["--report", "--check"]));
     assert!(noticed.contains("is not what the runs say"), "{noticed}");
@@ -177,6 +184,7 @@ fn reports(study: &Path, out: &Path) {
     succeed(iapo(study, out, &["--part", "C", "--workers", "2"]));
     let whole = written();
     assert!(whole.contains("### Gain against room"), "{whole}");
+    assert!(out.join("map-C.svg").is_file() && whole.contains("](map-C.svg)"));
     // Packed, the same runs say the same.
     succeed(iapo(study, out, &["--pack"]));
     assert!(cell.join("records.jsonl.delta.gz").is_file());

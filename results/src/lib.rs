@@ -39,6 +39,7 @@ pub mod statistics;
 mod stored;
 mod summary;
 mod table;
+mod terminal;
 
 pub use agreement::{Agreement, agreement, agreement_table};
 pub use check::{Finding, Level, check};
@@ -51,7 +52,7 @@ pub use error::{Error, Result};
 pub use files::{
     Appender, Checked, read_json, read_lines, write_atomically, write_json, write_lines,
 };
-pub use format::{Format, differences, markdown_table, plain_table, wrapped};
+pub use format::{Format, differences, markdown_table, plain_table};
 pub use integrity::{
     EPISODES, GROUPS, MANIFEST, METRICS, RECORDS, VALIDATION, verify, write_manifest,
 };
@@ -72,3 +73,4 @@ pub use runs::{Run, RunHashes, Runs, run_folder, run_hashes};
 pub use settings::{SettingDifference, differing_settings};
 pub use stored::{compressed, is_stored, read_stored};
 pub use table::{PaperRow, Table, TableRow};
+pub use terminal::wrapped;

@@ -51,7 +51,7 @@ pub(super) fn differences(
         title: title.to_owned(),
         caption:
             "dot and bar: crossed random effects, 95 %; small dots: seeds; band: the smallest \
-                  effect of interest; diamond: the paper"
+                  effect of interest"
                 .to_owned(),
         smallest_effect: Some(smallest_effect),
         groups,
