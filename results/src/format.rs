@@ -12,7 +12,8 @@ use crate::paper::UNREPORTED;
 use crate::record::SETS;
 use crate::statistics::{Cell, Estimate};
 use crate::summary::summary;
-use crate::table::{Shown, Table, TableRow};
+use crate::table::{Shown, Table};
+use crate::table_rows::{header, paper_rows, rows};
 use crate::terminal::terminal;
 
 /// The form in which a table is written.
@@ -111,43 +112,6 @@ fn built(header: &[&str], rows: &[Vec<String>]) -> tabled::Table {
         builder.push_record(row);
     }
     builder.build()
-}
-
-pub(crate) fn header() -> Vec<String> {
-    ["arm"]
-        .into_iter()
-        .chain(SETS)
-        .chain(["average", "calls", "run"])
-        .map(str::to_string)
-        .collect()
-}
-
-/// The paper's rows as words, with empty rates.
-pub(crate) fn paper_rows(table: &Table) -> Vec<Vec<String>> {
-    table
-        .paper
-        .iter()
-        .map(|row| {
-            let mut cells = vec![format!("{} (paper)", row.arm)];
-            cells.extend(
-                row.values.iter().map(|value| {
-                    value.map_or(UNREPORTED.to_string(), |value| format!("{value:.1}"))
-                }),
-            );
-            cells.extend([UNREPORTED.to_string(), UNREPORTED.to_string()]);
-            cells
-        })
-        .collect()
-}
-
-pub(crate) fn rows(table: &Table, show: impl Fn(&Shown) -> String) -> Vec<Vec<String>> {
-    let row = |row: &TableRow| {
-        let mut cells = vec![row.label.clone()];
-        cells.extend(row.shown().iter().map(&show));
-        cells.extend(row.rates());
-        cells
-    };
-    table.rows.iter().map(row).collect()
 }
 
 fn markdown(table: &Table) -> String {

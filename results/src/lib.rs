@@ -39,6 +39,7 @@ pub mod statistics;
 mod stored;
 mod summary;
 mod table;
+mod table_rows;
 mod terminal;
 
 pub use agreement::{Agreement, agreement, agreement_table};

@@ -8,10 +8,10 @@ use tabled::settings::object::Columns;
 use tabled::settings::style::HorizontalLine;
 use tabled::settings::{Alignment, Padding, Style};
 
-use crate::format::{header, paper_rows, rows};
 use crate::paper::UNREPORTED;
 use crate::record::SETS;
 use crate::table::{Shown, Table};
+use crate::table_rows::{header, paper_rows, rows};
 
 impl Table {
     /// [`Format::Terminal`](crate::Format::Terminal) for people: at most `width` characters wide, where that is known.

@@ -14,6 +14,6 @@ mod style;
 pub use accuracies::accuracies;
 pub use curves::{Curve, curves, learning_curves};
 pub use differences::{DifferenceGroup, DifferencePlot, DifferenceRow};
-pub use panels::{Axis, Panel, PanelGrid, Series};
+pub use panels::{AxisScale, PanelGrid, PlotPanel, Series};
 pub use speed::{Growth, GrowthPoint, Ratio, growth, ratios};
 pub use style::{Look, Looks, SLOTS};

@@ -16,25 +16,25 @@ const TOP: u32 = 64;
 
 /// How an axis runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Axis {
+pub enum AxisScale {
     /// Evenly.
     Linear,
     /// By factors; values are above 0.
     Logarithmic,
 }
 
-impl Axis {
+impl AxisScale {
     fn place(self, value: f64) -> f64 {
         match self {
-            Axis::Linear => value,
-            Axis::Logarithmic => value.log2(),
+            AxisScale::Linear => value,
+            AxisScale::Logarithmic => value.log2(),
         }
     }
 
     fn text(self, place: f64) -> String {
         let value = match self {
-            Axis::Linear => place,
-            Axis::Logarithmic => place.exp2(),
+            AxisScale::Linear => place,
+            AxisScale::Logarithmic => place.exp2(),
         };
         let size = value.abs();
         match () {
@@ -80,7 +80,7 @@ impl Series {
 
 /// One small picture.
 #[derive(Clone, Debug)]
-pub struct Panel {
+pub struct PlotPanel {
     /// Its title.
     pub title: String,
     /// What x is.
@@ -101,11 +101,11 @@ pub struct PanelGrid {
     /// Panels in a row.
     pub columns: usize,
     /// How x and y run.
-    pub axes: (Axis, Axis),
+    pub axes: (AxisScale, AxisScale),
     /// Whether all panels have one range of x; y is always shared.
     pub shared_x: bool,
     /// The panels.
-    pub panels: Vec<Panel>,
+    pub panels: Vec<PlotPanel>,
 }
 
 impl PanelGrid {
@@ -127,7 +127,7 @@ impl PanelGrid {
         })
     }
 
-    fn panel(&self, panel: &Panel, area: &Area<'_>) -> Drawn {
+    fn panel(&self, panel: &PlotPanel, area: &Area<'_>) -> Drawn {
         let (x_axis, y_axis) = self.axes;
         let all = || self.panels.iter().flat_map(|panel| &panel.series);
         let own = panel.series.iter();
@@ -135,7 +135,7 @@ impl PanelGrid {
             true => all().flat_map(Series::xs).collect(),
             false => own.flat_map(Series::xs).collect(),
         };
-        let range = |values: Vec<f64>, axis: Axis| {
+        let range = |values: Vec<f64>, axis: AxisScale| {
             let (low, high) = extent(values.into_iter().map(|value| axis.place(value)))?;
             let room = ((high - low) * 0.06).max(1e-6);
             Some(low - room..high + room)
@@ -222,7 +222,7 @@ mod tests {
             line: vec![(1.0, 0.1), (4.0, 0.2)],
             ..Series::default()
         };
-        let panel = |title: &str| Panel {
+        let panel = |title: &str| PlotPanel {
             title: title.to_string(),
             x: "update".to_string(),
             series: vec![behind.clone(), series.clone()],
@@ -232,7 +232,7 @@ mod tests {
             caption: "a test".to_string(),
             y: "share".to_string(),
             columns: 2,
-            axes: (Axis::Linear, Axis::Linear),
+            axes: (AxisScale::Linear, AxisScale::Linear),
             shared_x: true,
             panels: vec![panel("torl"), panel("trm"), panel("iapo")],
         }
@@ -263,8 +263,11 @@ mod tests {
 
     #[test]
     fn a_logarithmic_axis_writes_values() {
-        assert_eq!(Axis::Logarithmic.text(Axis::Logarithmic.place(64.0)), "64");
-        assert_eq!(Axis::Linear.text(0.25), "0.25");
-        assert_eq!(Axis::Linear.text(2.5), "2.5");
+        assert_eq!(
+            AxisScale::Logarithmic.text(AxisScale::Logarithmic.place(64.0)),
+            "64"
+        );
+        assert_eq!(AxisScale::Linear.text(0.25), "0.25");
+        assert_eq!(AxisScale::Linear.text(2.5), "2.5");
     }
 }

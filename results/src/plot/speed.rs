@@ -4,7 +4,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 use serde::Deserialize;
 
-use super::panels::{Axis, Panel, PanelGrid, Series};
+use super::panels::{AxisScale, PanelGrid, PlotPanel, Series};
 use super::style::{FAINT, INK, Look, heading, label, line, picture, text_style};
 use crate::error::Result;
 
@@ -141,7 +141,7 @@ pub fn growth(found: &Growth) -> Result<String> {
     }
     // The fewest in the colour of IAPO, the most in that of the baseline: far apart, in grey too.
     let looks = [5, 2, 3, 4].map(Look::slot);
-    let panel = |size: &&str| Panel {
+    let panel = |size: &&str| PlotPanel {
         title: String::new(),
         x: (*size).to_string(),
         series: threads
@@ -178,7 +178,7 @@ pub fn growth(found: &Growth) -> Result<String> {
         caption: lines.join(", "),
         y: "milliseconds".to_string(),
         columns: sizes.len().clamp(1, 3),
-        axes: (Axis::Logarithmic, Axis::Logarithmic),
+        axes: (AxisScale::Logarithmic, AxisScale::Logarithmic),
         shared_x: false,
         panels: sizes.iter().map(panel).collect(),
     }

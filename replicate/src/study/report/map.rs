@@ -7,7 +7,7 @@
 
 use std::fmt::Write;
 
-use results::plot::{Axis, Looks, Panel, PanelGrid, Series};
+use results::plot::{AxisScale, Looks, PanelGrid, PlotPanel, Series};
 use results::statistics::{CrossedEstimate, LineFit};
 use results::{ArmName, markdown_table, number, points};
 
@@ -140,7 +140,7 @@ fn picture(names: &[&ArmName], gains: &[Vec<(f64, CrossedEstimate)>]) -> Result<
                 .collect(),
             ..Series::default()
         };
-        Panel {
+        PlotPanel {
             title: name.to_string(),
             x: "room, points".to_owned(),
             series: vec![none, own],
@@ -154,7 +154,7 @@ fn picture(names: &[&ArmName], gains: &[Vec<(f64, CrossedEstimate)>]) -> Result<
                 .to_owned(),
         y: "gain, points".to_owned(),
         columns: names.len().clamp(1, 3),
-        axes: (Axis::Linear, Axis::Linear),
+        axes: (AxisScale::Linear, AxisScale::Linear),
         shared_x: true,
         panels: names.iter().zip(gains).map(panel).collect(),
     };

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use results::plot::{
-    Axis, DifferenceGroup, DifferencePlot, DifferenceRow, Looks, Panel, PanelGrid, Series,
+    AxisScale, DifferenceGroup, DifferencePlot, DifferenceRow, Looks, PanelGrid, PlotPanel, Series,
 };
 use results::statistics::{CrossedEstimate, PairedDifference, over_seeds};
 use results::{ArmName, UpdateMetrics};
@@ -99,7 +99,7 @@ pub(super) fn through_training(
                 .collect(),
             ..Series::default()
         };
-        Panel {
+        PlotPanel {
             title: name.to_string(),
             x: "update".to_owned(),
             series: vec![behind, own],
@@ -110,7 +110,7 @@ pub(super) fn through_training(
         caption: "mean over seeds with its 95 % interval; grey: vtool-r1".to_owned(),
         y: y.to_owned(),
         columns: 4,
-        axes: (Axis::Linear, Axis::Linear),
+        axes: (AxisScale::Linear, AxisScale::Linear),
         shared_x: true,
         panels: curves.iter().map(panel).collect(),
     };

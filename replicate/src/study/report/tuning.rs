@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use results::plot::{Axis, Looks, Panel, PanelGrid, Series};
+use results::plot::{AxisScale, Looks, PanelGrid, PlotPanel, Series};
 use results::{ArmName, UpdateMetrics, number};
 
 use crate::Result;
@@ -105,7 +105,7 @@ fn picture(part: &Part, found: &[(&str, Vec<f64>)]) -> Result<Option<String>> {
             line.extend(mean(seeds.iter().copied()).map(|mean| (number, mean)));
         }
         let positive = line.iter().all(|(value, _)| *value > 0.0);
-        positive.then(|| Panel {
+        positive.then(|| PlotPanel {
             title: arm.to_string(),
             x: search.key.clone(),
             series: vec![Series {
@@ -116,7 +116,7 @@ fn picture(part: &Part, found: &[(&str, Vec<f64>)]) -> Result<Option<String>> {
             }],
         })
     };
-    let panels: Vec<Panel> = part.searches.iter().zip(&arms).filter_map(panel).collect();
+    let panels: Vec<PlotPanel> = part.searches.iter().zip(&arms).filter_map(panel).collect();
     if panels.is_empty() {
         return Ok(None);
     }
@@ -125,7 +125,7 @@ fn picture(part: &Part, found: &[(&str, Vec<f64>)]) -> Result<Option<String>> {
         caption: "accuracy on validation questions, percent; line: mean of the seeds".to_owned(),
         y: "percent".to_owned(),
         columns: panels.len().min(3),
-        axes: (Axis::Logarithmic, Axis::Linear),
+        axes: (AxisScale::Logarithmic, AxisScale::Linear),
         shared_x: false,
         panels,
     };
