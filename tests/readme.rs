@@ -50,6 +50,20 @@ fn the_recorded_report_shows_the_golden_table() {
     }
 }
 
+/// The counted study's primary tests, as the report has them.
+#[test]
+fn the_first_screen_shows_the_studys_tests() {
+    let readme = read("README.md");
+    let report = read("results/study/report.md");
+    let (_, tests) = report.split_once("## Primary tests").unwrap();
+    let tests = tests.split("\n## ").next().unwrap();
+    for row in tests.lines().filter(|line| line.starts_with("| H")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let row = cells.join(" | ");
+        assert!(readme.contains(row.trim()), "README.md lacks the row\n{row}");
+    }
+}
+
 /// The rows of the paper page that say what the plan says.
 fn planned(profile: &str, memory: &str) -> Vec<String> {
     let output = Command::new(env!("CARGO_BIN_EXE_iapo"))
