@@ -60,7 +60,10 @@ fn the_first_screen_shows_the_studys_tests() {
     for row in tests.lines().filter(|line| line.starts_with("| H")) {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let row = cells.join(" | ");
-        assert!(readme.contains(row.trim()), "README.md lacks the row\n{row}");
+        assert!(
+            readme.contains(row.trim()),
+            "README.md lacks the row\n{row}"
+        );
     }
 }
 
