@@ -57,7 +57,12 @@ fn the_first_screen_shows_the_studys_tests() {
     let report = read("results/study/report.md");
     let (_, tests) = report.split_once("## Primary tests").unwrap();
     let tests = tests.split("\n## ").next().unwrap();
-    for row in tests.lines().filter(|line| line.starts_with("| H")) {
+    let rows: Vec<&str> = tests
+        .lines()
+        .filter(|line| line.starts_with("| H"))
+        .collect();
+    assert!(!rows.is_empty(), "the report has no primary test");
+    for row in rows {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let row = cells.join(" | ");
         assert!(
