@@ -94,3 +94,31 @@ fn licences_sources_and_doubles_are_known() {
         .collect();
     insta::assert_snapshot!(doubles.join("\n"));
 }
+
+/// Crates that are built into the command, or into the tests too, each with its features.
+fn features(edges: &str) -> BTreeMap<String, String> {
+    let output = Command::new(env!("CARGO"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["tree", "--workspace", "--locked", "--prefix", "none"])
+        .args(["--target", "x86_64-unknown-linux-gnu"])
+        .args(["--edges", edges, "--format", "{p}|{f}"])
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| line.trim_end_matches(" (*)").split_once('|'))
+        .map(|(package, features)| (package.to_string(), features.to_string()))
+        .collect()
+}
+
+/// A feature that a crate has for the tests alone builds the crate and all above it again.
+#[test]
+fn tests_build_no_crate_a_second_time() {
+    let (command, tests) = (features("normal"), features("normal,dev"));
+    assert!(command.len() > 100, "{}", command.len());
+    for (package, features) in command {
+        assert_eq!(tests[&package], features, "the features of {package}");
+    }
+}

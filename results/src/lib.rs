@@ -41,6 +41,7 @@ mod summary;
 mod table;
 mod table_rows;
 mod terminal;
+mod unfinished;
 
 pub use agreement::{Agreement, agreement, agreement_table};
 pub use check::{Finding, Level, check};
@@ -75,3 +76,4 @@ pub use settings::{SettingDifference, differing_settings};
 pub use stored::{compressed, is_stored, read_stored};
 pub use table::{PaperRow, Table, TableRow};
 pub use terminal::wrapped;
+pub use unfinished::UnfinishedRun;

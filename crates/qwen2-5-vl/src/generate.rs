@@ -151,12 +151,13 @@ impl Model {
                 |own: Vec<SessionSample>| own.into_iter().map(|own| own.sampled).collect();
             return Ok(found.into_iter().map(sampled).collect());
         }
+        let model = self.for_generation()?;
         let share = prompts.len().div_ceil(self.shares(rows.sum()));
         let shares: Vec<_> = prompts.chunks(share).zip(samples.chunks(share)).collect();
         let finished = side_by_side(self.device(), shares.len(), |index| {
             let (prompts, samples) = shares[index];
             let first = index * share;
-            Generation::new(self.detached()?, first, prompts, samples, options)?.run(options)
+            Generation::new(&model, first, prompts, samples, options)?.run(options)
         });
         for (results, finished) in results.chunks_mut(share).zip(finished) {
             for running in finished? {
@@ -166,6 +167,17 @@ impl Model {
         Ok(results)
     }
 
+    /// The same parameters without a graph, the decoder's packed as they are now unless that would take
+    /// more than a gigabyte.
+    fn for_generation(&self) -> Result<Model> {
+        const PACKED: usize = 256 << 20;
+        let mut model = self.detached()?;
+        if self.parameters().elements() <= PACKED {
+            model.text.pack()?;
+        }
+        Ok(model)
+    }
+
     /// Into how many batches prompts are shared out that need `rows` rows of cache. A small model's
     /// steps are too short to split each over the threads, and read their keys and values faster
     /// where these stay in a processor's cache; a large one's weights should pass through it once.
@@ -173,12 +185,7 @@ impl Model {
         const SMALL: usize = 4_000_000;
         // Two threads and their weights share 32 MiB of third-level cache on the machine measured.
         const BYTES: usize = 5 << 20;
-        let parameters: usize = self
-            .parameters()
-            .iter()
-            .map(|(_, variable)| variable.elem_count())
-            .sum();
-        if !self.device().is_cpu() || parameters > SMALL {
+        if !self.device().is_cpu() || self.parameters().elements() > SMALL {
             return 1;
         }
         let text = &self.config().text;
@@ -190,8 +197,8 @@ impl Model {
 }
 
 /// A batch in the middle of generation.
-struct Generation {
-    model: Model,
+struct Generation<'a> {
+    model: &'a Model,
     banned: Vec<u32>,
     cache: Cache,
     running: Vec<Running>,
@@ -199,10 +206,10 @@ struct Generation {
     logits: Vec<f32>,
 }
 
-impl Generation {
+impl<'a> Generation<'a> {
     /// Runs the prompts, the first of which errors call `first`, and fills the cache.
     fn new(
-        model: Model,
+        model: &'a Model,
         first: usize,
         prompts: &[Prompt],
         samples: &[Vec<Option<u64>>],
@@ -261,7 +268,7 @@ impl Generation {
         cache_prompts(&cache.layers[others.len()], &k, &v)?;
         let attended = last.attend(&q, &k, &v, &some.layout)?;
         let x = last.finish(&x.index_select(&some.index, 0)?, &attended)?;
-        let logits = scores(&model, &x)?;
+        let logits = scores(model, &x)?;
         Ok(Generation {
             banned: model.config().vision_token_ids(),
             model,
@@ -298,7 +305,7 @@ impl Generation {
                 }
             }
             ahead -= 1;
-            let logits = step_scores(&self.model, &self.cache, &mut active)?;
+            let logits = step_scores(self.model, &self.cache, &mut active)?;
             active
                 .par_iter_mut()
                 .zip(logits.par_chunks(vocab))

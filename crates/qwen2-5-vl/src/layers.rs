@@ -1,6 +1,7 @@
 //! Parts that the vision tower and the language model share.
 
 use candle_core::Tensor;
+use fused_ops::PackedWeight;
 
 use crate::error::Result;
 
@@ -26,6 +27,7 @@ pub(crate) trait Source {
             weight: self.tensor(&format!("{name}.weight"))?,
             bias: None,
             adapter: self.adapter(name)?,
+            packed: None,
         })
     }
 }
@@ -46,12 +48,28 @@ pub(crate) struct Linear {
     pub weight: Tensor,
     pub bias: Option<Tensor>,
     pub adapter: Option<Adapter>,
+    /// The weight packed, in a model that generates.
+    pub packed: Option<PackedWeight>,
 }
 
 impl Linear {
+    /// Whether it has no adapter and is not packed.
+    pub fn is_weight_alone(&self) -> bool {
+        self.adapter.is_none() && self.packed.is_none()
+    }
+
+    /// Packs the weight as it is now.
+    pub fn pack(&mut self) -> Result<()> {
+        self.packed = PackedWeight::new(&self.weight)?;
+        Ok(())
+    }
+
     /// `(tokens, in)` to `(tokens, out)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = fused_ops::linear(x, &self.weight, self.bias.as_ref())?;
+        let y = match &self.packed {
+            Some(packed) => packed.linear(x, self.bias.as_ref())?,
+            None => fused_ops::linear(x, &self.weight, self.bias.as_ref())?,
+        };
         match &self.adapter {
             None => Ok(y),
             Some(adapter) => {
@@ -113,6 +131,14 @@ impl Rotary {
         Ok(Rotary {
             cos: table(libm::cosf)?,
             sin: table(libm::sinf)?,
+        })
+    }
+
+    /// Some rows, by their u32 indices.
+    pub fn rows(&self, index: &Tensor) -> Result<Self> {
+        Ok(Rotary {
+            cos: self.cos.index_select(index, 0)?,
+            sin: self.sin.index_select(index, 0)?,
         })
     }
 

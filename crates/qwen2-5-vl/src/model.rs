@@ -525,7 +525,7 @@ impl Model {
     /// Scores over the vocabulary `(tokens, vocab)` of hidden states `(tokens, hidden)`, at least f32.
     /// Vision tokens are not masked here.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        Ok(fused_ops::logits(hidden, &self.text.head)?)
+        self.text.logits(hidden)
     }
 
     /// The log-probability of each target after its hidden state `(tokens, hidden)`, at a

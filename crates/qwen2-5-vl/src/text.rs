@@ -8,8 +8,12 @@
 //! Source: transformers' `modeling_qwen2_5_vl.py` (5.23). Deviation: sequences are packed and an
 //! attention layout says who sees whom, where the reference pads and masks.
 
+use std::collections::HashMap;
+
 use candle_core::{DType, Device, Tensor};
-use fused_ops::AttentionLayout;
+use fused_ops::{
+    AttentionLayout, FeedForwardWeights, PackedWeight, Places, Projection, SelfAttentionWeights,
+};
 
 use crate::config::TextConfig;
 use crate::error::{Error, Result};
@@ -23,6 +27,8 @@ pub(crate) struct TextDecoder {
     norm: Tensor,
     /// The output projection, or the embedding where the two are tied.
     pub head: Tensor,
+    /// The same packed, in a model that generates.
+    packed_head: Option<PackedWeight>,
     eps: f64,
     /// The axis and the inverse frequency of every rotary pair.
     frequencies: Vec<(usize, f32)>,
@@ -67,23 +73,64 @@ impl TextDecoder {
             layers,
             norm: source.tensor("model.norm.weight")?,
             head,
+            packed_head: None,
             eps: config.rms_norm_eps,
             frequencies,
         })
     }
 
+    /// Packs the weights of all projections as they are now, for steps of few tokens.
+    pub fn pack(&mut self) -> Result<()> {
+        self.packed_head = PackedWeight::new(&self.head)?;
+        for layer in &mut self.layers {
+            let mlp = &mut layer.mlp;
+            for linear in [
+                &mut layer.q,
+                &mut layer.k,
+                &mut layer.v,
+                &mut layer.o,
+                &mut mlp.gate,
+                &mut mlp.up,
+                &mut mlp.down,
+            ] {
+                linear.pack()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Scores over the vocabulary, `(tokens, vocab)` in at least f32, of `(tokens, hidden)`.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        Ok(match &self.packed_head {
+            Some(packed) => packed.linear(hidden, None)?,
+            None => fused_ops::logits(hidden, &self.head)?,
+        })
+    }
+
     /// The rotary tables of packed tokens, `(tokens, head dim)`.
     pub fn rotary(&self, positions: &Positions, dtype: DType, device: &Device) -> Result<Rotary> {
-        let mut angles = Vec::with_capacity(positions.len() * self.frequencies.len());
+        // Packed sequences repeat positions: each is looked up in the tables of those that differ.
+        let mut known = HashMap::new();
+        let mut rows = Vec::with_capacity(positions.len());
+        let mut angles = Vec::new();
         for token in 0..positions.len() {
-            let at = [0, 1, 2].map(|axis| positions.axis(axis)[token] as f32);
-            angles.extend(
-                self.frequencies
-                    .iter()
-                    .map(|&(axis, frequency)| at[axis] * frequency),
-            );
+            let place = [0, 1, 2].map(|axis| positions.axis(axis)[token]);
+            let next = known.len() as u32;
+            let row = *known.entry(place).or_insert(next);
+            rows.push(row);
+            if row == next {
+                angles.extend(
+                    self.frequencies
+                        .iter()
+                        .map(|&(axis, frequency)| place[axis] as f32 * frequency),
+                );
+            }
         }
-        Rotary::from_angles(&angles, positions.len(), dtype, device)
+        let tables = Rotary::from_angles(&angles, known.len(), dtype, device)?;
+        match known.len() == positions.len() {
+            true => Ok(tables),
+            false => tables.rows(&Tensor::from_vec(rows, positions.len(), device)?),
+        }
     }
 
     /// The last layer, and those before it.
@@ -151,6 +198,15 @@ impl DecoderLayer {
 
     /// `(tokens, hidden)` to `(tokens, hidden)`.
     pub fn forward(&self, x: &Tensor, rotary: &Rotary, layout: &AttentionLayout) -> Result<Tensor> {
+        if let Some(weights) = self.unadapted_attention() {
+            let places = Places {
+                tables: [&rotary.cos, &rotary.sin],
+                layout,
+                scale: self.scale(),
+                some: None,
+            };
+            return self.feed_forward(&fused_ops::self_attention(x, &weights, &places)?);
+        }
         let (q, k, v) = self.project(x, rotary)?;
         let attended = self.attend(&q, &k, &v, layout)?;
         self.finish(x, &attended)
@@ -158,6 +214,15 @@ impl DecoderLayer {
 
     /// [`DecoderLayer::forward`] for some tokens alone, `(some, hidden)`.
     pub fn forward_some(&self, x: &Tensor, rotary: &Rotary, some: &SomeTokens) -> Result<Tensor> {
+        if let Some(weights) = self.unadapted_attention() {
+            let places = Places {
+                tables: [&rotary.cos, &rotary.sin],
+                layout: &some.layout,
+                scale: self.scale(),
+                some: Some((&some.index, [&some.rotary.cos, &some.rotary.sin])),
+            };
+            return self.feed_forward(&fused_ops::self_attention(x, &weights, &places)?);
+        }
         let (q, k, v) = self.project_some(x, rotary, some)?;
         let attended = self.attend(&q, &k, &v, &some.layout)?;
         self.finish(&x.index_select(&some.index, 0)?, &attended)
@@ -204,8 +269,7 @@ impl DecoderLayer {
         v: &Tensor,
         layout: &AttentionLayout,
     ) -> Result<Tensor> {
-        let scale = 1.0 / (self.head_dim as f64).sqrt();
-        Ok(fused_ops::attention(q, k, v, layout, scale)?)
+        Ok(fused_ops::attention(q, k, v, layout, self.scale())?)
     }
 
     /// The probabilities `(heads, queries, keys)` that [`DecoderLayer::attend`] weighs values with.
@@ -215,7 +279,7 @@ impl DecoderLayer {
         k: &Tensor,
         layout: &AttentionLayout,
     ) -> Result<Tensor> {
-        let scale = 1.0 / (self.head_dim as f64).sqrt();
+        let scale = self.scale();
         Ok(fused_ops::composed::attention_weights(q, k, layout, scale)?)
     }
 
@@ -223,8 +287,52 @@ impl DecoderLayer {
     pub fn finish(&self, x: &Tensor, attended: &Tensor) -> Result<Tensor> {
         let tokens = x.dim(0)?;
         let attended = attended.reshape((tokens, self.heads * self.head_dim))?;
-        let x = (x + self.o.forward(&attended)?)?;
-        let inner = fused_ops::rms_norm(&x, &self.post_norm, self.eps)?;
-        Ok((&x + self.mlp.forward(&inner)?)?)
+        self.feed_forward(&(x + self.o.forward(&attended)?)?)
+    }
+
+    /// The residual feed-forward layer.
+    fn feed_forward(&self, x: &Tensor) -> Result<Tensor> {
+        let FeedForward { gate, up, down } = &self.mlp;
+        if [gate, up, down].into_iter().all(Linear::is_weight_alone) {
+            let weights = FeedForwardWeights {
+                norm: &self.post_norm,
+                eps: self.eps,
+                gate: &gate.weight,
+                up: &up.weight,
+                down: &down.weight,
+            };
+            return Ok(fused_ops::feed_forward(x, &weights)?);
+        }
+        let inner = fused_ops::rms_norm(x, &self.post_norm, self.eps)?;
+        Ok((x + self.mlp.forward(&inner)?)?)
+    }
+
+    /// The scale of the scores.
+    fn scale(&self) -> f64 {
+        1.0 / (self.head_dim as f64).sqrt()
+    }
+
+    /// What attention is made of where no projection has an adapter or is packed.
+    fn unadapted_attention(&self) -> Option<SelfAttentionWeights<'_>> {
+        let projections = [&self.q, &self.k, &self.v];
+        let alone = |linear: &Linear| linear.is_weight_alone();
+        if !alone(&self.o) || !projections.into_iter().all(alone) {
+            return None;
+        }
+        fn with_bias(linear: &Linear) -> Option<Projection<'_>> {
+            let bias = linear.bias.as_ref()?;
+            let weight = &linear.weight;
+            Some(Projection { weight, bias })
+        }
+        Some(SelfAttentionWeights {
+            norm: &self.input_norm,
+            eps: self.eps,
+            q: with_bias(&self.q)?,
+            k: with_bias(&self.k)?,
+            v: with_bias(&self.v)?,
+            o: &self.o.weight,
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+        })
     }
 }

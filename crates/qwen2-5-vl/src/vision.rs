@@ -259,6 +259,7 @@ impl Block {
                         ..adapter.clone()
                     }),
                 },
+                packed: None,
             };
             Ok(part
                 .forward(&inner)?

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use benchmarks::data::World;
 use results::plot::Looks;
-use results::{ArmName, Paper, Run, RunKind, Runs, SETS, TableOptions};
+use results::{ArmName, Paper, Run, RunKind, Runs, SETS, TableOptions, UnfinishedRun};
 use serde_json::{Value, json};
 
 use self::answers::Column;
@@ -41,8 +41,8 @@ pub struct Args {
     /// Opens it in the system's browser.
     #[arg(long)]
     open: bool,
-    /// Serves the page on this machine alone, made again at each reload: for a run that is going on.
-    /// Without PORT at a free one.
+    /// Serves the page on this machine alone, made again at each reload: for a run that is going on,
+    /// whose learning curves are shown as far as they go. Without PORT at a free one.
     #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "0", conflicts_with = "out")]
     serve: Option<u16>,
 }
@@ -79,9 +79,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn page_of(folders: &[PathBuf]) -> anyhow::Result<String> {
     let mut sources = Vec::new();
     for folder in folders {
+        let unfinished = match folder.is_dir() {
+            true => UnfinishedRun::find(folder)?,
+            false => Vec::new(),
+        };
+        let runs = match Runs::load(std::slice::from_ref(folder)) {
+            // Learning curves can be looked at before anything is answered.
+            Err(results::Error::NoRuns { .. }) if !unfinished.is_empty() => Runs::new(Vec::new())?,
+            loaded => loaded?,
+        };
         sources.push(Source {
             name: folder.display().to_string(),
-            runs: Runs::load(std::slice::from_ref(folder))?,
+            runs,
+            unfinished,
         });
     }
     let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
@@ -137,7 +147,10 @@ fn bundle(sources: &[Source]) -> anyhow::Result<Chunks> {
     let options = TableOptions::default();
     let names: Vec<ArmName> = sources
         .iter()
-        .flat_map(|source| source.runs.arms())
+        .flat_map(|source| {
+            let unfinished = source.unfinished.iter().map(|run| run.arm.clone());
+            source.runs.arms().into_iter().chain(unfinished)
+        })
         .collect();
     let looks = Looks::new(&names);
     let mut arms: Vec<Value> = Vec::new();
@@ -167,11 +180,19 @@ fn bundle(sources: &[Source]) -> anyhow::Result<Chunks> {
         .skip(1)
         .map(|other| summary::comparison(&sources[0], other, &options))
         .collect();
-    let curves: Vec<Value> = sources
+    let mut curves: Vec<Value> = sources
         .iter()
         .enumerate()
         .flat_map(|(number, source)| training::curves(number, &source.runs))
         .collect();
+    let mut unfinished = Vec::new();
+    for (number, source) in sources.iter().enumerate() {
+        for run in &source.unfinished {
+            curves.extend(training::unfinished_curves(unfinished.len(), run));
+            let slot = looks.of(&run.arm).slot;
+            unfinished.push(training::unfinished(number, slot, run));
+        }
+    }
 
     let mut chunks = Chunks::default();
     chunks.json(
@@ -190,6 +211,7 @@ fn bundle(sources: &[Source]) -> anyhow::Result<Chunks> {
                 "groups": groups[place].is_some(),
                 "validation": validation[place].is_some(),
             })).collect::<Vec<_>>(),
+            "unfinished": unfinished,
             "asked": asked,
             "questions": questions.len(),
             "figureStarts": starts,

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use benchmarks::Verdict;
 use results::statistics::{ArmScores, Cell, Estimate, compare};
-use results::{ArmName, Paper, RunComparison, Runs, SETS, Table, TableOptions, percent};
+use results::{
+    ArmName, Paper, RunComparison, Runs, SETS, Table, TableOptions, UnfinishedRun, percent,
+};
 use serde_json::{Value, json};
 
 use super::answers::{Column, short};
@@ -15,6 +17,8 @@ pub struct Source {
     pub name: String,
     /// Its runs.
     pub runs: Runs,
+    /// Training on its way.
+    pub unfinished: Vec<UnfinishedRun>,
 }
 
 /// Table, verdict and differences of one source.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use results::{EpisodeRecord, GROUPS, Runs, UpdateMetrics, VALIDATION};
+use results::{EpisodeRecord, GROUPS, Runs, UnfinishedRun, UpdateMetrics, VALIDATION};
 use serde_json::{Value, json};
 
 use super::answers::{Column, outcome_letter, shares, short, verdict_letter};
@@ -245,4 +245,45 @@ pub fn curves(source: usize, runs: &Runs) -> Vec<Value> {
         }
     }
     all
+}
+
+/// The curves of training on its way, each on its own, with the run's place among the unfinished.
+pub fn unfinished_curves(place: usize, run: &UnfinishedRun) -> Vec<Value> {
+    let parts: BTreeSet<String> = run
+        .metrics
+        .iter()
+        .flat_map(|line| line.reward_parts.keys().cloned())
+        .collect();
+    let of_key = |(key, title, reading): (String, String, Reading)| {
+        let points: Vec<[f64; 4]> = run
+            .metrics
+            .iter()
+            .filter_map(|line| {
+                let value = short(reading(line)?);
+                Some([line.update as f64, value, value, value])
+            })
+            .collect();
+        (!points.is_empty())
+            .then(|| json!({"unfinished": place, "key": key, "title": title, "points": points}))
+    };
+    readings(&parts).into_iter().filter_map(of_key).collect()
+}
+
+/// What is known of training on its way at its last update.
+pub fn unfinished(source: usize, slot: usize, run: &UnfinishedRun) -> Value {
+    let last = run.metrics.last();
+    let validation = run.metrics.iter().rev().find_map(|line| line.validation);
+    json!({
+        "source": source,
+        "arm": run.arm,
+        "seed": run.seed,
+        "slot": slot,
+        "stage": last.map(|line| &line.stage),
+        "update": last.map(|line| line.update),
+        "reward": last.map(|line| short(line.reward)),
+        "calls": last.map(|line| short(line.tool_call_rate)),
+        "validation": validation.map(|validation| short(validation.accuracy)),
+        "seconds": last.map(|line| short(line.seconds.values().sum())),
+        "alarms": last.map(|line| &line.alarms),
+    })
 }

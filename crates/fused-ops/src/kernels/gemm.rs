@@ -2,9 +2,10 @@
 //!
 //! Goto's blocking: the inner dimension in blocks of 512, B packed block by block, rows and
 //! columns of C shared out as tasks of fixed size. Rows of A that are a little longer stay whole.
+//! A B of many products may be packed once ([`Packed`]).
 
 use super::memory::{Pointer, Scratch, parallel};
-use super::tile::{Product, pack_panel, panel_width, run_product, tile_rows};
+use super::tile::{Product, pack, pack_panel, panel_width, run_product, tile_rows};
 
 /// The inner dimension of a block.
 const INNER: usize = 512;
@@ -43,6 +44,75 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// The whole of B in panels, for products whose A has its rows adjacent.
+#[derive(Clone, Debug)]
+pub(crate) struct Packed {
+    /// Blocks of the inner dimension, the panels of all columns in each.
+    values: Vec<f32>,
+    inner: usize,
+    columns: usize,
+}
+
+impl Packed {
+    /// B (k, n).
+    pub(crate) fn new(b: Matrix<'_>, (n, k): (usize, usize)) -> Self {
+        let padded = n.next_multiple_of(panel_width());
+        let mut values = vec![0f32; k * padded];
+        let step = inner_block(true, k);
+        for inner in (0..k).step_by(step) {
+            let depth = (k - inner).min(step);
+            // SAFETY: rows inner.. of B are `depth` long, and the block has room for all panels.
+            unsafe {
+                pack(
+                    b.values.as_ptr().wrapping_add(inner * b.row),
+                    b.row,
+                    b.column,
+                    depth,
+                    n,
+                    values.as_mut_ptr().wrapping_add(inner * padded),
+                );
+            }
+        }
+        Packed {
+            values,
+            inner: k,
+            columns: n,
+        }
+    }
+
+    /// (n, k) of B.
+    pub(crate) fn sizes(&self) -> (usize, usize) {
+        (self.columns, self.inner)
+    }
+
+    /// The panels from `column` on of the block that begins at `inner` and is `depth` long.
+    fn panels(&self, inner: usize, depth: usize, column: usize) -> *const f32 {
+        let padded = self.columns.next_multiple_of(panel_width());
+        let at = inner * padded + column * depth;
+        self.values.as_ptr().wrapping_add(at)
+    }
+}
+
+/// B of a product.
+#[derive(Clone, Copy)]
+pub(crate) enum Right<'a> {
+    /// Packed as it is needed.
+    Matrix(Matrix<'a>),
+    /// Packed before.
+    Packed(&'a Packed),
+}
+
+impl<'a> From<Matrix<'a>> for Right<'a> {
+    fn from(matrix: Matrix<'a>) -> Self {
+        Right::Matrix(matrix)
+    }
+}
+
+/// How much of an inner dimension of `k` is one block; `adjacent`: rows of A are.
+fn inner_block(adjacent: bool, k: usize) -> usize {
+    k.clamp(1, if adjacent && k <= WHOLE { WHOLE } else { INNER })
+}
+
 /// What C holds before the product is added.
 #[derive(Clone, Copy)]
 pub(crate) enum Start<'a> {
@@ -57,24 +127,28 @@ pub(crate) enum Start<'a> {
 /// C (m, n) = start + A (m, k) B (k, n), into `c` with rows of `n` adjacent values.
 ///
 /// # Safety
-/// `c` points to m · n values, initialised where `start` is [`Start::Current`].
-pub(crate) unsafe fn gemm(
+/// `c` points to m · n values, initialised where `start` is [`Start::Current`]; a packed B has these
+/// sizes, and rows of A are then adjacent.
+pub(crate) unsafe fn gemm<'a>(
     (m, n, k): (usize, usize, usize),
     a: Matrix<'_>,
-    b: Matrix<'_>,
+    b: impl Into<Right<'a>>,
     start: Start<'_>,
     c: Pointer,
 ) {
     if m == 0 || n == 0 {
         return;
     }
+    let b = b.into();
     let width = panel_width();
     let tile = tile_rows();
-    let whole = a.column == 1 && k <= WHOLE;
-    let inner_block = k.clamp(1, if whole { WHOLE } else { INNER });
+    let inner_block = inner_block(a.column == 1, k);
     let column_block = (PACKED / inner_block / width).max(1) * width;
-    let mut packed = Scratch::new(inner_block * column_block.min(n.next_multiple_of(width)));
-    let packed = packed.pointer();
+    let mut scratch = match b {
+        Right::Matrix(_) => Scratch::new(inner_block * column_block.min(n.next_multiple_of(width))),
+        Right::Packed(_) => Scratch::new(0),
+    };
+    let scratch = scratch.pointer();
     // Rows of a task: enough to use a packed block often, few enough to share out.
     let task_rows = tile * 8;
     for column in (0..n).step_by(column_block) {
@@ -82,26 +156,34 @@ pub(crate) unsafe fn gemm(
         let panels = columns.div_ceil(width);
         for inner in (0..k.max(1)).step_by(inner_block) {
             let depth = (k - inner).min(inner_block);
-            let panel_task = 8;
-            parallel(panels.div_ceil(panel_task), |task| {
-                for panel in task * panel_task..((task + 1) * panel_task).min(panels) {
-                    let first = column + panel * width;
-                    // SAFETY: rows inner.. and columns first.. lie within B, the panel within
-                    // the packed block.
-                    unsafe {
-                        pack_panel(
-                            b.values
-                                .as_ptr()
-                                .wrapping_add(inner * b.row + first * b.column),
-                            b.row,
-                            b.column,
-                            depth,
-                            (n - first).min(width),
-                            packed.at(panel * depth * width),
-                        );
-                    }
+            let first_panel: *const f32 = match b {
+                Right::Packed(packed) => packed.panels(inner, depth, column),
+                Right::Matrix(b) => {
+                    let panel_task = 8;
+                    parallel(panels.div_ceil(panel_task), |task| {
+                        for panel in task * panel_task..((task + 1) * panel_task).min(panels) {
+                            let first = column + panel * width;
+                            // SAFETY: rows inner.. and columns first.. lie within B, the panel
+                            // within the packed block.
+                            unsafe {
+                                pack_panel(
+                                    b.values
+                                        .as_ptr()
+                                        .wrapping_add(inner * b.row + first * b.column),
+                                    b.row,
+                                    b.column,
+                                    depth,
+                                    (n - first).min(width),
+                                    scratch.at(panel * depth * width),
+                                );
+                            }
+                        }
+                    });
+                    // SAFETY: the scratch begins with the first panel.
+                    unsafe { scratch.at(0) }
                 }
-            });
+            };
+            let packed = Pointer::of(first_panel.cast_mut());
             let (accumulate, bias) = match start {
                 _ if inner > 0 => (true, None),
                 Start::Zero => (false, None),

@@ -73,7 +73,7 @@ unsafe fn backward_in<S: Simd>(
                 let pull = S::splat(-pull);
                 if accumulate {
                     by_vector!(S, hidden, [v = x, w = weight, g = grad, d = x_grad] => [d = x_grad] {
-                        (S::fma(S::fma(v, pull, S::mul(w, g)), scale, d),)
+                        (S::add(d, S::mul(S::fma(v, pull, S::mul(w, g)), scale)),)
                     });
                 } else {
                     by_vector!(S, hidden, [v = x, w = weight, g = grad] => [d = x_grad] {

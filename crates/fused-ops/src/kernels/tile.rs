@@ -1,7 +1,7 @@
 //! The inner matrix product: a tile of C = A B, or C + A B, with B packed in panels.
 //!
 //! A panel holds `2 · LANES` columns of B, row after row; the product keeps `ROWS` rows by one
-//! panel of C in registers and walks the inner dimension once. Every element of C is the same
+//! panel of C, or a few where rows are few, in registers and walks the inner dimension once. Every element of C is the same
 //! chain of multiply-adds over the inner dimension whatever tile it falls into, so results do
 //! not depend on how rows and columns are split among threads or batches, nor on the width of a
 //! vector. The bias comes last, as
@@ -117,13 +117,28 @@ unsafe fn columns<S: Simd, const ROWS: usize>(product: &Product, row: usize) {
         let mut panel = product.panels;
         while column < product.columns {
             let left = product.columns - column;
-            if left > S::LANES {
-                registers::<S, ROWS, 2>(product, a, panel, c, column);
-            } else {
-                registers::<S, ROWS, 1>(product, a, panel, c, column);
-            }
-            column += 2 * S::LANES;
-            panel = panel.add(product.panel_stride);
+            // A multiply-add waits for the one before it in its chain: one or two rows by one panel
+            // are too few chains to fill the time.
+            let panels = match ROWS {
+                1 if left >= 8 * S::LANES => {
+                    registers::<S, ROWS, 8>(product, a, panel, c, column);
+                    4
+                }
+                2 if left >= 4 * S::LANES => {
+                    registers::<S, ROWS, 4>(product, a, panel, c, column);
+                    2
+                }
+                _ if left > S::LANES => {
+                    registers::<S, ROWS, 2>(product, a, panel, c, column);
+                    1
+                }
+                _ => {
+                    registers::<S, ROWS, 1>(product, a, panel, c, column);
+                    1
+                }
+            };
+            column += panels * 2 * S::LANES;
+            panel = panel.wrapping_add(panels * product.panel_stride);
         }
     }
 }
@@ -142,14 +157,14 @@ unsafe fn registers<S: Simd, const ROWS: usize, const VECTORS: usize>(
         let width = (product.columns - column).min(VECTORS * S::LANES);
         let full = width == VECTORS * S::LANES;
         let c = c.add(column);
-        let mut edge = [0f32; 32];
+        let mut edge = [0f32; 8 * 16];
         let mut sums = [[S::splat(0.0); VECTORS]; ROWS];
         let mut from_a = a;
         let mut from_b = panel;
         for _ in 0..product.inner {
             let mut b = [S::splat(0.0); VECTORS];
             for v in 0..VECTORS {
-                b[v] = S::load(from_b.add(v * S::LANES));
+                b[v] = S::load(from_b.add(v / 2 * product.panel_stride + v % 2 * S::LANES));
             }
             for row in 0..ROWS {
                 let value = S::splat(*from_a.add(row * product.a_row));

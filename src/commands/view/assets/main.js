@@ -17,7 +17,7 @@ async function redraw(keepPlace) {
   const mine = (drawing += 1);
   routed = location.hash;
   const route = readRoute();
-  const name = PAGES[route.parts[0]] ? route.parts[0] : "verdict";
+  const name = PAGES[route.parts[0]] ? route.parts[0] : meta && !meta.arms.length ? "time" : "verdict";
   const next = document.createElement("main");
   keysOfView = {};
   document.querySelectorAll("nav a").forEach((a) => {

@@ -4,13 +4,14 @@ const hiddenArms = new Set();
 
 async function timeView(main, route) {
   const all = await chunk("curves");
-  append(main, [el("h1", {}, "Over the updates")]);
+  append(main, [el("h1", {}, "Over the updates"), meta.unfinished.length > 0 && unfinishedCard(route)]);
   if (!all.length) return append(main, [el("p", { class: "card" }, "Nothing was trained here: there are no updates.")]);
   const keys = [...new Map(all.map((curve) => [curve.key, curve.title]))];
   const shown = (route.query.get("show") || "validation.accuracy,reward").split(",").filter((key) => keys.some(([own]) => own === key));
   const update = Number(route.query.get("at") || 0);
   const arms = meta.arms.filter((arm) => all.some((curve) => curve.source === arm.source && curve.arm === arm.name));
-  const go = (change) => { replaceRoute(["time"], { show: shown.join(","), ...(update ? { at: update } : {}), ...(route.query.get("q") ? { q: route.query.get("q") } : {}), ...change }); redraw(true); };
+  const kept = Object.fromEntries(["q", "again"].filter((key) => route.query.get(key)).map((key) => [key, route.query.get(key)]));
+  const go = (change) => { replaceRoute(["time"], { show: shown.join(","), ...(update ? { at: update } : {}), ...kept, ...change }); redraw(true); };
   const last = Math.max(...all.flatMap((curve) => curve.points.map((point) => point[0])));
   append(main, [
     el("div", { class: "chips", role: "group", "aria-label": "arms" }, arms.map((arm) => {
@@ -22,15 +23,38 @@ async function timeView(main, route) {
     el("div", { class: "bar" }, choice("add a curve", [["", "…"], ...keys.filter(([key]) => !shown.includes(key))], "", (value) => value && go({ show: [...shown, value].join(",") }))),
   ]);
   for (const key of shown) {
-    const curves = all.filter((curve) => curve.key === key).map((curve) => ({ ...curve, own: armOf(curve.source, curve.arm) }))
+    const ofKey = all.filter((curve) => curve.key === key);
+    const finished = ofKey.map((curve) => ({ ...curve, own: armOf(curve.source, curve.arm) }))
       .filter((curve) => curve.own && !hiddenArms.has(meta.arms.indexOf(curve.own)))
       .map((curve) => ({ points: curve.points, ...armStyle(curve.own) }));
+    const goingOn = ofKey.filter((curve) => curve.unfinished !== undefined)
+      .map((curve) => ({ points: curve.points, color: `var(--arm-${meta.unfinished[curve.unfinished].slot})`, dash: UNFINISHED_DASH }));
+    const curves = [...finished, ...goingOn];
     append(main, [el("section", { class: "card" },
       el("div", { class: "bar" }, el("h3", { vars: { margin: "0" } }, keys.find(([own]) => own === key)[1]), shown.length > 1 && el("button", { class: "small", onclick: () => go({ show: shown.filter((own) => own !== key).join(",") }) }, "remove")),
       curves.length ? curvesChart(curves, keys.find(([own]) => own === key)[1], update, (value) => go({ at: Math.round(value) })) : el("p", { class: "soft" }, "No arm that is shown has it."))]);
   }
   append(main, [el("p", { class: "soft small" }, "Lines: means over seeds; bands: from least to greatest seed. A click on a plot sets the update below.")]);
   await validationCard(main, route, update || last, last, go);
+}
+
+const UNFINISHED_DASH = "1 5";
+
+/** Training on its way when the page was made; served pages can be made again every half minute. */
+function unfinishedCard(route) {
+  const again = route.query.get("again") === "1";
+  const served = location.protocol.startsWith("http");
+  if (again && served) setTimeout(() => { if (readRoute().query.get("again") === "1") location.reload(); }, 30000);
+  const rows = meta.unfinished.map((run) => el("tr", {},
+    el("td", {}, el("span", { class: "swatch", vars: { "--c": `var(--arm-${run.slot})` } }), run.arm, manySources() ? " · " + sourceName(run.source) : ""),
+    numberCell(run.seed), numberCell(run.update || 0), numberCell(run.reward === null ? "–" : run.reward.toFixed(3)),
+    numberCell(run.validation === null ? "–" : percent(run.validation, 1)), numberCell(run.calls === null ? "–" : percent(run.calls)),
+    numberCell(run.seconds === null ? "–" : run.seconds.toFixed(1)),
+    el("td", {}, run.alarms && run.alarms.length ? run.alarms.join(", ") : "")));
+  return el("section", { class: "card" }, el("h2", {}, "Training on its way"),
+    table([el("th", {}, "arm"), ...["seed", "updates made", "reward", "validation", "calls", "seconds an update"].map((name) => el("th", { class: "n" }, name)), el("th", {}, "alarms")], rows),
+    el("p", { class: "soft small" }, "As it was when the page was made; dotted in the plots. ",
+      served && el("button", { class: "small", "aria-pressed": String(again), onclick: () => { const next = Object.fromEntries(route.query); if (again) delete next.again; else next.again = "1"; replaceRoute(["time"], next); redraw(true); } }, "again every 30 seconds")));
 }
 
 async function validationCard(main, route, update, last, go) {

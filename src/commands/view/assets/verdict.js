@@ -9,6 +9,7 @@ function verdictView(main, route) {
     el("h1", {}, source.title),
     source.verdict && el("p", { class: "headline" }, source.verdict[0]),
     source.alarms.length > 0 && el("p", { class: "warn" }, "Training ended in alarm: ", source.alarms.join("; "), "."),
+    meta.unfinished.length > 0 && el("p", { class: "warn" }, `Training on its way when the page was made: ${meta.unfinished.length}. `, el("a", { href: link(["time"]) }, "How far it is.")),
     source.unverified > 0 && el("p", { class: "warn" }, `${source.unverified} runs hold no checksums and are not verified.`),
     el("div", { class: "bar" },
       manySources() && choice("run", meta.sources.map((_, i) => [i, sourceName(i)]), number, (value) => go({ run: value, to: "" })),
