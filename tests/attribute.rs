@@ -250,3 +250,78 @@ fn a_question_of_the_micro_world() {
     let said = String::from_utf8(output.stdout).unwrap();
     insta::assert_snapshot!(said.replace(folder.path().to_str().unwrap(), "DIR"));
 }
+
+fn iapo(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_iapo"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+/// Questions of a recorded run, several at once, by a model that is given, since the run's own
+/// checkpoint is not kept.
+#[test]
+fn questions_of_a_recorded_run_are_asked_and_attributed_again() {
+    let run = "results/runs/micro/iapo/seed-0";
+    let student = "replicate/checkpoints/micro/student";
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("map");
+    let out = out.to_str().unwrap();
+    let common = [
+        "attribute",
+        "--run",
+        run,
+        "--method",
+        "occlusion",
+        "--out",
+        out,
+    ];
+    let ids = "vwtq-test-3,charxiv-test-7";
+    let output = iapo(&[&common[..], &["--id", ids, "--model", student]].concat());
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(told.contains("| question"), "{told}");
+    for id in ids.split(',') {
+        assert!(told.contains(&format!("| {id}")), "{told}");
+        for kind in ["json", "svg"] {
+            assert!(folder.path().join(format!("map-{id}.{kind}")).is_file());
+        }
+    }
+    let gone = error(&iapo(&[&common[..], &["--id", "vwtq-test-3"]].concat()));
+    assert!(
+        gone.contains("the run's checkpoint is not kept; give --model"),
+        "{gone}"
+    );
+    let unknown = error(&iapo(
+        &[&common[..], &["--id", "vwtq-test-9999", "--model", student]].concat(),
+    ));
+    assert!(
+        unknown.contains("was not asked it; it was asked 1200 questions"),
+        "{unknown}"
+    );
+    let many = iapo(&["ask", "--run", "results/runs/micro", "--id", "vwtq-test-3"]);
+    let many = error(&many);
+    assert!(
+        many.contains("holds 42 runs; name one of them, such as"),
+        "{many}"
+    );
+    let edited = folder.path().join("edited.png");
+    let edited = edited.to_str().unwrap();
+    let asked = iapo(&[
+        "ask",
+        "--run",
+        run,
+        "--id",
+        "vwtq-test-3",
+        "--model",
+        student,
+        "--out",
+        edited,
+    ]);
+    assert!(String::from_utf8_lossy(&asked.stdout).contains("=== gold: "));
+}

@@ -13,7 +13,6 @@ use replicate::compute::{Compute, DeviceName, WeightType};
 use replicate::policy::LocalPolicy;
 
 use super::checkpoint;
-use super::micro::model_or_student;
 use super::output::{print, within};
 use super::png::{expect_png, readable, write_png};
 use super::task::TaskSource;
@@ -22,7 +21,7 @@ use super::task::TaskSource;
 #[derive(clap::Args)]
 pub struct Args {
     /// The checkpoint's folder, or a model of the hub: `ORG/NAME` or `ORG/NAME@REVISION`.
-    #[arg(long, value_name = "DIR|HUB-ID", required_unless_present = "micro")]
+    #[arg(long, value_name = "DIR|HUB-ID", required_unless_present_any = ["micro", "run"])]
     model: Option<String>,
     #[command(flatten)]
     source: TaskSource,
@@ -84,9 +83,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(out) = &args.out {
         expect_png(out)?;
     }
-    let posed = args.source.read()?;
+    let posed = args.source.read_one()?;
     let compute = Compute::open(args.device, args.weights)?;
-    let model = model_or_student(args.model.as_deref())?;
+    let model = args.source.model(args.model.as_deref())?;
     let model = checkpoint::resolve(&model)?;
     let mut policy = LocalPolicy::load(&model, &compute, args.max_new_tokens)?;
     policy.temperature = args.temperature;

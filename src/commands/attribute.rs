@@ -1,6 +1,6 @@
 //! `iapo attribute`: what of the prompt speaks for a tool call.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -17,9 +17,8 @@ use serde_json::json;
 use visual_tools::{BLUR, blurred};
 
 use super::checkpoint;
-use super::micro::model_or_student;
 use super::output::{print, within};
-use super::task::TaskSource;
+use super::task::{Posed, TaskSource};
 
 /// The methods of the attribution crate, by its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -47,14 +46,14 @@ pub const LARGEST_GAP: f64 = 0.5;
 #[derive(clap::Args)]
 pub struct Args {
     /// The checkpoint's folder, or a model of the hub: `ORG/NAME` or `ORG/NAME@REVISION`.
-    #[arg(long, value_name = "DIR|HUB-ID", required_unless_present = "micro")]
+    #[arg(long, value_name = "DIR|HUB-ID", required_unless_present_any = ["micro", "run"])]
     model: Option<String>,
     #[command(flatten)]
     source: TaskSource,
     /// Compares with this checkpoint, which has the same tokenizer, on the same prompt and call.
     #[arg(long, value_name = "DIR|HUB-ID")]
     teacher: Option<String>,
-    /// The completion to attribute, in place of the model's own greedy one.
+    /// The completion to attribute, in place of the recorded one or the model's own greedy one.
     #[arg(long, value_name = "TEXT")]
     call: Option<String>,
     /// Attributes in the form that an arm of this profile trains with, in place of the next four.
@@ -86,7 +85,8 @@ pub struct Args {
     /// The type of its weights: `f32`, `bf16` or `f16`.
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     weights: WeightType,
-    /// The files `OUT.json` and `OUT.svg` (`OUT.teacher.svg` with a teacher).
+    /// The files `OUT.json` and `OUT.svg` (`OUT.teacher.svg` with a teacher); of several questions
+    /// `OUT-ID.json` and so on.
     #[arg(long, default_value = "attribution", value_name = "OUT")]
     out: PathBuf,
 }
@@ -159,92 +159,53 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         "--call is empty: there is nothing to attribute; give the call's text, or leave --call out \
          to attribute the model's own"
     );
-    let posed = args.source.read()?;
-    let task = &posed.task;
-    let model = model_or_student(args.model.as_deref())?;
+    let all = args.source.read()?;
+    let model = args.source.model(args.model.as_deref())?;
     let compute = Compute::open(args.device, args.weights)?;
     let load = |name: &str| -> anyhow::Result<LocalPolicy> {
         let folder = checkpoint::resolve(name)?;
         Ok(LocalPolicy::load(&folder, &compute, args.max_new_tokens)?)
     };
     let mut policy = load(&model)?;
-    posed.warn_of_unknown_words(policy.processor.tokenizer())?;
-    let teacher = match &args.teacher {
+    let mut teacher = match &args.teacher {
         Some(name) => {
             let teacher = load(name)?;
             check_tokenizers((model.as_str(), &policy), (name.as_str(), &teacher))?;
-            Some((name, teacher))
+            Some((name.as_str(), teacher))
         }
         None => None,
     };
-    let options = posed.options(policy.style);
-    let conversation = first_turn(task, options.prompt);
-    let call = match &args.call {
-        Some(text) => {
-            let mut ids = policy.processor.tokenizer().encode(text)?;
-            ids.extend(policy.processor.stop_ids().first());
-            ids
-        }
-        None => {
-            let request = agent::CompletionRequest {
-                conversation: &conversation,
-                seed: None,
-            };
-            agent::Policy::complete(&mut policy, &[request])?
-                .remove(0)?
-                .token_ids
-        }
-    };
-    ensure!(
-        !call.is_empty(),
-        "there is no token to attribute; give --call TEXT"
-    );
-    let start = (args.baseline == Start::BlurredImage).then(|| {
-        let image = Arc::new(blurred(&task.image, BLUR));
-        first_turn(
-            &Task {
-                image,
-                ..task.clone()
-            },
-            options.prompt,
-        )
-    });
-    let attributed = Attributed {
-        conversation: &conversation,
-        start: start.as_ref(),
-        call: &call,
-        settings: &settings,
-    };
-    let own = attributed.map(&mut policy)?;
-    let (mut text, mut usable) = show(&model, &own);
-    let svg = own.to_svg(&task.image)?;
-    results::write_atomically(&args.out.with_extension("svg"), svg.as_bytes())?;
-
-    let mut described = json!(settings);
-    if start.is_some() {
-        described["baseline"] = json!({ "blurred-image": BLUR });
+    let (mut table, mut usable) = (Vec::new(), true);
+    for posed in &all {
+        let out = match all.len() {
+            1 => args.out.clone(),
+            _ => {
+                let name = args.out.file_name().unwrap_or_default().to_string_lossy();
+                // A dot would begin an extension, a slash a folder.
+                let id = posed.id.replace(|c: char| !c.is_alphanumeric(), "-");
+                args.out.with_file_name(format!("{name}-{id}"))
+            }
+        };
+        let asked = Asked {
+            args: &args,
+            settings: &settings,
+            posed,
+            out: &out,
+        };
+        let teacher = teacher.as_mut().map(|(name, teacher)| (*name, teacher));
+        let found = asked.attribute((&model, &mut policy), teacher);
+        let found = match all.len() {
+            1 => found?,
+            _ => found.with_context(|| format!("question {}", posed.id))?,
+        };
+        print(&within(&found.text))?;
+        usable &= found.usable;
+        table.push(found.row);
     }
-    let mut json = json!({ "settings": described, "model": own });
-    if let Some((name, mut teacher)) = teacher {
-        let theirs = attributed.map(&mut teacher)?;
-        let (shown, theirs_usable) = show(name, &theirs);
-        text += &shown;
-        usable &= theirs_usable;
-        let distribution = |map: &AttributionMap| attribution::Distribution::new(&map.shares, 0.0);
-        let divergence = settings
-            .divergence
-            .between(&distribution(&own)?, &distribution(&theirs)?)?;
-        let name = json!(settings.divergence);
-        let name = name.as_str().unwrap_or_default();
-        text += &format!("divergence of model from teacher ({name}): {divergence:.4}\n");
-        let svg = theirs.to_svg(&task.image)?;
-        results::write_atomically(&args.out.with_extension("teacher.svg"), svg.as_bytes())?;
-        json["teacher"] = json!(theirs);
-        json["divergence"] = json!(divergence);
+    if table.len() > 1 {
+        let header = ["question", "P", "R", "I", "T", "gap", "divergence"];
+        print(&format!("\n{}\n", results::markdown_table(&header, &table)))?;
     }
-    results::write_json(&args.out.with_extension("json"), &json)?;
-    text += &format!("{} and .svg\n", args.out.with_extension("json").display());
-    print(&within(&text))?;
     if !usable {
         eprintln!(
             "error: a completeness gap above {:.0} % of what is to be explained makes the shares \
@@ -254,6 +215,129 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A question whose call is attributed.
+struct Asked<'a> {
+    args: &'a Args,
+    settings: &'a AttributionSettings,
+    posed: &'a Posed,
+    out: &'a Path,
+}
+
+/// What was found of a question's call.
+struct Found {
+    /// For people.
+    text: String,
+    /// A line of the table of several.
+    row: Vec<String>,
+    /// Whether the shares say anything.
+    usable: bool,
+}
+
+impl Asked<'_> {
+    /// Attributes the call under the model and the teacher, and writes the files.
+    fn attribute(
+        &self,
+        (model, policy): (&str, &mut LocalPolicy),
+        teacher: Option<(&str, &mut LocalPolicy)>,
+    ) -> anyhow::Result<Found> {
+        let Asked {
+            args,
+            settings,
+            posed,
+            out,
+        } = *self;
+        posed.warn_of_unknown_words(policy.processor.tokenizer())?;
+        let options = posed.options(policy.style);
+        let conversation = first_turn(&posed.task, options.prompt);
+        let call = self.call(policy, &conversation)?;
+        let start = (args.baseline == Start::BlurredImage).then(|| {
+            let image = Arc::new(blurred(&posed.task.image, BLUR));
+            let task = Task {
+                image,
+                ..posed.task.clone()
+            };
+            first_turn(&task, options.prompt)
+        });
+        let attributed = Attributed {
+            conversation: &conversation,
+            start: start.as_ref(),
+            call: &call,
+            settings,
+        };
+        let own = attributed.map(policy)?;
+        let (mut text, mut usable) = show(model, &own);
+        let svg = own.to_svg(&posed.task.image)?;
+        results::write_atomically(&out.with_extension("svg"), svg.as_bytes())?;
+
+        let mut described = json!(settings);
+        if start.is_some() {
+            described["baseline"] = json!({ "blurred-image": BLUR });
+        }
+        let mut json = json!({ "settings": described, "model": own });
+        let mut apart = None;
+        if let Some((name, teacher)) = teacher {
+            let theirs = attributed.map(teacher)?;
+            let (shown, theirs_usable) = show(name, &theirs);
+            text += &shown;
+            usable &= theirs_usable;
+            let distribution =
+                |map: &AttributionMap| attribution::Distribution::new(&map.shares, 0.0);
+            let divergence = settings
+                .divergence
+                .between(&distribution(&own)?, &distribution(&theirs)?)?;
+            let name = json!(settings.divergence);
+            let name = name.as_str().unwrap_or_default();
+            text += &format!("divergence of model from teacher ({name}): {divergence:.4}\n");
+            let svg = theirs.to_svg(&posed.task.image)?;
+            results::write_atomically(&out.with_extension("teacher.svg"), svg.as_bytes())?;
+            json["teacher"] = json!(theirs);
+            json["divergence"] = json!(divergence);
+            apart = Some(divergence);
+        }
+        results::write_json(&out.with_extension("json"), &json)?;
+        text += &format!("{} and .svg\n", out.with_extension("json").display());
+        let dash = || "–".to_owned();
+        let mut row = vec![posed.id.clone()];
+        row.extend(own.shares.iter().map(|share| format!("{share:.3}")));
+        row.push(
+            own.relative_gap
+                .map_or_else(dash, |gap| format!("{:.1} %", 100.0 * gap)),
+        );
+        row.push(apart.map_or_else(dash, |divergence| format!("{divergence:.4}")));
+        Ok(Found { text, row, usable })
+    }
+
+    /// The tokens that are attributed: of the words given, of those recorded, or the model's own.
+    fn call(
+        &self,
+        policy: &mut LocalPolicy,
+        conversation: &Conversation,
+    ) -> anyhow::Result<Vec<u32>> {
+        let words = self.args.call.as_ref();
+        let call = match words.or(self.posed.first_completion.as_ref()) {
+            Some(text) => {
+                let mut ids = policy.processor.tokenizer().encode(text)?;
+                ids.extend(policy.processor.stop_ids().first());
+                ids
+            }
+            None => {
+                let request = agent::CompletionRequest {
+                    conversation,
+                    seed: None,
+                };
+                agent::Policy::complete(policy, &[request])?
+                    .remove(0)?
+                    .token_ids
+            }
+        };
+        ensure!(
+            !call.is_empty(),
+            "there is no token to attribute; give --call TEXT"
+        );
+        Ok(call)
+    }
 }
 
 /// The call is given to the teacher as token ids, which must mean the same to it.

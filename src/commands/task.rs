@@ -1,4 +1,5 @@
-//! What a command asks a model: a figure's file with a question, or a question of the micro world.
+//! What a command asks a model: a figure's file with a question, a question of the micro world, or one
+//! of a recorded run.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,12 +11,13 @@ use qwen2_5_vl::Tokenizer;
 use visual_tools::{BoxRepairs, FigureBoxes, NamedBoxes};
 
 use super::micro::{self, TestPosition};
+use super::recorded::RecordedRun;
 
 /// Where the task of a command comes from.
 #[derive(clap::Args)]
 pub struct TaskSource {
     /// The figure, PNG or JPEG.
-    #[arg(long, value_name = "FILE", required_unless_present = "micro")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["micro", "run"])]
     image: Option<PathBuf>,
     /// Named boxes in pixels: `{"x_values": {"name": {"x1", "y1", "x2", "y2"}}, ...}` with any of
     /// `columns`, `rows`, `x_values`, `y_values`; without such a key the names are x values.
@@ -26,43 +28,104 @@ pub struct TaskSource {
     #[arg(long, value_name = "FILE")]
     tools: Option<PathBuf>,
     /// A test question of the micro world, for example `vwtq/17`: its figure, boxes, tools' text and
-    /// words, asked as there. Without --model the micro student of the repository is asked.
-    #[arg(long, value_name = "SET/INDEX", conflicts_with_all = ["image", "boxes", "tools", "question"])]
-    micro: Option<TestPosition>,
+    /// words, asked as there. Without --model the micro student of the repository is asked. Several
+    /// are separated by commas.
+    #[arg(long, value_name = "SET/INDEX", value_delimiter = ',', conflicts_with_all = ["image", "boxes", "tools", "question"])]
+    micro: Vec<TestPosition>,
+    /// A recorded run, `<arm>/seed-<n>`, whose question --id names. Without --model its own checkpoint
+    /// is asked.
+    #[arg(long, value_name = "RUN", requires = "id", conflicts_with_all = ["micro", "image", "boxes", "tools", "question"])]
+    run: Option<PathBuf>,
+    /// The question's identifier in the run's records, for example `vwtq-test-17`; several are
+    /// separated by commas.
+    #[arg(long, value_name = "ID", value_delimiter = ',', requires = "run")]
+    id: Vec<String>,
     /// The question.
-    #[arg(required_unless_present = "micro")]
+    #[arg(required_unless_present_any = ["micro", "run"])]
     question: Option<String>,
 }
 
 /// A task with what is known of it.
 pub struct Posed {
+    /// What it is called, where there are several.
+    pub id: String,
     /// The task.
     pub task: Task,
     /// Of a generated question: its data, gold answer and right call.
     pub generated: Option<(Data, Item)>,
+    /// What the recorded model said first.
+    pub first_completion: Option<String>,
     /// Where the edited figure goes if nothing else is said: beside the figure, or into the current
     /// folder.
     pub edited: PathBuf,
 }
 
 impl TaskSource {
-    /// Reads the task. Boxes are mended as those of the data sets are; what was done stands on
+    /// The model that is asked: the one given, else the run's own, else the micro student of the
+    /// repository.
+    pub fn model(&self, given: Option<&str>) -> anyhow::Result<String> {
+        let (None, Some(run)) = (given, &self.run) else {
+            return micro::model_or_student(given);
+        };
+        let folder = RecordedRun::open(run)?.checkpoint()?;
+        let name = folder.to_str().map(str::to_owned);
+        name.with_context(|| format!("{}: the path is not UTF-8", folder.display()))
+    }
+
+    /// The one task.
+    ///
+    /// # Errors
+    /// As [`TaskSource::read`]; several.
+    pub fn read_one(&self) -> anyhow::Result<Posed> {
+        let mut posed = self.read()?;
+        ensure!(
+            posed.len() == 1,
+            "expected one question, found {}: ask one after the other",
+            posed.len()
+        );
+        Ok(posed.remove(0))
+    }
+
+    /// Reads the tasks. Boxes are mended as those of the data sets are; what was done stands on
     /// standard error.
-    pub fn read(&self) -> anyhow::Result<Posed> {
-        if let Some(position) = self.micro {
-            let data = Data::micro(micro::world(None)?, position.index);
-            let item = position.item(&data)?;
-            let task = item.question.task.clone();
-            return Ok(Posed {
-                edited: format!("{}.edited.png", item.question.id).into(),
-                task,
-                generated: Some((data, item)),
+    pub fn read(&self) -> anyhow::Result<Vec<Posed>> {
+        if let Some(run) = &self.run {
+            let run = RecordedRun::open(run)?;
+            let posed = self.id.iter().map(|id| {
+                let found = run.question(id)?;
+                Ok(Posed {
+                    edited: format!("{}.edited.png", found.id).into(),
+                    id: found.id,
+                    task: found.task,
+                    generated: found.generated,
+                    first_completion: found.first_completion,
+                })
             });
+            return posed.collect();
         }
+        if !self.micro.is_empty() {
+            let posed = self.micro.iter().map(|position| {
+                let data = Data::micro(micro::world(None)?, position.index);
+                let item = position.item(&data)?;
+                Ok(Posed {
+                    edited: format!("{}.edited.png", item.question.id).into(),
+                    id: item.question.id.clone(),
+                    task: item.question.task.clone(),
+                    generated: Some((data, item)),
+                    first_completion: None,
+                })
+            });
+            return posed.collect();
+        }
+        Ok(vec![self.read_files()?])
+    }
+
+    fn read_files(&self) -> anyhow::Result<Posed> {
         let image = self.image.as_deref();
-        let image = image.context("give --image FILE or --micro SET/INDEX")?;
+        let image = image.context("give --image FILE, --micro SET/INDEX, or --run RUN --id ID")?;
         let request = self.question.as_deref();
-        let request = request.context("give a question or --micro SET/INDEX")?;
+        let request =
+            request.context("give a question, --micro SET/INDEX, or --run RUN --id ID")?;
         let mut task = task(image, self.boxes.as_deref(), request)?;
         if let Some(path) = &self.tools {
             let text = super::read_text(path)
@@ -76,9 +139,11 @@ impl TaskSource {
             task.tools = Some(text.to_owned());
         }
         Ok(Posed {
+            id: String::new(),
             edited: image.with_extension("edited.png"),
             task,
             generated: None,
+            first_completion: None,
         })
     }
 }

@@ -12,9 +12,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use benchmarks::data::World;
 use results::plot::Looks;
-use results::{ArmName, Paper, Run, RunKind, Runs, SETS, TableOptions, UnfinishedRun};
+use results::{ArmName, Paper, Runs, SETS, TableOptions, UnfinishedRun};
 use serde_json::{Value, json};
 
 use self::answers::Column;
@@ -23,6 +22,7 @@ use self::page::Chunks;
 use self::questions::Questions;
 use self::summary::Source;
 use super::output::print;
+use super::recorded;
 
 /// Writes recorded runs as one HTML file: verdict, grid of all answers, every episode with its
 /// figure, attribution, training groups, learning curves, calls, comparison.
@@ -122,7 +122,7 @@ fn bundle(sources: &[Source]) -> anyhow::Result<Chunks> {
     let mut columns: Vec<Column<'_>> = Vec::new();
     for (number, source) in sources.iter().enumerate() {
         for run in &source.runs.runs {
-            let world = world(run)?;
+            let world = recorded::world(run)?;
             columns.extend(answers::columns(
                 number,
                 run,
@@ -257,33 +257,4 @@ fn provenance(columns: &[Column<'_>]) -> anyhow::Result<Value> {
         .map(|column| serde_json::to_value(&column.run.manifest))
         .collect::<Result<Vec<_>, _>>()?;
     Ok(Value::Array(manifests))
-}
-
-/// The generated world of a run's questions, as its manifest tells.
-fn world(run: &Run) -> anyhow::Result<Option<World>> {
-    let Some(manifest) = &run.manifest else {
-        return Ok(None);
-    };
-    let profile = &manifest.profile;
-    let data = profile.resolved.get("data").and_then(Value::as_str);
-    if profile.name == RunKind::EVALUATION {
-        return match data {
-            Some("micro") => Ok(Some(super::micro::world(None)?)),
-            _ => Ok(None),
-        };
-    }
-    let Some(world) = profile
-        .resolved
-        .get("world")
-        .filter(|world| !world.is_null())
-    else {
-        return Ok(None);
-    };
-    let world = serde_json::from_value(world.clone()).with_context(|| {
-        format!(
-            "{}: profile.resolved.world is none that this version generates",
-            run.folder.join(results::MANIFEST).display()
-        )
-    })?;
-    Ok(Some(world))
 }

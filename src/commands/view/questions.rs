@@ -1,7 +1,6 @@
 //! The questions of a page, each once, with what the model was shown.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::Arc;
 
 use agent::{
@@ -16,6 +15,7 @@ use serde_json::{Value, json};
 use visual_tools::Axis;
 
 use super::figures::Figures;
+use crate::commands::recorded;
 
 /// Where the words of a call and the reason of its failure go in the text of a second turn.
 const CALL: &str = "\u{1}call\u{1}";
@@ -253,26 +253,21 @@ fn generated(key: Key, item: Item) -> Known {
 
 /// A question from files: its figure is shown if the file is still there, the same to the pixel.
 fn loaded(key: Key, episode: &EpisodeRecord) -> Known {
-    let name = episode.image.clone().unwrap_or_default();
-    let read = image_files::read(Path::new(&name)).ok();
-    let same = |image: &RgbImage| {
-        let hash = replicate::records::pixels_hash(image);
-        Some(&hash) == episode.image_blake3.as_ref()
-    };
-    let image = read.filter(same);
+    let image = recorded::figure(episode);
     Known {
         key,
         kind: episode.kind.clone(),
         has_figure: image.is_some(),
-        task: Some(Task {
-            image: Arc::new(image.unwrap_or_else(|| RgbImage::new(1, 1))),
-            boxes: Arc::new(episode.boxes.clone().unwrap_or_default()),
-            request: episode.request.clone(),
-            tools: episode.tools.clone(),
-        }),
+        task: Some(recorded::task(
+            episode,
+            image.unwrap_or_else(|| RgbImage::new(1, 1)),
+        )),
         truth: None,
         style: EpisodeStyle::Vtool,
-        image: Some((name, episode.image_blake3.clone())),
+        image: Some((
+            episode.image.clone().unwrap_or_default(),
+            episode.image_blake3.clone(),
+        )),
         calls: BTreeMap::new(),
     }
 }

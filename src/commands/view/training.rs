@@ -200,6 +200,11 @@ fn readings(parts: &BTreeSet<String>) -> Vec<(String, String, Reading)> {
         Box::new(|line| line.penalty_correlation),
     );
     add(
+        "penalty_auc",
+        "share of pairs in which a wrong call has the larger penalty",
+        Box::new(|line| line.penalty_auc),
+    );
+    add(
         "kl",
         "KL from the reference policy, nats a token",
         Box::new(|line| Some(line.kl)),
