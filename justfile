@@ -80,7 +80,7 @@ doctor:
 # beside PyTorch, transformers, TRL and Captum on this machine: results/speed (downloads them)
 bench-peers *ARGS:
     test -x .venv/peers/bin/python || python3 -m venv .venv/peers
-    .venv/peers/bin/pip install --quiet -r benches/peers/requirements.txt
+    CMAKE_ARGS="-DLLAVA_BUILD=OFF" .venv/peers/bin/pip install --quiet -r benches/peers/requirements.txt
     cargo build --release --example peer
     .venv/peers/bin/python benches/peers/compare.py {{ARGS}}
 
@@ -116,3 +116,7 @@ test:
 # what CI runs
 ci:
     bash .ci/run
+
+# a GGUF file as judge or verifier on this machine (serve FILE.gguf)
+serve *ARGS:
+    cargo run --release --quiet --features local-judge --bin iapo -- serve {{ARGS}}

@@ -16,8 +16,11 @@ mod plan;
 mod png;
 mod pretrain;
 mod recipe;
+mod recorded;
 mod replicate;
 mod score;
+#[cfg(feature = "local-judge")]
+mod serve;
 mod shell;
 mod signals;
 mod study;
@@ -52,6 +55,8 @@ enum Command {
     Compare(compare::Args),
     Agreement(agreement::Args),
     Score(score::Args),
+    #[cfg(feature = "local-judge")]
+    Serve(serve::Args),
     Tool(tool::Args),
     World(world::Args),
     Ask(ask::Args),
@@ -65,6 +70,14 @@ enum Command {
 }
 
 impl Cli {
+    /// Whether candle's own products do the work: those of quantised weights.
+    pub fn runs_on_candles_threads(&self) -> bool {
+        #[cfg(feature = "local-judge")]
+        return matches!(self.command, Command::Serve(_));
+        #[cfg(not(feature = "local-judge"))]
+        false
+    }
+
     /// Runs the chosen subcommand.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
@@ -78,6 +91,8 @@ impl Cli {
             Command::Compare(args) => compare::run(args),
             Command::Agreement(args) => agreement::run(args),
             Command::Score(args) => score::run(args),
+            #[cfg(feature = "local-judge")]
+            Command::Serve(args) => serve::run(args),
             Command::Tool(args) => tool::run(args),
             Command::World(args) => world::run(args),
             Command::Ask(args) => ask::run(args),

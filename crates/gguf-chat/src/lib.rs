@@ -1,0 +1,16 @@
+//! A quantised chat model from a GGUF file, by candle-transformers, and a server for it on this machine.
+//!
+//! It is for judges and verifiers where no server is at hand: what asks an OpenAI-style endpoint asks
+//! this one as any other, and its model's name holds the file's hash, so that every verdict says what
+//! gave it. Replies are greedy: the same question gets the same reply.
+
+#![cfg(feature = "gguf")]
+
+mod chat;
+mod error;
+mod server;
+mod vocabulary;
+
+pub use chat::{ChatModel, LocalReply, parameters};
+pub use error::{Error, Result};
+pub use server::{Served, Server};
