@@ -62,6 +62,10 @@ pub struct UpdateMetrics {
     /// minus the auxiliary term of the reward, with the call being wrong; absent without such a prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub penalty_correlation: Option<f64>,
+    /// Over the pairs of a wrong and a right call for one prompt, the share in which the wrong one has the
+    /// larger penalty, a tie counting a half; absent without such a pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub penalty_auc: Option<f64>,
     /// Episodes without a verdict, left out of their groups.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unjudged: u64,
@@ -191,6 +195,7 @@ impl Checked for UpdateMetrics {
                 "penalty_correlation",
                 self.penalty_correlation.unwrap_or(0.0),
             ),
+            ("penalty_auc", self.penalty_auc.unwrap_or(0.0)),
             ("attribution.gap", attribution.gap.unwrap_or(0.0)),
             ("attribution.seconds", attribution.seconds.unwrap_or(0.0)),
             ("attribution.divergence", attribution.divergence),
@@ -245,6 +250,7 @@ mod tests {
                 n: 64,
             }),
             penalty_correlation: Some(0.4),
+            penalty_auc: Some(0.6),
             alarms: vec!["kl 12.0 is above 1.0".to_string()],
             seconds: BTreeMap::from([("rollout".to_string(), 0.7)]),
             ..UpdateMetrics::default()

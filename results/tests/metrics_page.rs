@@ -112,6 +112,7 @@ fn metrics() {
         }),
         alignment: Some(Alignment::default()),
         penalty_correlation: Some(0.1),
+        penalty_auc: Some(0.6),
         unjudged: 1,
         left_out: 1,
         alarms: vec!["kl".to_string()],

@@ -21,6 +21,7 @@ pub struct Valued {
     zero_variance: f64,
     penalty_alone: f64,
     penalty_correlation: Option<f64>,
+    penalty_auc: Option<f64>,
 }
 
 /// Values every episode. `stream` is the update's.
@@ -34,6 +35,7 @@ pub fn value(
     let (mut rewards, mut outcomes, mut group_of) = (Vec::new(), Vec::new(), Vec::new());
     let mut alone = 0usize;
     let mut correlations = Vec::new();
+    let (mut ranked, mut pairs) = (0.0, 0usize);
     for (index, (group, calls)) in groups.iter().zip(&measured.groups).enumerate() {
         let tools: Vec<_> = group.episodes.iter().map(|e| &e.outcome).collect();
         let terms = reward.method().terms(&GroupEvidence {
@@ -64,6 +66,9 @@ pub fn value(
             })
             .collect();
         correlations.extend(correlation_with_wrong(&terms, &right));
+        let (own_ranked, own_pairs) = ranked_pairs(&terms, &right);
+        ranked += own_ranked;
+        pairs += own_pairs;
         rewards.extend(valued);
         outcomes.extend(own);
         group_of.extend(std::iter::repeat_n(index, group.episodes.len()));
@@ -74,6 +79,7 @@ pub fn value(
         penalty_alone: alone as f64 / groups.len().max(1) as f64,
         penalty_correlation: (!correlations.is_empty())
             .then(|| correlations.iter().sum::<f64>() / correlations.len() as f64),
+        penalty_auc: (pairs > 0).then(|| ranked / pairs as f64),
         rewards,
         outcomes,
     })
@@ -93,6 +99,27 @@ fn correlation_with_wrong(terms: &[Option<f32>], right: &[Option<bool>]) -> Opti
     let cross = mean(&|p| (p.0 - x) * (p.1 - y));
     let (xx, yy) = (mean(&|p| (p.0 - x).powi(2)), mean(&|p| (p.1 - y).powi(2)));
     (xx > 0.0 && yy > 0.0).then(|| cross / (xx * yy).sqrt())
+}
+
+/// Of the pairs of a wrong and a right call for one prompt, in how many the wrong one has the larger
+/// penalty (a tie counts a half), and how many pairs there are.
+fn ranked_pairs(terms: &[Option<f32>], right: &[Option<bool>]) -> (f64, usize) {
+    let of = |wanted: bool| {
+        let calls = terms.iter().zip(right);
+        let calls = calls.filter(move |(_, right)| **right == Some(wanted));
+        calls.filter_map(|(term, _)| *term).collect::<Vec<_>>()
+    };
+    let (wrong, right) = (of(false), of(true));
+    let ranked = wrong
+        .iter()
+        .flat_map(|wrong| right.iter().map(move |right| (wrong, right)))
+        .map(|(wrong, right)| match wrong.total_cmp(right) {
+            std::cmp::Ordering::Less => 1.0,
+            std::cmp::Ordering::Equal => 0.5,
+            std::cmp::Ordering::Greater => 0.0,
+        })
+        .sum();
+    (ranked, wrong.len() * right.len())
 }
 
 impl Valued {
@@ -121,6 +148,7 @@ impl Valued {
             zero_variance_groups: self.zero_variance,
             penalty_alone: Some(self.penalty_alone),
             penalty_correlation: self.penalty_correlation,
+            penalty_auc: self.penalty_auc,
             ..UpdateMetrics::default()
         }
     }
@@ -138,5 +166,14 @@ mod tests {
         assert!((found - 1.0).abs() < 1e-12);
         assert_eq!(correlation_with_wrong(&terms, &[Some(true); 5]), None);
         assert_eq!(correlation_with_wrong(&[None; 5], &right), None);
+    }
+
+    #[test]
+    fn pairs_of_one_prompt_are_ranked_by_the_penalty_and_ties_count_half() {
+        let right = [Some(false), Some(true), None, Some(true), Some(true)];
+        let terms = [Some(-1.0), Some(0.0), Some(-9.0), Some(-1.0), Some(-2.0)];
+        assert_eq!(ranked_pairs(&terms, &right), (1.5, 3));
+        assert_eq!(ranked_pairs(&terms, &[Some(true); 5]), (0.0, 0));
+        assert_eq!(ranked_pairs(&[None; 5], &right), (0.0, 0));
     }
 }

@@ -100,7 +100,9 @@ pub(super) fn through_training(arms: &[&ArmRuns], page: &mut Page) -> Result<()>
     let text = &mut page.text;
     text.push_str(
         "\n### Through training\n\nThe probe's divergence from the teacher after so many updates; then \
-         the penalty's correlation with wrong calls within prompts, mean over the updates since.\n\n",
+         the penalty's correlation with wrong calls within prompts and, in runs that recorded it, the \
+         share of pairs of a wrong and a right call for one prompt in which the wrong one has the larger \
+         penalty (AUC), each a mean over the updates since.\n\n",
     );
     let mut header = vec!["arm".to_owned()];
     header.extend(updates.iter().map(|update| format!("divergence, {update}")));
@@ -109,6 +111,13 @@ pub(super) fn through_training(arms: &[&ArmRuns], page: &mut Page) -> Result<()>
             .iter()
             .map(|update| format!("correlation, {update}")),
     );
+    let recorded = |line: &UpdateMetrics| line.penalty_auc.is_some();
+    let with_auc = arms
+        .iter()
+        .any(|arm| arm.metrics.iter().flatten().any(recorded));
+    if with_auc {
+        header.extend(updates.iter().map(|update| format!("AUC, {update}")));
+    }
     let rows: Vec<Vec<String>> = arms
         .iter()
         .map(|arm| {
@@ -118,13 +127,18 @@ pub(super) fn through_training(arms: &[&ArmRuns], page: &mut Page) -> Result<()>
                 let at = lines().filter(|line| line.update == *update);
                 number(mean(at.filter_map(divergence)), 4)
             }));
-            let mut from = 0;
-            row.extend(updates.iter().map(|&update| {
-                let since = lines().filter(|line| line.update > from && line.update <= update);
-                let found = mean(since.filter_map(|line| line.penalty_correlation));
-                from = update;
-                number(found, 2)
-            }));
+            let mut of_signal = |reading: fn(&UpdateMetrics) -> Option<f64>| {
+                let mut from = 0;
+                for &update in &updates {
+                    let since = lines().filter(|line| line.update > from && line.update <= update);
+                    row.push(number(mean(since.filter_map(reading)), 2));
+                    from = update;
+                }
+            };
+            of_signal(|line| line.penalty_correlation);
+            if with_auc {
+                of_signal(|line| line.penalty_auc);
+            }
             row
         })
         .collect();
