@@ -184,3 +184,39 @@ fn a_run_of_this_version_shows_episodes_groups_and_validation() {
     }
     look(&out);
 }
+
+/// Before anything is answered there are learning curves to look at.
+#[test]
+fn training_on_its_way_is_a_page_of_curves() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("torl/seed-0");
+    std::fs::create_dir_all(&folder).unwrap();
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("results/runs/micro/torl/seed-0")
+        .join(results::METRICS);
+    let lines = results::read_stored(&recorded).unwrap();
+    let begun: Vec<&[u8]> = lines.split_inclusive(|&byte| byte == b'\n').collect();
+    // The last of 30 lines is being written.
+    let begun = [&begun[..29].concat()[..], b"{\"stage\": \"to"].concat();
+    std::fs::write(folder.join(results::METRICS), begun).unwrap();
+    let out = dir.path().join("view.html");
+    iapo(&[
+        "view",
+        dir.path().to_str().unwrap(),
+        "--out",
+        out.to_str().unwrap(),
+    ]);
+    let page = std::fs::read_to_string(&out).unwrap();
+    stays_alone(&page);
+    let chunks = chunks(&page);
+    let meta = json(&chunks, "meta");
+    assert_eq!(meta["arms"].as_array().unwrap().len(), 0);
+    assert_eq!(meta["unfinished"][0]["arm"], "torl");
+    assert_eq!(meta["unfinished"][0]["update"], 29);
+    let curves = json(&chunks, "curves");
+    let reward = curves.as_array().unwrap().iter();
+    let reward: Vec<&Value> = reward.filter(|curve| curve["key"] == "reward").collect();
+    assert_eq!(reward.len(), 1);
+    assert_eq!(reward[0]["points"].as_array().unwrap().len(), 29);
+    look(&out);
+}
