@@ -1,99 +1,46 @@
-"""Our speed beside PyTorch's, transformers', TRL's, Captum's and torchvision's, in one run.
+"""Our speed beside PyTorch's, transformers', llama.cpp's, TRL's, Captum's and torchvision's, in one run.
 
-    python benches/peers/compare.py [--repeats 7] [--only train,grpo] [--out results/speed]
+    python benches/peers/compare.py [--repeats 7] [--simd avx2] [--only train,grpo] [--out results/speed]
 
-Two processes, one a side, prepare the same work on the same weights and then do it in turns; each
-has the same number of threads. Medians, spreads and ratios go to `peers.json`, `peers.md` and
-`peers.svg`; how our time grows goes to `growth.md` and `growth.svg`. `just bench-peers` installs the
-pinned packages, builds our side and runs this.
+Processes, one for our side and one for each form of the other, prepare the same work on the same
+weights and then do it in turns; each has the same number of threads. The best form of the other side
+counts. Medians, spreads and ratios go to `peers.json`, `peers.md` and `peers.svg`, beside those of
+the other instruction set if they are there; how our time grows goes to `growth.md` and `growth.svg`.
+`just bench-peers` installs the pinned packages, builds our side and runs this.
 """
 
 import argparse
 import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from importlib.metadata import version
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+import growth
+import report
+from worker import HERE, LLAMA_AVX2, Worker, alternate
+
 ROOT = HERE.parents[1]
-PACKAGES = ["torch", "torchvision", "transformers", "trl", "captum"]
 
 # Nodes that are tried until the median completeness gap is at most GAP.
 NODES = [4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256]
 GAP = 0.10
 
+# Width, layers and goal of the models that are trained; without a width, the checkpoint.
+SIZES = {"train": (None, None, "1.3"), "train-5m": (256, 8, ""), "train-20m": (512, 8, "")}
 
-class Worker:
-    """One side: a process that does its work once for every line."""
-
-    def __init__(self, side, case, settings, options, threads=None):
-        threads = threads or options.threads
-        words = [f"{key}={value}" for key, value in settings.items()]
-        if side == "ours":
-            command = [str(options.peer), case, str(options.checkpoint), *words]
-        else:
-            command = [sys.executable, str(HERE / "theirs.py"), case, str(options.checkpoint), *words,
-                       f"threads={threads}"]
-        environment = dict(os.environ, RAYON_NUM_THREADS=str(threads), OMP_NUM_THREADS=str(threads),
-                           CANDLE_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
-        # A current OpenBLAS or MKL chooses its own kernels.
-        environment.pop("OPENBLAS_CORETYPE", None)
-        self.log = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=self.log, text=True, env=environment)
-        self.read()
-
-    def read(self):
-        line = self.process.stdout.readline()
-        if not line:
-            self.log.seek(0)
-            raise SystemExit(f"{self.process.args} ended:\n{self.log.read()[-3000:]}")
-        return json.loads(line)
-
-    def run(self):
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        return self.read()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.stdin.close()
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-        self.log.close()
-
-
-def alternate(case, ours, theirs, options, repeats=None):
-    """Times both sides in turns; the first pair warms up."""
-    found = {"ours": [], "theirs": []}
-    with Worker("ours", case, ours, options) as mine, Worker("theirs", case, theirs, options) as other:
-        for turn in range((repeats or options.repeats) + 1):
-            for side, worker in [("ours", mine), ("theirs", other)]:
-                time.sleep(0.1)  # the other side's threads go to sleep
-                report = worker.run()
-                if turn > 0:
-                    found[side].append(report)
-    return found
-
-
-def summary(found):
-    seconds = {side: [report["seconds"] for report in reports] for side, reports in found.items()}
-    medians = {side: statistics.median(values) for side, values in seconds.items()}
-    pairs = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds["theirs"])]
-    return {
-        "seconds": seconds, "ours": medians["ours"], "theirs": medians["theirs"],
-        "ratio": medians["theirs"] / medians["ours"], "ratio_low": min(pairs), "ratio_high": max(pairs),
-    }
+# The forms of the other side by their names in the table.
+COMPILER = {"eager": "eager", "compiled": "compiled", "compiled, max-autotune": "autotuned"}
+DECODERS = {
+    "`generate`": ("theirs.py", {"form": "dynamic"}),
+    "`generate`, static cache, compiled": ("theirs.py", {"form": "static"}),
+    "loop, static cache": ("theirs.py", {"form": "loop-eager"}),
+    "compiled loop": ("theirs.py", {"form": "loop-compiled"}),
+    "llama.cpp, one cache, flash attention": ("llama.py", {"form": "unified", "flash": 1}),
+    "llama.cpp, a cache each, flash attention": ("llama.py", {"form": "streams", "flash": 1}),
+    "llama.cpp, a cache each": ("llama.py", {"form": "streams", "flash": 0}),
+}
 
 
 def compare(options, scratch):
@@ -101,45 +48,62 @@ def compare(options, scratch):
     subprocess.run([str(options.peer), "export", str(options.checkpoint), f"out={export}"], check=True)
     images = scratch / "images"
     pictures(images)
-    step = {"prompts": 32, "samples": 1, "prompt": 1, "reply": 256}
     prefill = {"prompts": 128, "samples": 1, "prompt": 112, "new": 1}
     decode = {**prefill, "new": 65}
-    rollout = {**decode, "prompts": 16, "samples": 8}
-    update = {"prompts": 8, "samples": 8, "new": 16}
-    cases = {
-        "train": ("training step, 32 × 256 tokens", "PyTorch, transformers (sdpa)", "1.3", step, {}),
-        "prefill": ("prefill, 128 prompts of 112 tokens", "transformers `generate`", "1.3", prefill, {}),
-        "decode": ("the same and 64 more tokens each", "transformers `generate`", "3", decode, {}),
-        "rollout": ("64 tokens for 16 prompts × 8 samples", "transformers `generate`", "3", rollout, {}),
-        "grpo": ("GRPO update, 8 prompts × 8 completions", "TRL `GRPOTrainer`", "6", update,
-                 {"export": export, "scratch": scratch / "trl"}),
-        "preprocess": ("image processor, 8 pictures", "transformers, torchvision", "1.5", {"images": images}, {}),
+    decoding = {
+        "prefill": ("prefill, 128 prompts of 112 tokens", "1.3", prefill),
+        "decode": ("the same and 64 more tokens each", "3", decode),
+        "rollout": ("64 tokens for 16 prompts × 8 samples", "3", {**decode, "prompts": 16, "samples": 8}),
+        "single": ("one sequence alone, 112 tokens and 64 more", "", {**decode, "prompts": 1}),
     }
     rows = []
-    for name, (what, peer, wanted, settings, extra) in cases.items():
+
+    def add(name, what, peer, wanted, case, settings, forms, repeats=None):
+        if options.only and name not in options.only:
+            return
+        found, last = alternate(case, settings, forms, options, repeats)
+        rows.append({"case": name, "what": what, "peer": peer, "wanted": wanted, **found,
+                     "agreement": agreement(case, last)})
+        say(rows[-1])
+
+    step = {"prompts": 32, "samples": 1, "prompt": 1, "reply": 256}
+    for name, (hidden, layers, wanted) in SIZES.items():
         if options.only and name not in options.only:
             continue
-        case = "generate" if name in ("prefill", "decode", "rollout") else name
-        found = alternate(case, settings, {**settings, **extra}, options)
-        row = {"case": name, "what": what, "peer": peer, "wanted": wanted, **summary(found)}
-        last = [reports[-1] for reports in found.values()]
-        row["agreement"] = agreement(name, *last)
-        rows.append(row)
-        say(row)
+        settings, what, repeats = step, "training step, 32 × 256 tokens", None
+        if hidden:
+            folder = scratch / name
+            made = [sys.executable, str(HERE / "sizes.py"), str(options.checkpoint), str(folder), str(hidden), str(layers)]
+            count = int(subprocess.run(made, check=True, stdout=subprocess.PIPE).stdout)
+            settings, what = {**step, "checkpoint": folder}, f"{what}, {count / 1e6:.1f} M parameters"
+            repeats = min(options.repeats, 5)
+        forms = {label: ("theirs.py", {**settings, "form": form}) for label, form in COMPILER.items()}
+        add(name, what, "PyTorch, transformers (sdpa)", wanted, "train", settings, forms, repeats)
+    for name, (what, wanted, settings) in decoding.items():
+        forms = {label: (script, {**settings, **own}) for label, (script, own) in DECODERS.items()}
+        add(name, what, "transformers, llama.cpp", wanted, "generate", settings, forms)
+    update = {"prompts": 8, "samples": 8, "new": 16}
+    theirs = {**update, "export": export, "scratch": scratch / "trl"}
+    add("grpo", "GRPO update, 8 prompts × 8 completions", "TRL `GRPOTrainer`", "6", "grpo", update,
+        {"eager": ("theirs.py", theirs)})
+    add("preprocess", "image processor, 8 pictures", "transformers, torchvision", "1.5", "preprocess",
+        {"images": images}, {"eager": ("theirs.py", {"images": images})})
     if not options.only or "attribute" in options.only:
         rows += attributions(options, export)
     return rows
 
 
-def agreement(name, ours, theirs):
-    """Whether both sides did the same work."""
-    if name == "train":
-        return f"loss {ours['loss']:.5f} and {theirs['loss']:.5f}"
-    if name in ("prefill", "decode", "rollout"):
-        same = sum(a == b for a, b in zip(ours["last"], theirs["last"]))
+def agreement(case, last):
+    """Whether both sides did the same work, by the form that is farthest from ours."""
+    ours = last.pop("ours")
+    if case == "train":
+        farthest = max((report["loss"] for report in last.values()), key=lambda loss: abs(loss - ours["loss"]))
+        return f"loss {ours['loss']:.5f} and {farthest:.5f}"
+    if case == "generate":
+        same = min(sum(a == b for a, b in zip(ours["last"], report["last"])) for report in last.values())
         return f"last token equal for {same} of {len(ours['last'])}"
-    if name == "preprocess":
-        return f"{ours['patches']} and {theirs['patches']} patches"
+    if case == "preprocess":
+        return f"{ours['patches']} and {last['eager']['patches']} patches"
     return ""
 
 
@@ -152,15 +116,22 @@ def attributions(options, export):
     rows = []
     for baseline in ["block-mean", "zero"]:
         mine, my_report = fewest(options, "ours", [{"baseline": baseline}])
-        common = {"baseline": baseline, "export": export, "batch": 64}
+        common = {"baseline": baseline, "export": export, "batch": 64, "form": "eager"}
         rules = [{**common, "method": method} for method in ["gausslegendre", "riemann_middle"]]
-        theirs, their_report = fewest(options, "theirs", rules)
+        theirs, their_report = fewest(options, "theirs.py", rules)
         them = f"theirs {theirs['nodes']} nodes ({theirs['method']}), gap {100 * their_report['gap']:.1f} %"
-        found = alternate("attribute", mine, theirs, options, min(options.repeats, 5))
+        # A batch has nodes of one call; one that holds them all is the greatest.
+        batches = sorted({min(theirs["nodes"], batch) for batch in [16, 64, 256]})
+        forms = {
+            f"{label}, batch {batch}": ("theirs.py", {**theirs, "form": form, "batch": batch})
+            for label, form in COMPILER.items() if form != "autotuned" for batch in batches
+        }
+        repeats = min(options.repeats, 5)
+        found, _ = alternate("attribute", mine, forms, options, repeats)
         rows.append({
             "case": f"attribute-{baseline}", "peer": "Captum", "wanted": "4",
-            "what": f"integrated gradients, {my_report['calls']} calls of a prompt, baseline {baseline}",
-            "agreement": f"ours {mine['nodes']} nodes, gap {100 * my_report['gap']:.1f} %, {them}", **summary(found),
+            "what": f"integrated gradients, {my_report['calls']} calls of a prompt, baseline {baseline}", **found,
+            "agreement": f"ours {mine['nodes']} nodes, gap {100 * my_report['gap']:.1f} %, {them}",
         })
         say(rows[-1])
         with Worker("ours", "attribute", {"baseline": baseline, "nodes": 256}, options) as worker:
@@ -172,12 +143,12 @@ def attributions(options, export):
                 mine_apart = distance(worker.run()["shares"], converged)
             if mine_apart <= farthest:
                 break
-        found = alternate("attribute", mine, theirs, options, min(options.repeats, 5))
+        best = {found["form"]: forms[found["form"]]}
+        found, _ = alternate("attribute", mine, best, options, repeats)
         rows.append({
             "case": f"block-masses-{baseline}", "peer": "Captum", "wanted": "4",
-            "what": f"block masses of {my_report['calls']} calls by path differences, baseline {baseline}",
+            "what": f"block masses of {my_report['calls']} calls by path differences, baseline {baseline}", **found,
             "agreement": f"ours {steps} steps, gap 0, {mine_apart:.3f} from converged; {them}, {farthest:.3f}",
-            **summary(found),
         })
         say(rows[-1])
     return rows
@@ -215,114 +186,8 @@ def pictures(folder):
         image.save(folder / f"{index}.png")
 
 
-def growth(options):
-    """Our own times as sizes grow, for one thread and for all."""
-    model = json.loads((options.checkpoint / "config.json").read_text())
-    series = {
-        "tokens": ("train", "tokens of a sequence (8,192 tokens a step)", [64, 128, 256, 512, 1024, 2048],
-                   lambda n: {"prompts": 8192 // n, "samples": 1, "prompt": 1, "reply": n}),
-        "group": ("train", "group size (16 prompts of 112 tokens, replies of 24)", [1, 2, 4, 8, 16, 32],
-                  lambda n: {"prompts": 16, "samples": n, "prompt": 112, "reply": 24}),
-        "nodes": ("attribute", "nodes of integrated gradients (8 calls)", [2, 4, 8, 16, 32, 64],
-                  lambda n: {"baseline": "block-mean", "nodes": n}),
-    }
-    points = []
-    for threads in [1, options.threads]:
-        with Worker("ours", "matmul", {"size": 1024}, options, threads) as worker:
-            peak = 2 * 1024**3 / min(worker.run()["seconds"] for _ in range(20))
-        for name, (case, what, values, settings) in series.items():
-            for value in values:
-                with Worker("ours", case, settings(value), options, threads) as worker:
-                    worker.run()
-                    reports = [worker.run() for _ in range(options.repeats)]
-                seconds = [report["seconds"] for report in reports]
-                point = {"series": name, "what": what, "threads": threads, "value": value,
-                         "seconds": statistics.median(seconds), "low": min(seconds), "high": max(seconds)}
-                if case == "train":
-                    point["peak_share"] = operations(model, settings(value)) / point["seconds"] / peak
-                    point["peak"] = peak
-                points.append(point)
-                say(point)
-    return points
-
-
-def operations(config, settings):
-    """Multiply-adds × 2 of a training step: three products for each of the forward pass; the prompt once."""
-    hidden, layers = config["hidden_size"], config["num_hidden_layers"]
-    heads, kv = config["num_attention_heads"], config["num_key_value_heads"]
-    inner = config["intermediate_size"]
-    keys_and_values = 2 * hidden * hidden * kv // heads
-    others = 2 * hidden * hidden + 3 * hidden * inner
-    prompts, samples, prompt, reply = (settings[key] for key in ("prompts", "samples", "prompt", "reply"))
-    own = reply - 1
-    tokens, scored = prompts * (prompt + samples * own), prompts * (1 + samples * own)
-    # The last layer needs keys and values alone of tokens before which nothing is scored.
-    weights = layers * keys_and_values * tokens + others * ((layers - 1) * tokens + scored)
-    of_replies = samples * (own * prompt + own * (own + 1) / 2)
-    seen = prompts * ((layers - 1) * (prompt * (prompt + 1) / 2 + of_replies) + prompt + of_replies)
-    head = prompts * samples * reply * hidden * config["vocab_size"]
-    # Scores and weighted values; the backward pass of attention also recomputes the scores.
-    return 6 * (weights + head) + 2 * hidden * seen * (2 + 5)
-
-
 def say(value):
     print(json.dumps({k: v for k, v in value.items() if k != "seconds" or not isinstance(v, list)}), flush=True)
-
-
-def machine(options):
-    name = platform.processor()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            name = line.split(":", 1)[1].strip()
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    return {
-        "processor": name, "threads": options.threads, "python": platform.python_version(),
-        "packages": {package: version(package) for package in PACKAGES}, "commit": commit.stdout.strip(),
-        "date": time.strftime("%Y-%m-%d"), "load": os.getloadavg()[0], "repeats": options.repeats,
-    }
-
-
-def report(about, rows, options):
-    head = [
-        "# Beside the reference libraries", "",
-        f"{about['processor']}, {about['threads']} threads a side, {about['date']}, commit {about['commit']}; "
-        + ", ".join(f"{name} {number}" for name, number in about["packages"].items())
-        + f". Same weights (the micro student), same work, in turns; medians of {about['repeats']} runs "
-        "(attribution: at most 5). Ratio: their median over ours, with the least and greatest ratio of a pair "
-        "of neighbouring runs. `just bench-peers` makes this page.", "",
-        "| work | beside | ours, ms | theirs, ms | ratio | goal | both sides |", "|---|---|---:|---:|---|---:|---|",
-    ]
-    for row in rows:
-        head.append(
-            f"| {row['what']} | {row['peer']} | {1e3 * row['ours']:.1f} | {1e3 * row['theirs']:.1f} | "
-            f"**{row['ratio']:.1f}** ({row['ratio_low']:.1f}–{row['ratio_high']:.1f}) | {row['wanted']} | {row['agreement']} |"
-        )
-    (options.out / "peers.md").write_text("\n".join(head) + "\n")
-    (options.out / "peers.json").write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
-
-
-def report_growth(about, points, options):
-    lines = ["# How our time grows", "",
-             f"{about['processor']}, {about['date']}, commit {about['commit']}; medians of {about['repeats']} runs, ms. "
-             "Share of peak: floating-point operations of the step over time, by the rate of a product of two "
-             "1024 × 1024 matrices with the same number of threads in the same run."]
-    for name in dict.fromkeys(point["series"] for point in points):
-        own = [point for point in points if point["series"] == name]
-        threads = sorted({point["threads"] for point in own})
-        shares = "peak_share" in own[0]
-        lines += ["", f"## {own[0]['what']}", "",
-                  "| | " + " | ".join(f"{t} thread{'s' * (t > 1)}" + (" | of peak" if shares else "") for t in threads) + " |",
-                  "|---:" + "|---:" * (len(threads) * (1 + shares)) + "|"]
-        for value in dict.fromkeys(point["value"] for point in own):
-            cells = []
-            for t in threads:
-                point = next(p for p in own if p["threads"] == t and p["value"] == value)
-                cells.append(f"{1e3 * point['seconds']:.1f}")
-                if shares:
-                    cells.append(f"{100 * point['peak_share']:.0f} %")
-            lines.append(f"| {value} | " + " | ".join(cells) + " |")
-    (options.out / "growth.md").write_text("\n".join(lines) + "\n")
-    (options.out / "growth.json").write_text(json.dumps({"machine": about, "points": points}, indent=1) + "\n")
 
 
 def main():
@@ -332,17 +197,22 @@ def main():
     parser.add_argument("--out", type=Path, default=ROOT / "results/speed")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--simd", choices=["avx2"], help="hold both sides to AVX2")
     parser.add_argument("--only", type=lambda text: text.split(","), help="cases, or growth")
     options = parser.parse_args()
     if not options.peer.exists():
         raise SystemExit(f"{options.peer} is missing: cargo build --release --example peer")
+    if options.simd == "avx2" and not LLAMA_AVX2.exists():
+        raise SystemExit(f"{LLAMA_AVX2} is missing: requirements.txt says how llama.cpp is built for it")
     options.out.mkdir(parents=True, exist_ok=True)
-    about = machine(options)
+    about = report.machine(options, ROOT)
     with tempfile.TemporaryDirectory() as scratch:
+        # A compilation that was killed must not be found by the next run.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(scratch) / "inductor")
         if options.only != ["growth"]:
-            report(about, compare(options, Path(scratch)), options)
+            report.write(about, compare(options, Path(scratch)), options)
     if not options.only or "growth" in options.only:
-        report_growth(about, growth(options), options)
+        growth.report(about, growth.measure(options, say), options)
     subprocess.run([str(options.peer), "plots", str(options.out)], check=True)
 
 

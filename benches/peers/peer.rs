@@ -17,7 +17,7 @@ use attribution::{Baseline, BlockMass, Method};
 use baselines::attribution_settings::AttributionSettings;
 use benchmarks::micro::{Difficulty, Split, TRAINED, question};
 use candle_core::{DType, Device, Tensor};
-use fused_ops::side_by_side;
+use fused_ops::{InstructionSet, side_by_side};
 use grpo::{
     AdamW, AdamWOptions, Clip, Gradients, KlEstimator, KlPenalty, LossInputs, LossOptions,
     RatioLevel, ScaleByStd, Totals, advantages, clip_grad_norm,
@@ -97,7 +97,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// `peers.svg` and `growth.svg` from the measurements beside them, as far as they are there.
+/// `peers.svg` and `growth.svg` from the measurements beside them, as far as they are there; of the
+/// instruction sets in `peers.json` the widest is drawn.
 fn plots(folder: &Path) -> Result<()> {
     let read = |name: &str| -> Result<Option<Value>> {
         let path = folder.join(name);
@@ -111,7 +112,12 @@ fn plots(folder: &Path) -> Result<()> {
             .with_context(|| format!("{name} is not drawn"))
     };
     if let Some(found) = read("peers.json")? {
-        let rows: Vec<Ratio> = serde_json::from_value(found["rows"].clone())?;
+        let mut sets = InstructionSet::ALL
+            .map(|set| &found["sets"][set.name()])
+            .into_iter();
+        let widest = sets.find(|set| set.is_object());
+        let widest = widest.context("peers.json has no measurements: run just bench-peers")?;
+        let rows: Vec<Ratio> = serde_json::from_value(widest["rows"].clone())?;
         write("peers.svg", ratios(&rows)?)?;
     }
     if let Some(found) = read("growth.json")? {
@@ -138,7 +144,7 @@ fn matmul(settings: &Settings) -> Result<Work> {
     let (a, b) = (values(1)?, values(2)?);
     Ok(Box::new(move || {
         fused_ops::linear(&a, &b, None)?;
-        Ok(json!({}))
+        Ok(json!({"simd": fused_ops::instruction_set()?.name()}))
     }))
 }
 

@@ -3,7 +3,7 @@
     python theirs.py CASE CHECKPOINT [KEY=VALUE ...]
 
 The cases are those of peer.rs, with PyTorch (its fused attention), transformers, TRL, Captum and
-torchvision as their users run them.
+torchvision as their users run them. A setting `form` chooses among their ways to the same result.
 """
 
 import contextlib
@@ -16,37 +16,9 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-
-def main():
-    case, checkpoint, *rest = sys.argv[1:]
-    settings = dict(argument.split("=", 1) for argument in rest)
-    torch.set_num_threads(int(settings["threads"]))
-    torch.manual_seed(0)
-    CASES[case](checkpoint, settings)
-
-
-def serve(case, work):
-    """Answers every line of stdin with one run of `work`."""
-    with contextlib.redirect_stdout(sys.stderr):
-        work()  # lazy initialisation is not timed
-    say({"ready": case})
-    for _ in sys.stdin:
-        with contextlib.redirect_stdout(sys.stderr):
-            start = time.perf_counter()
-            report = work()
-            report["seconds"] = time.perf_counter() - start
-        say(report)
-
-
-def say(value):
-    print(json.dumps(value), file=OUT, flush=True)
-
-
-def word(row, column):
-    """A token of the words, the same on both sides."""
-    return 1 + (row * 7919 + column * 104_729 + row * column) % 140
+import compiled
+import protocol
+from protocol import say, serve, vision_ids, word
 
 
 def load(checkpoint, attention="sdpa"):
@@ -87,10 +59,15 @@ def train(checkpoint, settings):
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0.01, fused=True)
 
+    def loss_of(inputs, targets):
+        logits = model(input_ids=inputs, use_cache=False).logits[:, prompt - 1:]
+        return torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
+
+    loss_of = compiled.apply(settings["form"], loss_of)
+
     def work():
         optimizer.zero_grad()
-        logits = model(input_ids=inputs, use_cache=False).logits[:, prompt - 1:]
-        loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
+        loss = loss_of(inputs, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -100,18 +77,25 @@ def train(checkpoint, settings):
 
 
 def generate(checkpoint, settings):
-    from transformers import GenerationConfig
+    """Greedy decoding: by `generate`, with its static cache or not, or by a compiled loop."""
+    from transformers import CompileConfig, GenerationConfig
 
-    prompts, prompt, new = (int(settings[key]) for key in ("prompts", "prompt", "new"))
-    model = load(checkpoint).eval()
+    prompts, samples, prompt, new = (int(settings[key]) for key in ("prompts", "samples", "prompt", "new"))
+    model = load(checkpoint).eval().requires_grad_(False)
     model.generation_config.eos_token_id = None  # nothing ends early
     ids = torch.tensor([[word(row, column) for column in range(prompt)] for row in range(prompts)])
-    ids = ids.repeat_interleave(int(settings["samples"]), 0)
-    vision = [getattr(model.config, name) for name in VISION_IDS if getattr(model.config, name, None) is not None]
+    banned, form = vision_ids(model.config.to_dict()), settings["form"]
+    if form.startswith("loop-"):
+        return serve("generate", compiled.greedy(model, ids, samples, new, banned, form.removeprefix("loop-")))
+    ids = ids.repeat_interleave(samples, 0)
     config = GenerationConfig(
         max_new_tokens=new, do_sample=False, use_cache=True, pad_token_id=0,
-        suppress_tokens=vision, eos_token_id=None,
+        suppress_tokens=banned, eos_token_id=None,
     )
+    if form == "static":
+        config.cache_implementation = "static"
+        config.compile_config = CompileConfig(mode="default", dynamic=False)
+        config.compile_config._compile_all_devices = True  # on a processor, too
 
     def work():
         with torch.inference_mode():
@@ -119,9 +103,6 @@ def generate(checkpoint, settings):
         return {"last": out[:, -1].tolist()}
 
     serve("generate", work)
-
-
-VISION_IDS = ["image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id", "vision_token_id"]
 
 
 def processor(checkpoint):
@@ -205,6 +186,11 @@ def attribute(checkpoint, settings):
         for block in blocks.unique():
             baseline[blocks == block] = prompt[blocks == block].mean(0)
 
+    def scores_of(embeddings, positions):
+        return model(inputs_embeds=embeddings, position_ids=positions, use_cache=False).logits
+
+    scores_of = compiled.apply(settings["form"], scores_of)
+
     def function(call):
         ids = torch.tensor(call)
         tail = model.get_input_embeddings()(ids[:-1])
@@ -214,9 +200,7 @@ def attribute(checkpoint, settings):
         def log_prob(points):
             count = points.shape[0]
             whole = torch.cat([points, tail.expand(count, -1, -1)], 1)
-            logits = model(
-                inputs_embeds=whole, position_ids=positions.expand(-1, count, -1), use_cache=False
-            ).logits[:, length - 1:].clone()
+            logits = scores_of(whole, positions.expand(-1, count, -1))[:, length - 1:].clone()
             logits[..., case["banned"]] = -math.inf
             scored = logits.log_softmax(-1)
             return scored.gather(-1, ids.expand(count, -1).unsqueeze(-1)).squeeze(-1).sum(-1)
@@ -265,7 +249,6 @@ CASES = {
 }
 
 if __name__ == "__main__":
-    # What libraries print must not reach the protocol.
-    OUT = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    main()
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.manual_seed(0)
+    protocol.main(CASES)

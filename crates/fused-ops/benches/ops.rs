@@ -6,7 +6,7 @@ use std::hint::black_box;
 use candle_core::{Device, Result, Tensor, Var};
 use criterion::{Criterion, criterion_group, criterion_main};
 use fused_ops::allocator::CachingAllocator;
-use fused_ops::{AttentionLayout, Segment, composed};
+use fused_ops::{AttentionLayout, FeedForwardWeights, PackedWeight, Segment, composed};
 use seeded_random::{Draw, Stream};
 
 #[global_allocator]
@@ -106,6 +106,44 @@ fn operators(criterion: &mut Criterion) -> Result<()> {
         "attention/composed, an eighth of the tokens",
         || composed::attention(&q, &k, &v, &layout, 0.2),
     );
+
+    let (norm, up, down) = (
+        variable(&[HIDDEN], 13)?,
+        variable(&[256, HIDDEN], 14)?,
+        variable(&[HIDDEN, 256], 15)?,
+    );
+    let feed_forward = FeedForwardWeights {
+        norm: &norm,
+        eps: 1e-6,
+        gate: &matrix,
+        up: &up,
+        down: &down,
+    };
+    step(criterion, "feed_forward/one operator", || {
+        Ok(fused_ops::feed_forward(&x, &feed_forward)?)
+    });
+    step(criterion, "feed_forward/its operators", || {
+        let n = fused_ops::rms_norm(&x, &norm, 1e-6)?;
+        let (gate, up) = (
+            fused_ops::linear(&n, &matrix, None)?,
+            fused_ops::linear(&n, &up, None)?,
+        );
+        let inner = fused_ops::swiglu(&gate, &up)?;
+        x.as_tensor() + fused_ops::linear(&inner, &down, None)?
+    });
+
+    let packed = PackedWeight::new(&matrix)?;
+    for tokens in [1, 64] {
+        let x = x.narrow(0, 0, tokens)?.detach();
+        criterion.bench_function(&format!("linear of {tokens}/packed each time"), |bencher| {
+            bencher.iter(|| black_box(fused_ops::linear(&x, &matrix, Some(&bias))))
+        });
+        if let Some(packed) = &packed {
+            criterion.bench_function(&format!("linear of {tokens}/packed once"), |bencher| {
+                bencher.iter(|| black_box(packed.linear(&x, Some(&bias))))
+            });
+        }
+    }
 
     let table = variable(&[512, HIDDEN], 12)?;
     let ids: Vec<u32> = (0..TOKENS as u32).map(|i| i * 7 % 512).collect();

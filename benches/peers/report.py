@@ -1,0 +1,66 @@
+"""The page and the record of the comparison: a section for each instruction set."""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from worker import Worker
+
+PACKAGES = ["torch", "torchvision", "transformers", "trl", "captum", "llama-cpp-python"]
+
+
+def machine(options, root):
+    name = platform.processor()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            name = line.split(":", 1)[1].strip()
+    commit = subprocess.run(["git", "-C", root, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    with Worker("ours", "matmul", {"size": 64}, options) as worker:
+        instructions = worker.run()["simd"]
+    return {
+        "processor": name, "simd": instructions, "threads": options.threads, "python": platform.python_version(),
+        "packages": {package: version(package) for package in PACKAGES}, "commit": commit.stdout.strip(),
+        "date": time.strftime("%Y-%m-%d"), "load": os.getloadavg()[0], "repeats": options.repeats,
+    }
+
+
+def write(about, rows, options):
+    """Puts the rows of this instruction set beside those of the others."""
+    record = options.out / "peers.json"
+    sets = json.loads(record.read_text()).get("sets", {}) if record.exists() else {}
+    sets[about["simd"]] = {"machine": about, "rows": rows}
+    # The widest first.
+    sets = {name: sets[name] for name in sorted(sets, key=["avx512", "avx2", "portable"].index)}
+    record.write_text(json.dumps({"sets": sets}, indent=1) + "\n")
+    lines = [
+        "# Beside the reference libraries", "",
+        "Same weights (the micro student, or random ones where a size is said), same work, in turns. The other side "
+        "runs in every form; the one with the least median counts. Ratio: its median over ours, with the least and "
+        "greatest ratio of a pair of neighbouring runs. `just bench-peers` makes this page.",
+    ]
+    for name, found in sets.items():
+        lines += section(name, found["machine"], found["rows"])
+    (options.out / "peers.md").write_text("\n".join(lines) + "\n")
+
+
+def section(name, about, rows):
+    lines = [
+        "", f"## {name}", "",
+        f"{about['processor']}, {about['threads']} threads a side, {about['date']}, commit {about['commit']}; "
+        + ", ".join(f"{package} {number}" for package, number in about["packages"].items())
+        + f". Medians of {about['repeats']} runs (attribution, larger models: at most 5).", "",
+        "| work | beside | ours, ms | theirs, ms | ratio | goal | their best form | other forms, ms | both sides |",
+        "|---|---|---:|---:|---|---:|---|---|---|",
+    ]
+    for row in rows:
+        others = [f"{form} {1e3 * seconds:.1f}" for form, seconds in row["forms"].items() if form != row["form"]]
+        lines.append(
+            f"| {row['what']} | {row['peer']} | {1e3 * row['ours']:.1f} | {1e3 * row['theirs']:.1f} | "
+            f"**{row['ratio']:.1f}** ({row['ratio_low']:.1f}–{row['ratio_high']:.1f}) | {row['wanted']} | "
+            f"{row['form']} | {'; '.join(others)} | {row['agreement']} |"
+        )
+    return lines
