@@ -21,9 +21,13 @@ fn copy(out: &Path) {
     let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("results/runs/micro");
     let folder = out.join("iapo/seed-0");
     std::fs::create_dir_all(&folder).unwrap();
-    for name in ["manifest.json", "metrics.jsonl", "records.jsonl.gz"] {
-        std::fs::copy(recorded.join("iapo/seed-0").join(name), folder.join(name)).unwrap();
+    let recorded = recorded.join("iapo/seed-0");
+    for name in ["manifest.json", "records.jsonl.gz"] {
+        std::fs::copy(recorded.join(name), folder.join(name)).unwrap();
     }
+    // Plain, to be damaged.
+    let metrics = results::read_stored(&recorded.join(results::METRICS)).unwrap();
+    std::fs::write(folder.join(results::METRICS), metrics).unwrap();
 }
 
 #[test]

@@ -10,8 +10,10 @@ use serde_json::{Map, Value, json};
 
 use crate::chat::text_of;
 
-/// Kinds of tokens that are never cut and are looked for in the text: `CONTROL` and `USER_DEFINED`.
-const WHOLE: [i64; 2] = [3, 4];
+/// The kind of tokens that are never cut and no text of a reply.
+const CONTROL: i32 = 3;
+/// The kind of tokens that are never cut.
+const USER_DEFINED: i32 = 4;
 
 /// How text is prepared before pairs are merged.
 struct Cutting {
@@ -86,18 +88,16 @@ pub(crate) fn tokenizer_json(metadata: &HashMap<String, Metadata>) -> Result<Val
     let tokens = texts("tokenizer.ggml.tokens")?;
     let merges = texts("tokenizer.ggml.merges")?;
     let kinds = list("tokenizer.ggml.token_type").ok();
+    let kind_of = |id: usize| kinds.and_then(|kinds| kinds.get(id)?.to_i32().ok());
     let added: Vec<Value> = tokens
         .iter()
         .enumerate()
-        .filter(|(id, _)| {
-            let kind = kinds.and_then(|kinds| kinds.get(*id)?.to_i32().ok());
-            kind.is_some_and(|kind| WHOLE.contains(&i64::from(kind)))
-        })
-        .map(|(id, token)| {
-            json!({
-                "id": id, "content": token, "special": true, "normalized": false,
+        .filter_map(|(id, token)| {
+            let kind = kind_of(id).filter(|kind| [CONTROL, USER_DEFINED].contains(kind))?;
+            Some(json!({
+                "id": id, "content": token, "special": kind == CONTROL, "normalized": false,
                 "single_word": false, "lstrip": false, "rstrip": false,
-            })
+            }))
         })
         .collect();
     let vocabulary: Map<String, Value> = tokens

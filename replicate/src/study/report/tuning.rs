@@ -47,7 +47,13 @@ pub(super) fn section(made: &MadeCells<'_>, part: &Part, page: &mut Page) -> Res
     // By label: the accuracy of each seed, percent.
     let mut found: Vec<(&str, Vec<f64>)> = Vec::new();
     for variant in &variants {
-        for arm in variant.arms() {
+        let arms = variant.arms();
+        let several = arms.len() > 1;
+        for arm in arms {
+            let label = match several {
+                true => format!("{}, {arm}", variant.label),
+                false => variant.label.to_owned(),
+            };
             let arm = ArmRuns::of_cells(&variant.cells, arm, made.out)?;
             let accuracy = arm.last(|line| line.validation.as_ref().map(|found| found.accuracy));
             let known = accuracy.iter().flatten().map(|share| 100.0 * share);
@@ -57,7 +63,7 @@ pub(super) fn section(made: &MadeCells<'_>, part: &Part, page: &mut Page) -> Res
                 .map(|share| number(share.map(|share| 100.0 * share), 1))
                 .collect();
             rows.push(vec![
-                variant.label.to_owned(),
+                label,
                 number(mean(accuracy.into_iter().flatten()).map(|m| 100.0 * m), 2),
                 by_seed.join(" "),
                 number(arm.at_the_end(|line| Some(line.tool_call_rate)), 2),
