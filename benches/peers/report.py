@@ -29,9 +29,15 @@ def machine(options, root):
 
 
 def write(about, rows, options):
-    """Puts the rows of this instruction set beside those of the others."""
+    """Puts the rows of this instruction set beside those of the others, and the cases that were run
+    beside the same machine's other cases."""
     record = options.out / "peers.json"
     sets = json.loads(record.read_text()).get("sets", {}) if record.exists() else {}
+    rows = [{**row, "commit": about["commit"]} for row in rows]
+    known = sets.get(about["simd"])
+    if known and all(known["machine"][key] == about[key] for key in ["processor", "threads", "packages", "repeats"]):
+        again = {row["case"] for row in rows}
+        rows = [row for row in known["rows"] if row["case"] not in again] + rows
     sets[about["simd"]] = {"machine": about, "rows": rows}
     # The widest first.
     sets = {name: sets[name] for name in sorted(sets, key=["avx512", "avx2", "portable"].index)}
@@ -50,7 +56,8 @@ def write(about, rows, options):
 def section(name, about, rows):
     lines = [
         "", f"## {name}", "",
-        f"{about['processor']}, {about['threads']} threads a side, {about['date']}, commit {about['commit']}; "
+        f"{about['processor']}, {about['threads']} threads a side, {about['date']}, "
+        f"commit {' and '.join(dict.fromkeys(row['commit'] for row in rows))}; "
         + ", ".join(f"{package} {number}" for package, number in about["packages"].items())
         + f". Medians of {about['repeats']} runs (attribution, larger models: at most 5).", "",
         "| work | beside | ours, ms | theirs, ms | ratio | goal | their best form | other forms, ms | both sides |",
