@@ -57,10 +57,16 @@ fn planned(profile: &str, changes: &[&str]) -> (Profile, StageMemory) {
 
 #[track_caller]
 fn within_a_tenth(what: &str, planned: u64, measured: usize) {
+    within(what, planned, measured, 0.1);
+}
+
+/// At most a tenth below what is measured, and at most this share of it above.
+#[track_caller]
+fn within(what: &str, planned: u64, measured: usize, above: f64) {
     let (planned, measured) = (planned as f64 / 1e6, measured as f64 / 1e6);
     println!("{what}: planned {planned:.1} MB, measured {measured:.1} MB");
     assert!(
-        (planned - measured).abs() <= 0.1 * measured,
+        planned >= 0.9 * measured && planned <= (1.0 + above) * measured,
         "{what}: planned {planned:.1} MB, measured {measured:.1} MB"
     );
 }
@@ -124,7 +130,13 @@ fn compare(name: &str, profile: &str, changes: &[&str]) {
         sum
     });
     let update = plan.part("update: gradients and activations") + plan.part("logits");
-    within_a_tenth(&format!("{name}, update"), update, peak);
+    let what = format!("{name}, update");
+    match profile.grpo.lora {
+        Some(_) => within_a_tenth(&what, update, peak),
+        // The plan is a card's, where a layer is made of operators. Without adapters the processor's is
+        // two, which add gradients up in place.
+        None => within(&what, update, peak, 0.2),
+    }
     let options = AdamWOptions {
         beta1: 0.9,
         beta2: 0.999,
