@@ -9,13 +9,13 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
 use crate::error::{Result, shape_error};
-use crate::kernels::elementwise;
+use crate::kernels::elementwise::add_all;
 use crate::kernels::gemm::Start;
-use crate::kernels::memory::{Buffer, Pointer, parallel_chunks};
+use crate::kernels::memory::{Buffer, Pointer};
 use crate::linear::{forward as product, input_gradient, linear, weight_gradient};
-use crate::norm::{backward as norm_backward, forward as norm_forward, rms_norm};
+use crate::norm::{forward as norm_forward, residual_backward, rms_norm};
 use crate::swiglu::{backward as swiglu_backward, forward as swiglu_forward, swiglu};
-use crate::values::{Values, fusible, slice, tensor};
+use crate::values::{Values, flat, fusible, slice, tensor};
 
 const OPERATOR: &str = "feed_forward";
 
@@ -75,12 +75,7 @@ pub fn feed_forward(x: &Tensor, weights: &FeedForwardWeights<'_>) -> Result<Tens
         let expected = format!("({hidden})");
         return Err(shape_error(OPERATOR, "norm", expected, norm));
     }
-    // An operator has three arguments: the projections are one.
-    let flat = [gate, up, down]
-        .map(Tensor::flatten_all)
-        .into_iter()
-        .collect::<candle_core::Result<Vec<_>>>()?;
-    let projections = Tensor::cat(&flat, 0)?;
+    let projections = flat(&[gate, up, down])?;
     let operator = FeedForward {
         eps: eps as f32,
         inner,
@@ -136,7 +131,7 @@ impl CustomOp3 for FeedForward {
         let up = product(&n, up, None, inward);
         let inner = swiglu_forward(&gate, &up);
         let mut out = product(&inner, down, None, (tokens, hidden, self.inner));
-        add(x, &mut out);
+        add_all(x, &mut out);
         self.kept.get_or_init(|| Kept {
             gate,
             up,
@@ -199,125 +194,8 @@ impl CustomOp3 for FeedForward {
             input_gradient(&up_grad, up, inward, Start::Current, n_grad.pointer());
             n_grad.filled()
         };
-        // The residual's gradient, to which the norm's is added.
-        let mut x_grad = wants_x.then(|| grad.to_vec());
-        let norm_grad = norm_backward(
-            Values::of(x).slice()?,
-            Values::of(norm).slice()?,
-            self.eps,
-            &n_grad,
-            x_grad.as_mut().map(|values| (Pointer::to(values), true)),
-            norm.track_op(),
-        );
-        Ok((
-            x_grad.map(|values| tensor(values, x)).transpose()?,
-            norm_grad.map(|values| tensor(values, norm)).transpose()?,
-            projections_grad,
-        ))
-    }
-}
-
-/// to += from
-pub(crate) fn add(from: &[f32], to: &mut [f32]) {
-    const TASK: usize = 16 * 1024;
-    let len = from.len().min(to.len());
-    let to = Pointer::to(to);
-    parallel_chunks(len, TASK, |start, end| {
-        // SAFETY: both runs hold end − start values, and each belongs to one task.
-        unsafe { elementwise::add(end - start, from[start..end].as_ptr(), to.at(start)) };
-    });
-}
-
-#[cfg(test)]
-mod tests {
-    use candle_core::{Device, Var};
-
-    use super::*;
-
-    fn var(shape: (usize, usize), seed: usize) -> Var {
-        let values = (0..shape.0 * shape.1)
-            .map(|i| ((i * 2_654_435_761 + seed * 97) % 1000) as f32 / 700.0 - 0.7)
-            .collect::<Vec<_>>();
-        Var::from_vec(values, shape, &Device::Cpu).unwrap()
-    }
-
-    fn bits(tensor: &Tensor) -> Vec<u32> {
-        let values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
-        values.into_iter().map(f32::to_bits).collect()
-    }
-
-    #[test]
-    fn gives_the_bits_of_its_operators_forward_and_backward() {
-        for (tokens, hidden, inner) in [(1, 4, 6), (37, 20, 40), (200, 64, 48)] {
-            let x = var((tokens, hidden), 1);
-            let norm = Var::from_tensor(&var((1, hidden), 2).flatten_all().unwrap()).unwrap();
-            let (gate, up) = (var((inner, hidden), 3), var((inner, hidden), 4));
-            let down = var((hidden, inner), 5);
-            let slope = var((tokens, hidden), 6);
-            let one = feed_forward(
-                &x,
-                &FeedForwardWeights {
-                    norm: &norm,
-                    eps: 1e-6,
-                    gate: &gate,
-                    up: &up,
-                    down: &down,
-                },
-            )
-            .unwrap();
-            let n = rms_norm(&x, &norm, 1e-6).unwrap();
-            let inner = swiglu(
-                &linear(&n, &gate, None).unwrap(),
-                &linear(&n, &up, None).unwrap(),
-            )
-            .unwrap();
-            let several = (x.as_tensor() + linear(&inner, &down, None).unwrap()).unwrap();
-            assert!(bits(&one) == bits(&several));
-            let backward = |out: &Tensor| {
-                let loss = (out * slope.as_tensor()).unwrap().sum_all().unwrap();
-                loss.backward().unwrap()
-            };
-            let (ours, theirs) = (backward(&one), backward(&several));
-            for variable in [&x, &norm, &gate, &up, &down] {
-                let (ours, theirs) = (ours.get(variable).unwrap(), theirs.get(variable).unwrap());
-                assert!(bits(ours) == bits(theirs), "{:?}", variable.dims());
-            }
-        }
-    }
-
-    #[test]
-    fn frozen_parts_cost_and_get_nothing() {
-        let (x, weight) = (var((5, 8), 1), var((6, 8), 2));
-        let norm = var((1, 8), 3).flatten_all().unwrap();
-        let (frozen, down) = (weight.as_detached_tensor(), var((8, 6), 4));
-        let of = |x: &Tensor, down: &Tensor| {
-            let weights = FeedForwardWeights {
-                norm: &norm,
-                eps: 1e-6,
-                gate: &frozen,
-                up: &frozen,
-                down,
-            };
-            feed_forward(x, &weights).unwrap()
-        };
-        let of_input = of(&x, &down.as_detached_tensor());
-        let gradients = of_input.sum_all().unwrap().backward().unwrap();
-        assert!(gradients.get(&x).is_some() && gradients.get(&down).is_none());
-        let of_weight = of(&x.as_detached_tensor(), &down);
-        let gradients = of_weight.sum_all().unwrap().backward().unwrap();
-        assert!(gradients.get(&x).is_none() && gradients.get(&down).is_some());
-        assert!(
-            feed_forward(
-                &x,
-                &FeedForwardWeights {
-                    norm: &norm,
-                    eps: 1e-6,
-                    gate: &frozen,
-                    up: &down,
-                    down: &down
-                }
-            )
-            .is_err()
-        );
+        let beside = wants_x.then(|| grad.to_vec());
+        let (x_grad, norm_grad) = residual_backward(x, norm, self.eps, &n_grad, beside)?;
+        Ok((x_grad, norm_grad, projections_grad))
     }
 }

@@ -54,7 +54,9 @@ pub use matmul::matmul;
 pub use norm::rms_norm;
 pub use packed_weight::PackedWeight;
 pub use rotary::rotary;
-pub use self_attention::{Places, Projection, SelfAttentionWeights, self_attention};
+pub use self_attention::{
+    Projection, QueryTokens, SelfAttentionOptions, SelfAttentionWeights, self_attention,
+};
 pub use swiglu::swiglu;
 pub use threads::side_by_side;
 pub use values::{composed_only, instruction_set};

@@ -108,6 +108,31 @@ pub(crate) fn backward(
     })
 }
 
+/// The gradients of `x` and of the norm's weight where `x` goes through the norm and beside it: `beside`,
+/// to which the norm's is added, and that of the weight. What is `None` or not tracked is not computed.
+pub(crate) fn residual_backward(
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f32,
+    grad: &[f32],
+    mut beside: Option<Vec<f32>>,
+) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+    let weight_grad = backward(
+        Values::of(x).slice()?,
+        Values::of(weight).slice()?,
+        eps,
+        grad,
+        beside.as_mut().map(|values| (Pointer::to(values), true)),
+        weight.track_op(),
+    );
+    Ok((
+        beside.map(|values| tensor(values, x)).transpose()?,
+        weight_grad
+            .map(|values| tensor(values, weight))
+            .transpose()?,
+    ))
+}
+
 struct RmsNorm {
     eps: f32,
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use crate::error::{Result, shape_error};
-use crate::kernels::gemm::{Matrix, Packed, Right, Start, gemm};
+use crate::kernels::gemm::{Matrix, PackedMatrix, Right, Start, gemm};
 use crate::kernels::memory::Buffer;
 use crate::values::{Values, fusible};
 
@@ -16,7 +16,7 @@ const OPERATOR: &str = "packed linear";
 
 /// A copy of a weight, packed for [`PackedWeight::linear`]. Cloning shares it.
 #[derive(Clone, Debug)]
-pub struct PackedWeight(Arc<Packed>);
+pub struct PackedWeight(Arc<PackedMatrix>);
 
 impl PackedWeight {
     /// Packs `weight` (out, in) as it is now: what happens to it later does not show. `None` where
@@ -34,7 +34,7 @@ impl PackedWeight {
         }
         let values = Values::of(&weight);
         let columns = Matrix::rows(values.slice()?, inputs).transposed();
-        Ok(Some(PackedWeight(Arc::new(Packed::new(
+        Ok(Some(PackedWeight(Arc::new(PackedMatrix::new(
             columns,
             (outputs, inputs),
         )))))

@@ -10,16 +10,15 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
 use crate::attention::attention;
 use crate::error::{Result, shape_error};
-use crate::feed_forward::add;
 use crate::kernels::attention::{self as kernel, Sizes};
-use crate::kernels::elementwise;
+use crate::kernels::elementwise::{add, add_all};
 use crate::kernels::gemm::Start;
 use crate::kernels::memory::{Buffer, Pointer};
 use crate::layout::AttentionLayout;
 use crate::linear::{bias_gradient, forward as product, input_gradient, linear, weight_gradient};
-use crate::norm::{backward as norm_backward, forward as norm_forward, rms_norm};
+use crate::norm::{forward as norm_forward, residual_backward, rms_norm};
 use crate::rotary::{apply, rotary};
-use crate::values::{Values, fusible, slice, tensor};
+use crate::values::{Values, flat, fusible, slice, tensor};
 
 const OPERATOR: &str = "self_attention";
 
@@ -53,20 +52,29 @@ pub struct SelfAttentionWeights<'a> {
     pub kv_heads: usize,
 }
 
-/// Who asks in [`self_attention`], and who is seen.
+/// Positions, layout and queries of [`self_attention`].
 #[derive(Clone, Copy, Debug)]
-pub struct Places<'a> {
-    /// Rotary tables of all tokens, (tokens, dim) each.
-    pub tables: [&'a Tensor; 2],
+pub struct SelfAttentionOptions<'a> {
+    /// Cosines and sines of all tokens, (tokens, dim) each.
+    pub rotary: [&'a Tensor; 2],
     /// What each query sees.
     pub layout: &'a AttentionLayout,
     /// The scale of the scores.
     pub scale: f64,
-    /// The tokens that ask, u32 and ascending, with their tables, where not all do.
-    pub some: Option<(&'a Tensor, [&'a Tensor; 2])>,
+    /// The tokens that are queries, where not all are.
+    pub queries: Option<QueryTokens<'a>>,
 }
 
-/// `x + o(attention(rotary(q(n)), rotary(k(n)), v(n)))`, `n = rms_norm(x)`, of the tokens that ask:
+/// Some of the tokens, as queries.
+#[derive(Clone, Copy, Debug)]
+pub struct QueryTokens<'a> {
+    /// Their indices, u32, ascending.
+    pub index: &'a Tensor,
+    /// Their cosines and sines, (queries, dim) each.
+    pub rotary: [&'a Tensor; 2],
+}
+
+/// `x + o(attention(rotary(q(n)), rotary(k(n)), v(n)))`, `n = rms_norm(x)`, of the queries:
 /// (queries, hidden) of `x` (tokens, hidden), differentiable in `x` and all weights. The values and
 /// gradients are those of [`rms_norm`], [`linear`], [`rotary`] and [`attention`], one after the other.
 ///
@@ -75,7 +83,7 @@ pub struct Places<'a> {
 pub fn self_attention(
     x: &Tensor,
     weights: &SelfAttentionWeights<'_>,
-    places: &Places<'_>,
+    options: &SelfAttentionOptions<'_>,
 ) -> Result<Tensor> {
     let SelfAttentionWeights {
         norm,
@@ -90,7 +98,7 @@ pub fn self_attention(
     let &[tokens, hidden] = x.dims() else {
         return Err(shape_error(OPERATOR, "x", "(tokens, hidden)", x));
     };
-    let [cos, sin] = places.tables;
+    let [cos, sin] = options.rotary;
     let all = [
         x, norm, q.weight, q.bias, k.weight, k.bias, v.weight, v.bias, o, cos, sin,
     ];
@@ -103,13 +111,13 @@ pub fn self_attention(
     let width = 2 * (of_heads + of_keys);
     let too_much = width * hidden > tokens * (hidden + width);
     if too_much || !fusible(&all)? {
-        return several(x, weights, places);
+        return by_operators(x, weights, options);
     }
-    if places.layout.keys() != tokens || kv_heads == 0 || heads % kv_heads != 0 || dim % 2 != 0 {
+    if options.layout.keys() != tokens || kv_heads == 0 || heads % kv_heads != 0 || dim % 2 != 0 {
         let expected = format!(
             "({}, hidden) as its layout says, with heads of an even number of values and a whole \
              number of query heads for each of keys: {heads} and {kv_heads} of {dim}",
-            places.layout.keys()
+            options.layout.keys()
         );
         return Err(shape_error(OPERATOR, "x", expected, x));
     }
@@ -123,11 +131,12 @@ pub fn self_attention(
             return Err(shape_error(OPERATOR, name, format!("{shape:?}"), weight));
         }
     }
-    let queries = match places.some {
-        Some((index, _)) => index.dim(0)?,
+    let queries = match options.queries {
+        Some(queries) => queries.index.dim(0)?,
         None => tokens,
     };
-    let [own_cos, own_sin] = places.some.map_or(places.tables, |(_, tables)| tables);
+    let own = options.queries.map_or(options.rotary, |own| own.rotary);
+    let [own_cos, own_sin] = own;
     for (name, table, rows) in [
         ("cos", cos, tokens),
         ("sin", sin, tokens),
@@ -139,9 +148,9 @@ pub fn self_attention(
             return Err(shape_error(OPERATOR, name, expected, table));
         }
     }
-    if places.layout.queries() != queries {
-        let expected = format!("{} queries as its layout says", places.layout.queries());
-        return Err(shape_error(OPERATOR, "some", expected, own_cos));
+    if options.layout.queries() != queries {
+        let expected = format!("{} queries as its layout says", options.layout.queries());
+        return Err(shape_error(OPERATOR, "queries", expected, own_cos));
     }
     for (name, bias, length) in [
         ("norm", norm, hidden),
@@ -153,23 +162,19 @@ pub fn self_attention(
             return Err(shape_error(OPERATOR, name, format!("({length})"), bias));
         }
     }
-    let flat = [q.weight, q.bias, k.weight, k.bias, v.weight, v.bias, o]
-        .map(Tensor::flatten_all)
-        .into_iter()
-        .collect::<candle_core::Result<Vec<_>>>()?;
-    let projections = Tensor::cat(&flat, 0)?;
+    let projections = flat(&[q.weight, q.bias, k.weight, k.bias, v.weight, v.bias, o])?;
     let table = |tables: [&Tensor; 2]| -> candle_core::Result<[Tensor; 2]> {
         let [cos, sin] = tables;
         Ok([cos.detach().contiguous()?, sin.detach().contiguous()?])
     };
-    let index = match places.some {
-        Some((index, _)) => Some(index.to_vec1::<u32>()?),
+    let indices = match options.queries {
+        Some(queries) => Some(queries.index.to_vec1::<u32>()?),
         None => None,
     };
-    if let Some(index) = &index
-        && index.iter().any(|&token| token as usize >= tokens)
+    if let Some(indices) = &indices
+        && indices.iter().any(|&token| token as usize >= tokens)
     {
-        let expected = format!("more tokens than the queries' indices {index:?}");
+        let expected = format!("more tokens than the queries' indices {indices:?}");
         return Err(shape_error(OPERATOR, "x", expected, x));
     }
     let operator = SelfAttention {
@@ -179,12 +184,12 @@ pub fn self_attention(
             heads,
             kv_heads,
             dim,
-            scale: places.scale as f32,
+            scale: options.scale as f32,
         },
-        layout: places.layout.clone(),
-        tables: table(places.tables)?,
-        query_tables: table([own_cos, own_sin])?,
-        index,
+        layout: options.layout.clone(),
+        rotary: table(options.rotary)?,
+        query_rotary: table(own)?,
+        queries: indices,
         trains: projections.track_op(),
         kept: OnceLock::new(),
     };
@@ -193,22 +198,28 @@ pub fn self_attention(
 }
 
 /// The operators that it is made of.
-fn several(x: &Tensor, weights: &SelfAttentionWeights<'_>, places: &Places<'_>) -> Result<Tensor> {
+fn by_operators(
+    x: &Tensor,
+    weights: &SelfAttentionWeights<'_>,
+    options: &SelfAttentionOptions<'_>,
+) -> Result<Tensor> {
     let n = rms_norm(x, weights.norm, weights.eps)?;
-    let dim = places.tables[0].dim(1)?;
+    let dim = options.rotary[0].dim(1)?;
     let project = |n: &Tensor, projection: Projection<'_>, heads: usize| -> Result<Tensor> {
         let y = linear(n, projection.weight, Some(projection.bias))?;
         Ok(y.reshape(((), heads, dim))?)
     };
-    let [cos, sin] = places.tables;
+    let [cos, sin] = options.rotary;
     let k = rotary(&project(&n, weights.k, weights.kv_heads)?, cos, sin)?;
     let v = project(&n, weights.v, weights.kv_heads)?;
-    let (x, n, [cos, sin]) = match places.some {
-        None => (x.clone(), n, places.tables),
-        Some((index, tables)) => (x.index_select(index, 0)?, n.index_select(index, 0)?, tables),
+    let (x, n, [cos, sin]) = match options.queries {
+        None => (x.clone(), n, options.rotary),
+        Some(QueryTokens { index, rotary }) => {
+            (x.index_select(index, 0)?, n.index_select(index, 0)?, rotary)
+        }
     };
     let q = rotary(&project(&n, weights.q, weights.heads)?, cos, sin)?;
-    let attended = attention(&q, &k, &v, places.layout, places.scale)?;
+    let attended = attention(&q, &k, &v, options.layout, options.scale)?;
     let attended = attended.reshape(((), weights.heads * dim))?;
     Ok((x + linear(&attended, weights.o, None)?)?)
 }
@@ -228,10 +239,10 @@ struct SelfAttention {
     eps: f32,
     sizes: Sizes,
     layout: AttentionLayout,
-    tables: [Tensor; 2],
-    query_tables: [Tensor; 2],
-    /// The tokens that ask, where not all do.
-    index: Option<Vec<u32>>,
+    rotary: [Tensor; 2],
+    query_rotary: [Tensor; 2],
+    /// The tokens that are queries, where not all are.
+    queries: Option<Vec<u32>>,
     /// Whether the projections get gradients.
     trains: bool,
     kept: OnceLock<Kept>,
@@ -294,9 +305,9 @@ impl SelfAttention {
         Ok(())
     }
 
-    /// The rows of the tokens that ask.
-    fn asking<'a>(&self, rows: &'a [f32], hidden: usize) -> std::borrow::Cow<'a, [f32]> {
-        match &self.index {
+    /// The rows of the queries.
+    fn query_rows<'a>(&self, rows: &'a [f32], hidden: usize) -> std::borrow::Cow<'a, [f32]> {
+        match &self.queries {
             None => rows.into(),
             Some(index) => index
                 .iter()
@@ -307,15 +318,15 @@ impl SelfAttention {
         }
     }
 
-    /// Adds the rows of the tokens that ask to those of all.
-    fn add_asking(&self, from: &[f32], to: &mut [f32], hidden: usize) {
-        match &self.index {
-            None => add(from, to),
+    /// Adds the rows of the queries to those of all tokens.
+    fn add_to_query_rows(&self, from: &[f32], to: &mut [f32], hidden: usize) {
+        match &self.queries {
+            None => add_all(from, to),
             Some(index) => {
                 for (row, &token) in from.chunks_exact(hidden).zip(index) {
                     let to = &mut to[token as usize * hidden..][..hidden];
                     // SAFETY: both rows hold `hidden` values.
-                    unsafe { elementwise::add(hidden, row.as_ptr(), to.as_mut_ptr()) };
+                    unsafe { add(hidden, row.as_ptr(), to.as_mut_ptr()) };
                 }
             }
         }
@@ -346,16 +357,16 @@ impl CustomOp3 for SelfAttention {
         let mut k = product(&n, weights.k.0, Some(weights.k.1), of_tokens);
         let v = product(&n, weights.v.0, Some(weights.v.1), of_tokens);
         let mut q = product(
-            &self.asking(&n, hidden),
+            &self.query_rows(&n, hidden),
             weights.q.0,
             Some(weights.q.1),
             (queries, of_heads, hidden),
         );
-        self.rotate(&mut k, self.sizes.kv_heads, &self.tables, false)?;
-        self.rotate(&mut q, self.sizes.heads, &self.query_tables, false)?;
+        self.rotate(&mut k, self.sizes.kv_heads, &self.rotary, false)?;
+        self.rotate(&mut q, self.sizes.heads, &self.query_rotary, false)?;
         let (attended, log_sums) = kernel::forward(&q, &k, &v, &self.layout, &self.sizes);
         let mut out = product(&attended, weights.o, None, (queries, hidden, of_heads));
-        add(&self.asking(x, hidden), &mut out);
+        add_all(&self.query_rows(x, hidden), &mut out);
         self.kept.get_or_init(|| Kept {
             q,
             k,
@@ -406,12 +417,12 @@ impl CustomOp3 for SelfAttention {
             &self.layout,
             &self.sizes,
         );
-        self.rotate(&mut q_grad, self.sizes.heads, &self.query_tables, true)?;
-        self.rotate(&mut k_grad, self.sizes.kv_heads, &self.tables, true)?;
+        self.rotate(&mut q_grad, self.sizes.heads, &self.query_rotary, true)?;
+        self.rotate(&mut k_grad, self.sizes.kv_heads, &self.rotary, true)?;
         let projections_grad = match &kept.n {
             Some(n) if projections.track_op() => {
-                let asking = self.asking(n, hidden);
-                let mut all = weight_gradient(&q_grad, &asking, of_queries);
+                let rows = self.query_rows(n, hidden);
+                let mut all = weight_gradient(&q_grad, &rows, of_queries);
                 all.extend(bias_gradient(&q_grad, of_heads));
                 for grad in [&k_grad, &v_grad] {
                     all.extend(weight_gradient(grad, n, of_tokens));
@@ -433,7 +444,7 @@ impl CustomOp3 for SelfAttention {
             let to = n_grad.pointer();
             input_gradient(&v_grad, weights.v.0, of_tokens, Start::Zero, to);
             input_gradient(&k_grad, weights.k.0, of_tokens, Start::Current, to);
-            if self.index.is_none() {
+            if self.queries.is_none() {
                 input_gradient(&q_grad, weights.q.0, of_queries, Start::Current, to);
                 n_grad.filled()
             } else {
@@ -441,128 +452,19 @@ impl CustomOp3 for SelfAttention {
                 let to = own.pointer();
                 input_gradient(&q_grad, weights.q.0, of_queries, Start::Zero, to);
                 let mut n_grad = n_grad.filled();
-                self.add_asking(&own.filled(), &mut n_grad, hidden);
+                self.add_to_query_rows(&own.filled(), &mut n_grad, hidden);
                 n_grad
             }
         };
-        // The residual's gradient, to which the norm's is added.
-        let mut x_grad = wants_x.then(|| match self.index {
+        let beside = wants_x.then(|| match self.queries {
             None => grad.to_vec(),
             Some(_) => {
                 let mut all = vec![0f32; tokens * hidden];
-                self.add_asking(grad, &mut all, hidden);
+                self.add_to_query_rows(grad, &mut all, hidden);
                 all
             }
         });
-        let norm_grad = norm_backward(
-            Values::of(x).slice()?,
-            Values::of(norm).slice()?,
-            self.eps,
-            &n_grad,
-            x_grad.as_mut().map(|values| (Pointer::to(values), true)),
-            norm.track_op(),
-        );
-        Ok((
-            x_grad.map(|values| tensor(values, x)).transpose()?,
-            norm_grad.map(|values| tensor(values, norm)).transpose()?,
-            projections_grad,
-        ))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use candle_core::{Device, Var};
-
-    use super::*;
-
-    fn var(shape: (usize, usize), seed: usize) -> Var {
-        let values = (0..shape.0 * shape.1)
-            .map(|i| ((i * 2_654_435_761 + seed * 97) % 1000) as f32 / 700.0 - 0.7)
-            .collect::<Vec<_>>();
-        Var::from_vec(values, shape, &Device::Cpu).unwrap()
-    }
-
-    fn row(length: usize, seed: usize) -> Var {
-        Var::from_tensor(&var((1, length), seed).flatten_all().unwrap()).unwrap()
-    }
-
-    fn bits(tensor: &Tensor) -> Vec<u32> {
-        let values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
-        values.into_iter().map(f32::to_bits).collect()
-    }
-
-    #[test]
-    fn gives_the_bits_of_its_operators_forward_and_backward() {
-        let (hidden, heads, kv_heads, dim) = (24, 4, 2, 8);
-        let lengths = [5, 30, 1];
-        let tokens: usize = lengths.iter().sum();
-        let full = AttentionLayout::causal(&lengths);
-        let x = var((tokens, hidden), 1);
-        let norm = row(hidden, 2);
-        let (q, k, v) = (
-            var((heads * dim, hidden), 3),
-            var((kv_heads * dim, hidden), 4),
-            var((kv_heads * dim, hidden), 5),
-        );
-        let biases = [heads, kv_heads, kv_heads].map(|heads| row(heads * dim, heads));
-        let o = var((hidden, heads * dim), 6);
-        let angles = var((tokens, dim), 7).as_detached_tensor();
-        let (cos, sin) = (angles.cos().unwrap(), angles.sin().unwrap());
-        let weights = SelfAttentionWeights {
-            norm: &norm,
-            eps: 1e-6,
-            q: Projection {
-                weight: &q,
-                bias: &biases[0],
-            },
-            k: Projection {
-                weight: &k,
-                bias: &biases[1],
-            },
-            v: Projection {
-                weight: &v,
-                bias: &biases[2],
-            },
-            o: &o,
-            heads,
-            kv_heads,
-        };
-        let chosen = [3usize, 4, 20, 35];
-        let index = Tensor::new(&[3u32, 4, 20, 35], &Device::Cpu).unwrap();
-        let own = [&cos, &sin].map(|table| table.index_select(&index, 0).unwrap());
-        let some_layout = full.select(&chosen).unwrap();
-        for some in [false, true] {
-            let places = Places {
-                tables: [&cos, &sin],
-                layout: if some { &some_layout } else { &full },
-                scale: 0.3,
-                some: some.then_some((&index, [&own[0], &own[1]])),
-            };
-            let one = self_attention(&x, &weights, &places).unwrap();
-            let other = several(&x, &weights, &places).unwrap();
-            assert!(bits(&one) == bits(&other), "some: {some}");
-            let slope = var((one.dim(0).unwrap(), hidden), 8);
-            let backward = |out: &Tensor| {
-                let loss = (out * slope.as_tensor()).unwrap().sum_all().unwrap();
-                loss.backward().unwrap()
-            };
-            let (ours, theirs) = (backward(&one), backward(&other));
-            let [q_bias, k_bias, v_bias] = &biases;
-            for (name, variable) in [
-                ("norm", &norm),
-                ("q", &q),
-                ("k", &k),
-                ("v", &v),
-                ("o", &o),
-                ("q bias", q_bias),
-                ("k bias", k_bias),
-                ("v bias", v_bias),
-                ("x", &x),
-            ] {
-                let (ours, theirs) = (ours.get(variable).unwrap(), theirs.get(variable).unwrap());
-                assert!(bits(ours) == bits(theirs), "some: {some}, {name}");
-            }
-        }
+        let (x_grad, norm_grad) = residual_backward(x, norm, self.eps, &n_grad, beside)?;
+        Ok((x_grad, norm_grad, projections_grad))
     }
 }

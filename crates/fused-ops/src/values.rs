@@ -100,6 +100,15 @@ pub(crate) fn slice<'a>(
     }
 }
 
+/// Several tensors as one of one dimension: an operator has three arguments at most.
+pub(crate) fn flat(tensors: &[&Tensor]) -> candle_core::Result<Tensor> {
+    let flat = tensors
+        .iter()
+        .map(|tensor| tensor.flatten_all())
+        .collect::<candle_core::Result<Vec<_>>>()?;
+    Tensor::cat(&flat, 0)
+}
+
 /// A tensor of `values` with the shape of `like`.
 pub(crate) fn tensor(values: Vec<f32>, like: &Tensor) -> candle_core::Result<Tensor> {
     Tensor::from_vec(values, like.shape(), like.device())

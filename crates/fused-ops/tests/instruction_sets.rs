@@ -13,7 +13,10 @@ use std::process::Command;
 
 use candle_core::{Tensor, Var};
 use common::*;
-use fused_ops::{AttentionLayout, InstructionSet, QueryBlock, Segment, composed};
+use fused_ops::{
+    AttentionLayout, FeedForwardWeights, InstructionSet, PackedWeight, Projection, QueryBlock,
+    Segment, SelfAttentionOptions, SelfAttentionWeights, composed,
+};
 use seeded_random::{Draw, Stream};
 
 /// Runs this test's own binary for the ignored test that prints, with `environment` set.
@@ -122,6 +125,60 @@ fn print_digests() {
         print("gelu", &inputs[..1], &|v| Ok(fused_ops::gelu(&v[0])?));
         print("log", &inputs[..1], &|v| {
             Ok(fused_ops::log(&(v[0].sqr()? + 1e-3)?)?)
+        });
+        let inputs = [variable(&[rows, width], 1), variable(&[outputs, width], 2)];
+        if let Some(packed) = PackedWeight::new(&inputs[1]).unwrap() {
+            print_value("packed weight", &packed.linear(&inputs[0], None).unwrap());
+        }
+        // Tokens enough that both halves of a layer run as one operator.
+        let (tokens, hidden, inner) = (128 + rows, 2 * width.min(40), outputs.min(60));
+        let inputs = [
+            variable(&[tokens, hidden], 1),
+            variable(&[hidden], 2),
+            variable(&[inner, hidden], 3),
+            variable(&[inner, hidden], 4),
+            variable(&[hidden, inner], 5),
+        ];
+        print("feed_forward", &inputs, &|v| {
+            let weights = FeedForwardWeights {
+                norm: &v[1],
+                eps: 1e-6,
+                gate: &v[2],
+                up: &v[3],
+                down: &v[4],
+            };
+            Ok(fused_ops::feed_forward(&v[0], &weights)?)
+        });
+        let layout = AttentionLayout::causal(&[tokens]);
+        let inputs = [
+            variable(&[tokens, hidden], 1),
+            variable(&[hidden], 2),
+            variable(&[hidden, hidden], 3),
+            variable(&[hidden], 4),
+        ];
+        let (cos, sin) = (normal(&[tokens, hidden], 5), normal(&[tokens, hidden], 6));
+        print("self_attention", &inputs, &|v| {
+            let one = Projection {
+                weight: &v[2],
+                bias: &v[3],
+            };
+            let weights = SelfAttentionWeights {
+                norm: &v[1],
+                eps: 1e-6,
+                q: one,
+                k: one,
+                v: one,
+                o: &v[2],
+                heads: 1,
+                kv_heads: 1,
+            };
+            let options = SelfAttentionOptions {
+                rotary: [&cos, &sin],
+                layout: &layout,
+                scale: 0.2,
+                queries: None,
+            };
+            Ok(fused_ops::self_attention(&v[0], &weights, &options)?)
         });
         let inputs = [
             variable(&[3, rows, width], 1),

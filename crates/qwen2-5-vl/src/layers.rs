@@ -134,6 +134,11 @@ impl Rotary {
         })
     }
 
+    /// Cosines and sines.
+    pub fn tables(&self) -> [&Tensor; 2] {
+        [&self.cos, &self.sin]
+    }
+
     /// Some rows, by their u32 indices.
     pub fn rows(&self, index: &Tensor) -> Result<Self> {
         Ok(Rotary {

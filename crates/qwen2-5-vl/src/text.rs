@@ -12,7 +12,8 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 use fused_ops::{
-    AttentionLayout, FeedForwardWeights, PackedWeight, Places, Projection, SelfAttentionWeights,
+    AttentionLayout, FeedForwardWeights, PackedWeight, Projection, QueryTokens,
+    SelfAttentionOptions, SelfAttentionWeights,
 };
 
 use crate::config::TextConfig;
@@ -199,13 +200,8 @@ impl DecoderLayer {
     /// `(tokens, hidden)` to `(tokens, hidden)`.
     pub fn forward(&self, x: &Tensor, rotary: &Rotary, layout: &AttentionLayout) -> Result<Tensor> {
         if let Some(weights) = self.unadapted_attention() {
-            let places = Places {
-                tables: [&rotary.cos, &rotary.sin],
-                layout,
-                scale: self.scale(),
-                some: None,
-            };
-            return self.feed_forward(&fused_ops::self_attention(x, &weights, &places)?);
+            let options = self.options(rotary, layout, None);
+            return self.feed_forward(&fused_ops::self_attention(x, &weights, &options)?);
         }
         let (q, k, v) = self.project(x, rotary)?;
         let attended = self.attend(&q, &k, &v, layout)?;
@@ -215,13 +211,12 @@ impl DecoderLayer {
     /// [`DecoderLayer::forward`] for some tokens alone, `(some, hidden)`.
     pub fn forward_some(&self, x: &Tensor, rotary: &Rotary, some: &SomeTokens) -> Result<Tensor> {
         if let Some(weights) = self.unadapted_attention() {
-            let places = Places {
-                tables: [&rotary.cos, &rotary.sin],
-                layout: &some.layout,
-                scale: self.scale(),
-                some: Some((&some.index, [&some.rotary.cos, &some.rotary.sin])),
+            let queries = QueryTokens {
+                index: &some.index,
+                rotary: some.rotary.tables(),
             };
-            return self.feed_forward(&fused_ops::self_attention(x, &weights, &places)?);
+            let options = self.options(rotary, &some.layout, Some(queries));
+            return self.feed_forward(&fused_ops::self_attention(x, &weights, &options)?);
         }
         let (q, k, v) = self.project_some(x, rotary, some)?;
         let attended = self.attend(&q, &k, &v, &some.layout)?;
@@ -310,6 +305,20 @@ impl DecoderLayer {
     /// The scale of the scores.
     fn scale(&self) -> f64 {
         1.0 / (self.head_dim as f64).sqrt()
+    }
+
+    fn options<'a>(
+        &self,
+        rotary: &'a Rotary,
+        layout: &'a AttentionLayout,
+        queries: Option<QueryTokens<'a>>,
+    ) -> SelfAttentionOptions<'a> {
+        SelfAttentionOptions {
+            rotary: rotary.tables(),
+            layout,
+            scale: self.scale(),
+            queries,
+        }
     }
 
     /// What attention is made of where no projection has an adapter or is packed.

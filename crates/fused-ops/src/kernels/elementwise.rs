@@ -1,6 +1,7 @@
-//! SwiGLU and rotary positions, element by element.
+//! SwiGLU, rotary positions and sums, element by element.
 
 use super::dispatch::dispatched;
+use super::memory::{Pointer, parallel_chunks};
 use super::simd::Simd;
 
 /// Runs `$body` for each vector of `0..$len`; the last, partial one goes through padded copies
@@ -135,4 +136,15 @@ dispatched! {
 dispatched! {
     /// to += from
     pub(crate) fn add(len: usize, from: *const f32, to: *mut f32) = add_in
+}
+
+/// to += from, split over the thread pool; the shorter length counts.
+pub(crate) fn add_all(from: &[f32], to: &mut [f32]) {
+    const TASK: usize = 16 * 1024;
+    let len = from.len().min(to.len());
+    let to = Pointer::to(to);
+    parallel_chunks(len, TASK, |start, end| {
+        // SAFETY: both runs hold end − start values, and each belongs to one task.
+        unsafe { add(end - start, from[start..end].as_ptr(), to.at(start)) };
+    });
 }

@@ -2,7 +2,7 @@
 //!
 //! Goto's blocking: the inner dimension in blocks of 512, B packed block by block, rows and
 //! columns of C shared out as tasks of fixed size. Rows of A that are a little longer stay whole.
-//! A B of many products may be packed once ([`Packed`]).
+//! A B of many products may be packed once ([`PackedMatrix`]).
 
 use super::memory::{Pointer, Scratch, parallel};
 use super::tile::{Product, pack, pack_panel, panel_width, run_product, tile_rows};
@@ -46,14 +46,14 @@ impl<'a> Matrix<'a> {
 
 /// The whole of B in panels, for products whose A has its rows adjacent.
 #[derive(Clone, Debug)]
-pub(crate) struct Packed {
+pub(crate) struct PackedMatrix {
     /// Blocks of the inner dimension, the panels of all columns in each.
     values: Vec<f32>,
     inner: usize,
     columns: usize,
 }
 
-impl Packed {
+impl PackedMatrix {
     /// B (k, n).
     pub(crate) fn new(b: Matrix<'_>, (n, k): (usize, usize)) -> Self {
         let padded = n.next_multiple_of(panel_width());
@@ -73,7 +73,7 @@ impl Packed {
                 );
             }
         }
-        Packed {
+        PackedMatrix {
             values,
             inner: k,
             columns: n,
@@ -99,7 +99,7 @@ pub(crate) enum Right<'a> {
     /// Packed as it is needed.
     Matrix(Matrix<'a>),
     /// Packed before.
-    Packed(&'a Packed),
+    Packed(&'a PackedMatrix),
 }
 
 impl<'a> From<Matrix<'a>> for Right<'a> {
