@@ -9,6 +9,7 @@ mod checkpoint;
 mod compare;
 mod doctor;
 mod eval_all;
+mod loopback;
 mod micro;
 mod output;
 mod parity;

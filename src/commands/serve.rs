@@ -3,12 +3,16 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use gguf_chat::{ChatModel, Server, parameters};
+use gguf_chat::{ChatModel, answer, parameters};
 
+use super::loopback::{Loopback, Response};
 use super::output::print;
 
 /// Weights up to which a model is held in f32, where its products take a tenth of the time: 4 GB.
 const HELD_IN_F32: usize = 1_000_000_000;
+
+/// The longest question that is read, bytes.
+const LONGEST_REQUEST: usize = 8 << 20;
 
 /// Serves a quantised chat model from a GGUF file on this machine, for judges and verifiers.
 ///
@@ -32,25 +36,35 @@ pub struct Args {
 /// Runs the command until it is stopped.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     // A port that is taken is told before gigabytes are read.
-    let server = Server::bind(args.port)?;
+    let server = Loopback::bind(args.port)?;
     let held_in_f32 = parameters(&args.gguf)? <= HELD_IN_F32;
     if held_in_f32 {
         // SAFETY: no other thread has been started.
         unsafe { std::env::set_var("CANDLE_DEQUANTIZE_ALL", "1") };
     }
     let mut model = ChatModel::open(&args.gguf, args.tokenizer.as_deref())?;
+    let (address, name) = (format!("{}/v1", server.address()), model.name().to_owned());
     print(&format!(
-        "{} answers at {} until it is stopped (Ctrl-C):\n  --judge {} --judge-model {}\n",
-        model.name(),
-        server.address(),
-        server.address(),
-        model.name()
+        "{name} answers at {address} until it is stopped (Ctrl-C):\n  --judge {address} --judge-model \
+         {name}\n"
     ))?;
-    server.serve(&mut model, |served| {
+    server.serve(LONGEST_REQUEST, |request| {
+        let answer = answer(&request.method, &request.path, &request.body, &mut model);
         eprintln!(
             "answered with status {}, {} tokens",
-            served.status, served.completion_tokens
+            answer.status, answer.completion_tokens
         );
+        Response {
+            status: match answer.status {
+                200 => "200 OK",
+                404 => "404 Not Found",
+                500 => "500 Internal Server Error",
+                _ => "400 Bad Request",
+            },
+            kind: "application/json",
+            again: None,
+            body: answer.body.to_string(),
+        }
     });
     Ok(ExitCode::SUCCESS)
 }

@@ -30,12 +30,4 @@ pub enum Error {
     /// A computation that failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
-    /// The address that the server was to have.
-    #[error("port {port} of this machine: {reason}; give another --port, or none for a free one")]
-    Port {
-        /// The port.
-        port: u16,
-        /// The system's reason.
-        reason: String,
-    },
 }

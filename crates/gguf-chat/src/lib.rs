@@ -1,4 +1,5 @@
-//! A quantised chat model from a GGUF file, by candle-transformers, and a server for it on this machine.
+//! A quantised chat model from a GGUF file, by candle-transformers, and what it answers as an
+//! OpenAI-style endpoint.
 //!
 //! It is for judges and verifiers where no server is at hand: what asks an OpenAI-style endpoint asks
 //! this one as any other, and its model's name holds the file's hash, so that every verdict says what
@@ -7,10 +8,10 @@
 #![cfg(feature = "gguf")]
 
 mod chat;
+mod completions;
 mod error;
-mod server;
 mod vocabulary;
 
 pub use chat::{ChatModel, LocalReply, parameters};
+pub use completions::{Answer, answer};
 pub use error::{Error, Result};
-pub use server::{Served, Server};

@@ -1,16 +1,14 @@
 //! A GGUF file of the parity student: its greedy replies are our own model's, its vocabulary is that of
-//! its `tokenizer.json`, and it answers behind an address as any endpoint.
+//! its `tokenizer.json`, and it answers as any endpoint does.
 
 #![cfg(feature = "gguf")]
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::{self, Value as Metadata};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
-use gguf_chat::{ChatModel, Server};
+use gguf_chat::{ChatModel, answer};
 use qwen2_5_vl::{GenerationOptions, Model, Prompt, Tokenizer};
 use serde_json::{Value, json};
 
@@ -239,45 +237,26 @@ fn files_that_are_no_chat_model_are_refused_by_what_they_lack() {
     assert!(pointer.contains("expected a GGUF file"), "{pointer}");
 }
 
-/// Status and body of one request.
-fn ask(address: &str, request: &str, body: &str) -> (u16, Value) {
-    let host = address
-        .trim_start_matches("http://")
-        .trim_end_matches("/v1");
-    let mut stream = TcpStream::connect(host).unwrap();
-    write!(
-        stream,
-        "{request} HTTP/1.1\r\nHost: {host}\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let status = text.split(' ').nth(1).unwrap().parse().unwrap();
-    let (_, body) = text.split_once("\r\n\r\n").unwrap();
-    (status, serde_json::from_str(body).unwrap())
-}
-
 #[test]
-fn a_server_answers_and_refuses_what_it_would_not_honour() {
+fn an_endpoint_answers_and_refuses_what_it_would_not_honour() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("student.gguf");
     write(&path, |_| {});
     let mut model = ChatModel::open(&path, None).unwrap();
     let name = model.name().to_owned();
     let direct = model.reply(&messages("Which?"), 5).unwrap();
-    let server = Server::bind(0).unwrap();
-    let address = server.address().to_owned();
-    std::thread::spawn(move || server.serve(&mut model, |_| {}));
-
-    let (status, listed) = ask(&address, "GET /v1/models", "");
+    let mut ask = |method: &str, path: &str, body: &str| {
+        let found = answer(method, path, body.as_bytes(), &mut model);
+        (found.status, found.body)
+    };
+    let (status, listed) = ask("GET", "/v1/models", "");
     assert_eq!((status, &listed["data"][0]["id"]), (200, &json!(name)));
-    let post = |more: Value| {
+    let mut post = |more: Value| {
         let mut body = json!({"model": name, "messages": messages("Which?"), "max_tokens": 5, "temperature": 0.0});
         for (key, value) in more.as_object().unwrap() {
             body[key] = value.clone();
         }
-        ask(&address, "POST /v1/chat/completions", &body.to_string())
+        ask("POST", "/v1/chat/completions", &body.to_string())
     };
     let (status, replied) = post(json!({}));
     assert_eq!(status, 200, "{replied}");
@@ -317,6 +296,6 @@ fn a_server_answers_and_refuses_what_it_would_not_honour() {
             "{body}"
         );
     }
-    assert_eq!(ask(&address, "POST /v1/chat/completions", "{").0, 400);
-    assert_eq!(ask(&address, "GET /elsewhere", "").0, 404);
+    assert_eq!(ask("POST", "/v1/chat/completions", "{").0, 400);
+    assert_eq!(ask("GET", "/elsewhere", "").0, 404);
 }
