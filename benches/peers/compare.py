@@ -46,7 +46,8 @@ DECODERS = {
 }
 
 
-def compare(options, scratch):
+def compare(options, scratch, keep):
+    """Measures every case; `keep` gets each row as it is there, so that a stop loses one case."""
     export = scratch / "export"
     subprocess.run([str(options.peer), "export", str(options.checkpoint), f"out={export}"], check=True)
     images = scratch / "images"
@@ -59,15 +60,12 @@ def compare(options, scratch):
         "rollout": ("64 tokens for 16 prompts × 8 samples", "5", {**decode, "prompts": 16, "samples": 8}),
         "single": ("one sequence alone, 112 tokens and 64 more", "1.5", {**decode, "prompts": 1}),
     }
-    rows = []
 
     def add(name, what, peer, wanted, case, settings, forms, repeats=None):
         if options.only and name not in options.only:
             return
         found, last = alternate(case, settings, forms, options, repeats)
-        rows.append({"case": name, "what": what, "peer": peer, "wanted": wanted, **found,
-                     "agreement": agreement(case, last)})
-        say(rows[-1])
+        keep({"case": name, "what": what, "peer": peer, "wanted": wanted, **found, "agreement": agreement(case, last)})
 
     step = {"prompts": 32, "samples": 1, "prompt": 1, "reply": 256}
     for name, (hidden, layers, wanted) in SIZES.items():
@@ -92,8 +90,7 @@ def compare(options, scratch):
     add("preprocess", "image processor, 8 pictures", "transformers, torchvision", "1.5", "preprocess",
         {"images": images}, {"eager": ("theirs.py", {"images": images})})
     if not options.only or "attribute" in options.only:
-        rows += attributions(options, export)
-    return rows
+        attributions(options, export, keep)
 
 
 def agreement(case, last):
@@ -110,13 +107,12 @@ def agreement(case, last):
     return ""
 
 
-def attributions(options, export):
+def attributions(options, export, keep):
     """Attribution of a group's calls: scores of tokens, then masses of blocks.
 
     Each side takes the fewest nodes that close the gap, Captum by its better rule. Path differences,
     whose gap is 0, take the fewest steps that come as near to the converged block masses as Captum.
     """
-    rows = []
     for baseline in ["block-mean", "zero"]:
         mine, my_report = fewest(options, "ours", [{"baseline": baseline}])
         common = {"baseline": baseline, "export": export, "batch": 64, "form": "eager"}
@@ -131,12 +127,11 @@ def attributions(options, export):
         }
         repeats = min(options.repeats, 5)
         found, _ = alternate("attribute", mine, forms, options, repeats)
-        rows.append({
+        keep({
             "case": f"attribute-{baseline}", "peer": "Captum", "wanted": GOALS[baseline],
             "what": f"integrated gradients, {my_report['calls']} calls of a prompt, baseline {baseline}", **found,
             "agreement": f"ours {mine['nodes']} nodes, gap {100 * my_report['gap']:.1f} %, {them}",
         })
-        say(rows[-1])
         with Worker("ours", "attribute", {"baseline": baseline, "nodes": 256}, options) as worker:
             converged = worker.run()["shares"]
         farthest = distance(their_report["shares"], converged)
@@ -148,13 +143,11 @@ def attributions(options, export):
                 break
         best = {found["form"]: forms[found["form"]]}
         found, _ = alternate("attribute", mine, best, options, repeats)
-        rows.append({
+        keep({
             "case": f"block-masses-{baseline}", "peer": "Captum", "wanted": GOALS[baseline],
             "what": f"block masses of {my_report['calls']} calls by path differences, baseline {baseline}", **found,
             "agreement": f"ours {steps} steps, gap 0, {mine_apart:.3f} from converged; {them}, {farthest:.3f}",
         })
-        say(rows[-1])
-    return rows
 
 
 def fewest(options, side, choices):
@@ -212,8 +205,13 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         # A compilation that was killed must not be found by the next run.
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(scratch) / "inductor")
+
+        def keep(row):
+            say(row)
+            report.write(about, [row], options)
+
         if options.only != ["growth"]:
-            report.write(about, compare(options, Path(scratch)), options)
+            compare(options, Path(scratch), keep)
     if not options.only or "growth" in options.only:
         growth.report(about, growth.measure(options, say), options)
     subprocess.run([str(options.peer), "plots", str(options.out)], check=True)

@@ -10,6 +10,11 @@ from pathlib import Path
 
 from worker import Worker
 
+# The order of the page.
+CASES = [
+    "train", "train-5m", "train-20m", "prefill", "decode", "rollout", "single", "grpo", "preprocess",
+    "attribute-block-mean", "block-masses-block-mean", "attribute-zero", "block-masses-zero",
+]
 PACKAGES = ["torch", "torchvision", "transformers", "trl", "captum", "llama-cpp-python"]
 
 
@@ -38,6 +43,7 @@ def write(about, rows, options):
     if known and all(known["machine"][key] == about[key] for key in ["processor", "threads", "packages", "repeats"]):
         again = {row["case"] for row in rows}
         rows = [row for row in known["rows"] if row["case"] not in again] + rows
+    rows.sort(key=lambda row: CASES.index(row["case"]))
     sets[about["simd"]] = {"machine": about, "rows": rows}
     # The widest first.
     sets = {name: sets[name] for name in sorted(sets, key=["avx512", "avx2", "portable"].index)}

@@ -83,9 +83,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(out) = &args.out {
         expect_png(out)?;
     }
-    let posed = args.source.read_one()?;
+    let (model, posed) = args.source.read_one(args.model.as_deref())?;
     let compute = Compute::open(args.device, args.weights)?;
-    let model = args.source.model(args.model.as_deref())?;
     let model = checkpoint::resolve(&model)?;
     let mut policy = LocalPolicy::load(&model, &compute, args.max_new_tokens)?;
     policy.temperature = args.temperature;

@@ -159,8 +159,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         "--call is empty: there is nothing to attribute; give the call's text, or leave --call out \
          to attribute the model's own"
     );
-    let all = args.source.read()?;
-    let model = args.source.model(args.model.as_deref())?;
+    let (model, all) = args.source.read(args.model.as_deref())?;
     let compute = Compute::open(args.device, args.weights)?;
     let load = |name: &str| -> anyhow::Result<LocalPolicy> {
         let folder = checkpoint::resolve(name)?;

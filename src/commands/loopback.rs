@@ -12,14 +12,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest first line and headers, bytes: a browser's are a few kilobytes.
 const LONGEST_HEAD: usize = 16 * 1024;
 
-/// What was asked.
+/// The first line of what was asked.
 pub struct Request {
     /// `GET`, `POST`, …
     pub method: String,
-    /// The path of the first line.
+    /// The path.
     pub path: String,
-    /// What follows the headers.
-    pub body: Vec<u8>,
 }
 
 /// What is answered.
@@ -58,10 +56,10 @@ impl Loopback {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Answers requests with bodies of at most `longest` bytes until the process ends. Who does not call
+    /// Answers requests, each with its body of at most `longest` bytes, until the process ends. Who does not call
     /// this machine by its own name, as another site's page in a browser here does not, is refused; a
     /// client that hangs up ends its own connection alone.
-    pub fn serve(&self, longest: usize, mut answer: impl FnMut(&Request) -> Response) {
+    pub fn serve(&self, longest: usize, mut answer: impl FnMut(&Request, &[u8]) -> Response) {
         for stream in self.listener.incoming() {
             let answered = stream.and_then(|stream| self.exchange(stream, longest, &mut answer));
             if let Err(error) = answered {
@@ -74,12 +72,12 @@ impl Loopback {
         &self,
         mut stream: TcpStream,
         longest: usize,
-        answer: &mut impl FnMut(&Request) -> Response,
+        answer: &mut impl FnMut(&Request, &[u8]) -> Response,
     ) -> std::io::Result<()> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let response = match self.read(&mut stream, longest)? {
-            Ok(request) => answer(&request),
+            Ok((request, body)) => answer(&request, &body),
             Err(status) => Response {
                 status,
                 kind: "text/plain",
@@ -102,12 +100,12 @@ impl Loopback {
         stream.flush()
     }
 
-    /// A request, or the status that refuses it.
+    /// A request with its body, or the status that refuses it.
     fn read(
         &self,
         stream: &mut TcpStream,
         longest: usize,
-    ) -> std::io::Result<Result<Request, &'static str>> {
+    ) -> std::io::Result<Result<(Request, Vec<u8>), &'static str>> {
         let mut bytes = Vec::new();
         let mut part = [0; 8192];
         let mut more = |bytes: &mut Vec<u8>| -> std::io::Result<()> {
@@ -153,11 +151,8 @@ impl Loopback {
         }
         let mut words = head.split([' ', '\r', '\n']);
         let mut word = || words.next().unwrap_or_default().to_owned();
-        Ok(Ok(Request {
-            method: word(),
-            path: word(),
-            body,
-        }))
+        let (method, path) = (word(), word());
+        Ok(Ok((Request { method, path }, body)))
     }
 }
 
@@ -180,11 +175,11 @@ mod tests {
         let server = Loopback::bind(0).unwrap();
         let address = server.address();
         std::thread::spawn(move || {
-            server.serve(5, |request| Response {
+            server.serve(5, |request, body| Response {
                 status: "200 OK",
                 kind: "text/plain",
                 again: None,
-                body: format!("{} {} {}", request.method, request.path, request.body.len()),
+                body: format!("{} {} {}", request.method, request.path, body.len()),
             });
         });
         for (sent, status, told) in [

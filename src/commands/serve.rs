@@ -48,8 +48,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         "{name} answers at {address} until it is stopped (Ctrl-C):\n  --judge {address} --judge-model \
          {name}\n"
     ))?;
-    server.serve(LONGEST_REQUEST, |request| {
-        let answer = answer(&request.method, &request.path, &request.body, &mut model);
+    server.serve(LONGEST_REQUEST, |request, body| {
+        let answer = answer(&request.method, &request.path, body, &mut model);
         eprintln!(
             "answered with status {}, {} tokens",
             answer.status, answer.completion_tokens

@@ -61,48 +61,54 @@ pub struct Posed {
 }
 
 impl TaskSource {
-    /// The model that is asked: the one given, else the run's own, else the micro student of the
-    /// repository.
-    pub fn model(&self, given: Option<&str>) -> anyhow::Result<String> {
-        let (None, Some(run)) = (given, &self.run) else {
-            return micro::model_or_student(given);
-        };
-        let folder = RecordedRun::open(run)?.checkpoint()?;
-        let name = folder.to_str().map(str::to_owned);
-        name.with_context(|| format!("{}: the path is not UTF-8", folder.display()))
-    }
-
-    /// The one task.
+    /// The name of the model that is asked, and the one task.
     ///
     /// # Errors
     /// As [`TaskSource::read`]; several.
-    pub fn read_one(&self) -> anyhow::Result<Posed> {
-        let mut posed = self.read()?;
+    pub fn read_one(&self, model: Option<&str>) -> anyhow::Result<(String, Posed)> {
+        let (model, mut posed) = self.read(model)?;
         ensure!(
             posed.len() == 1,
             "expected one question, found {}: ask one after the other",
             posed.len()
         );
-        Ok(posed.remove(0))
+        Ok((model, posed.remove(0)))
     }
 
-    /// Reads the tasks. Boxes are mended as those of the data sets are; what was done stands on
-    /// standard error.
-    pub fn read(&self) -> anyhow::Result<Vec<Posed>> {
-        if let Some(run) = &self.run {
-            let run = RecordedRun::open(run)?;
-            let posed = self.id.iter().map(|id| {
-                let found = run.question(id)?;
-                Ok(Posed {
-                    edited: format!("{}.edited.png", found.id).into(),
-                    id: found.id,
-                    task: found.task,
-                    generated: found.generated,
-                    first_completion: found.first_completion,
-                })
-            });
-            return posed.collect();
-        }
+    /// The name of the model that is asked (the one given, else the run's own, else the micro student of
+    /// the repository) and the tasks. Boxes are mended as those of the data sets are; what was done
+    /// stands on standard error.
+    ///
+    /// # Errors
+    /// What cannot be read, and models that are not there.
+    pub fn read(&self, model: Option<&str>) -> anyhow::Result<(String, Vec<Posed>)> {
+        let Some(run) = &self.run else {
+            return Ok((micro::model_or_student(model)?, self.read_without_run()?));
+        };
+        let run = RecordedRun::open(run)?;
+        let posed = self.id.iter().map(|id| {
+            let found = run.question(id)?;
+            Ok(Posed {
+                edited: format!("{}.edited.png", found.id).into(),
+                id: found.id,
+                task: found.task,
+                generated: found.generated,
+                first_completion: found.first_completion,
+            })
+        });
+        let posed = posed.collect::<anyhow::Result<_>>()?;
+        let model = match model {
+            Some(given) => given.to_owned(),
+            None => {
+                let folder = run.checkpoint()?;
+                let name = folder.to_str().map(str::to_owned);
+                name.with_context(|| format!("{}: the path is not UTF-8", folder.display()))?
+            }
+        };
+        Ok((model, posed))
+    }
+
+    fn read_without_run(&self) -> anyhow::Result<Vec<Posed>> {
         if !self.micro.is_empty() {
             let posed = self.micro.iter().map(|position| {
                 let data = Data::micro(micro::world(None)?, position.index);

@@ -13,7 +13,7 @@ pub(super) fn serve(
 ) -> anyhow::Result<()> {
     let server = Loopback::bind(port)?;
     started(&format!("{}/", server.address()))?;
-    server.serve(0, |request| answer(request, &page));
+    server.serve(0, |request, _| answer(request, &page));
     Ok(())
 }
 
@@ -64,7 +64,6 @@ mod tests {
             let request = Request {
                 method: method.into(),
                 path: path.into(),
-                body: Vec::new(),
             };
             answer(&request, &page)
         };
