@@ -76,7 +76,15 @@ impl Loopback {
     ) -> std::io::Result<()> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        let response = match self.read(&mut stream, longest)? {
+        let read = self.read(&mut stream, longest)?;
+        // Who waited for the answers before this one may have given up, and asks again.
+        stream.set_nonblocking(true)?;
+        let hung_up = matches!(stream.peek(&mut [0]), Ok(0));
+        stream.set_nonblocking(false)?;
+        if hung_up {
+            return Err(std::io::Error::other("its client hung up"));
+        }
+        let response = match read {
             Ok((request, body)) => answer(&request, &body),
             Err(status) => Response {
                 status,
