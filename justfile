@@ -77,7 +77,7 @@ parity DIR="golden/parity":
 doctor:
     cargo run --release --quiet --bin iapo -- doctor
 
-# beside PyTorch, transformers, TRL and Captum on this machine: results/speed (downloads them)
+# beside PyTorch, transformers, llama.cpp, TRL and Captum on this machine: results/speed (downloads and builds them)
 bench-peers *ARGS:
     test -x .venv/peers/bin/python || python3 -m venv .venv/peers
     CMAKE_ARGS="-DLLAVA_BUILD=OFF" .venv/peers/bin/pip install --quiet -r benches/peers/requirements.txt
