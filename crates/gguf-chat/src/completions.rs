@@ -11,9 +11,9 @@ use crate::error::Error;
 /// Tokens of a reply where the question sets no limit.
 const MOST_TOKENS: usize = 1024;
 
-/// What is answered.
+/// What the server replies.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
+pub struct HttpReply {
     /// The HTTP status: 200, 400, 404 or 500.
     pub status: u16,
     /// The JSON.
@@ -22,10 +22,10 @@ pub struct Answer {
     pub completion_tokens: usize,
 }
 
-impl Answer {
+impl HttpReply {
     fn refusal(status: u16, message: impl Into<String>) -> Self {
         let message = message.into();
-        Answer {
+        HttpReply {
             status,
             body: json!({"error": {"message": message, "type": "invalid_request_error", "code": null}}),
             completion_tokens: 0,
@@ -34,22 +34,22 @@ impl Answer {
 }
 
 /// Answers a request by its method, path and body.
-pub fn answer(method: &str, path: &str, body: &[u8], model: &mut ChatModel) -> Answer {
+pub fn answer(method: &str, path: &str, body: &[u8], model: &mut ChatModel) -> HttpReply {
     match (method, path) {
-        ("GET", "/v1/models") => Answer {
+        ("GET", "/v1/models") => HttpReply {
             status: 200,
             body: json!({"object": "list", "data": [{"id": model.name(), "object": "model"}]}),
             completion_tokens: 0,
         },
         ("POST", "/v1/chat/completions") => complete(body, model),
-        _ => Answer::refusal(404, "expected POST /v1/chat/completions or GET /v1/models"),
+        _ => HttpReply::refusal(404, "expected POST /v1/chat/completions or GET /v1/models"),
     }
 }
 
-fn complete(body: &[u8], model: &mut ChatModel) -> Answer {
+fn complete(body: &[u8], model: &mut ChatModel) -> HttpReply {
     let request: Value = match serde_json::from_slice(body) {
         Ok(request) => request,
-        Err(error) => return Answer::refusal(400, format!("the body is no JSON: {error}")),
+        Err(error) => return HttpReply::refusal(400, format!("the body is no JSON: {error}")),
     };
     if request["model"] != model.name() {
         let told = format!(
@@ -58,23 +58,23 @@ fn complete(body: &[u8], model: &mut ChatModel) -> Answer {
             request["model"],
             model.name()
         );
-        return Answer::refusal(404, told);
+        return HttpReply::refusal(404, told);
     }
     if let Some(refused) = refused_setting(&request) {
-        return Answer::refusal(400, refused);
+        return HttpReply::refusal(400, refused);
     }
     let messages = match texts(&request["messages"]) {
         Ok(messages) => messages,
-        Err(reason) => return Answer::refusal(400, reason),
+        Err(reason) => return HttpReply::refusal(400, reason),
     };
     let limit = ["max_completion_tokens", "max_tokens"]
         .iter()
         .find_map(|key| request[*key].as_u64());
     let limit = limit.map_or(MOST_TOKENS, |limit| limit as usize);
     match model.reply(&messages, limit) {
-        Err(Error::Question(reason)) => Answer::refusal(400, reason),
-        Err(error) => Answer::refusal(500, error.to_string()),
-        Ok(reply) => Answer {
+        Err(Error::Question(reason)) => HttpReply::refusal(400, reason),
+        Err(error) => HttpReply::refusal(500, error.to_string()),
+        Ok(reply) => HttpReply {
             status: 200,
             body: json!({
                 "id": "chatcmpl-local",

@@ -13,5 +13,5 @@ mod error;
 mod vocabulary;
 
 pub use chat::{ChatModel, LocalReply, parameters};
-pub use completions::{Answer, answer};
+pub use completions::{HttpReply, answer};
 pub use error::{Error, Result};
