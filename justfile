@@ -105,6 +105,10 @@ bench *ARGS:
 check-cuda:
     bash .ci/check-cuda
 
+# links the command for CUDA on a machine without a card, to be carried to one (target/cuda-binary)
+cuda-binary *OUT:
+    bash .ci/cuda-binary {{OUT}}
+
 # the checks of a machine with a card, in order; --device cpu makes those that need none
 cuda-battery *ARGS:
     bash benches/cuda/battery {{ARGS}}

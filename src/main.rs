@@ -2,6 +2,7 @@
 
 mod commands;
 mod parity;
+mod rehearsal;
 
 use std::process::ExitCode;
 

@@ -18,6 +18,7 @@ mod png;
 mod pretrain;
 mod recipe;
 mod recorded;
+mod rehearsal;
 mod replicate;
 mod score;
 #[cfg(feature = "local-judge")]
@@ -63,6 +64,7 @@ enum Command {
     Ask(ask::Args),
     Attribute(attribute::Args),
     Pretrain(pretrain::Args),
+    Rehearsal(rehearsal::Args),
     Parity(parity::Args),
     Doctor(doctor::Args),
     Battery(battery::Args),
@@ -99,6 +101,7 @@ impl Cli {
             Command::Ask(args) => ask::run(args),
             Command::Attribute(args) => attribute::run(args),
             Command::Pretrain(args) => pretrain::run(args),
+            Command::Rehearsal(args) => rehearsal::run(args),
             Command::Parity(args) => parity::run(args),
             Command::Doctor(args) => doctor::run(args),
             Command::Battery(args) => battery::run(args),

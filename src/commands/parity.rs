@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use regex::Regex;
+use replicate::compute::{Compute, DeviceName, WeightType};
 use serde_json::json;
 
 use crate::parity::Check;
@@ -30,6 +31,9 @@ pub struct Args {
     /// Only checks whose line (file and key) matches this regular expression.
     #[arg(long, value_name = "REGEX")]
     only: Option<Regex>,
+    /// Where models run, in f32: `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, default_value_t)]
+    device: DeviceName,
     /// `text` or `json`.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -37,6 +41,7 @@ pub struct Args {
 
 /// Runs the checks.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let compute = Compute::open(args.device, WeightType::F32)?;
     let mut out = std::io::stdout().lock();
     let mut made: Vec<Check> = Vec::new();
     let report = {
@@ -47,7 +52,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 Ok(())
             }
         };
-        crate::parity::run(&args.dir, args.only.as_ref(), &mut sink)?
+        crate::parity::run(&args.dir, &compute.device, args.only.as_ref(), &mut sink)?
     };
     let summary = report.summary;
     match args.format {

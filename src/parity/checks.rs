@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use anyhow::{Result, anyhow};
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use regex::Regex;
 use serde::Serialize;
 
@@ -317,7 +317,8 @@ impl std::fmt::Display for Difference {
 
 /// A tensor's elements, widened.
 pub fn to_f64(tensor: &Tensor) -> Result<Vec<f64>> {
-    Ok(tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
+    let here = tensor.to_device(&Device::Cpu)?;
+    Ok(here.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
 }
 
 /// The elements of a tensor of integers.

@@ -17,6 +17,8 @@ pub const IMAGE_INDEX: &str = "images/preprocess.json";
 /// A parity folder.
 pub struct Folder {
     dir: PathBuf,
+    /// Where models run.
+    pub device: Device,
 }
 
 /// The tensors of one safetensors file.
@@ -82,10 +84,11 @@ pub fn grids_of(tensor: &Tensor) -> Result<Vec<Grid>> {
 }
 
 impl Folder {
-    /// A folder that has a `tolerances.json`.
-    pub fn open(dir: &Path) -> Result<Self> {
+    /// A folder that has a `tolerances.json`; models and their inputs are put on `device`.
+    pub fn open(dir: &Path, device: &Device) -> Result<Self> {
         let folder = Self {
             dir: dir.to_owned(),
+            device: device.clone(),
         };
         ensure!(
             folder.path("tolerances.json").is_file(),
@@ -192,7 +195,7 @@ impl Folder {
                 })
                 .collect();
             if let Some(found) = found {
-                return Ok(Tensor::cat(&found, 0)?);
+                return Ok(Tensor::cat(&found, 0)?.to_device(&self.device)?);
             }
         }
         bail!("no images/*.torchvision.safetensors has the pixel values of {images:?} at {grids:?}")
@@ -204,6 +207,7 @@ pub struct Loaded {
     /// Its name in the folder.
     pub name: String,
     dir: PathBuf,
+    device: Device,
     model: Option<Model>,
     processor: Option<Processor>,
 }
@@ -213,6 +217,7 @@ impl Loaded {
         Self {
             name: name.to_owned(),
             dir: folder.path(&format!("checkpoints/{name}")),
+            device: folder.device.clone(),
             model: None,
             processor: None,
         }
@@ -222,7 +227,7 @@ impl Loaded {
         match &mut self.model {
             Some(model) => Ok(model),
             empty => {
-                let model = Model::load(&self.dir, &Device::Cpu, DType::F32)?;
+                let model = Model::load(&self.dir, &self.device, DType::F32)?;
                 Ok(empty.insert(model))
             }
         }

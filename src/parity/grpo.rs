@@ -24,7 +24,7 @@ pub fn run(folder: &Folder, checks: &mut Checks<'_>) -> Result<()> {
             if name == "advantages" {
                 return advantages(&index, &tensors, checks);
             }
-            Data::new(tensors)?.compare(&index, &name, checks)
+            Data::new(tensors, &folder.device)?.compare(&index, &name, checks)
         })?;
     }
     Ok(())
@@ -70,6 +70,7 @@ fn scale_of(variant: &str) -> Result<ScaleByStd> {
 /// A padded batch, packed: every place is a token, and the mask says which count.
 struct Data {
     tensors: Tensors,
+    device: Device,
     log_probs: Vec<f32>,
     old: Vec<f32>,
     reference: Vec<f32>,
@@ -80,7 +81,7 @@ struct Data {
 }
 
 impl Data {
-    fn new(tensors: Tensors) -> Result<Self> {
+    fn new(tensors: Tensors, device: &Device) -> Result<Self> {
         let get = |key: &str| floats(tensors.get(key)?);
         let columns = tensors.get("in.mask")?.dim(1)?;
         let mask: Vec<bool> = get("in.mask")?.into_iter().map(|m| m != 0.0).collect();
@@ -93,6 +94,7 @@ impl Data {
             mask,
             columns,
             tensors,
+            device: device.clone(),
         })
     }
 
@@ -157,7 +159,7 @@ impl Data {
         totals: Option<Totals>,
     ) -> Result<(LossOutput, Vec<f32>)> {
         let tokens = rows.start * self.columns..rows.end * self.columns;
-        let log_probs = Var::new(&self.log_probs[tokens.clone()], &Device::Cpu)?;
+        let log_probs = Var::new(&self.log_probs[tokens.clone()], &self.device)?;
         let of = self.sequence[tokens.clone()].iter();
         let sequence: Vec<usize> = of.map(|sequence| sequence - rows.start).collect();
         let inputs = LossInputs {
@@ -247,8 +249,9 @@ impl Data {
     /// The logits as a variable, and the log-probabilities of the ids from them. With the identity
     /// as head, hidden states are logits.
     fn logits_and_log_probs(&self) -> Result<(Var, Tensor)> {
-        let logits = Var::from_tensor(&self.tensors.get("in.logits")?.flatten_to(1)?)?;
-        let head = Tensor::eye(logits.dim(1)?, DType::F32, &Device::Cpu)?;
+        let logits = self.tensors.get("in.logits")?.flatten_to(1)?;
+        let logits = Var::from_tensor(&logits.to_device(&self.device)?)?;
+        let head = Tensor::eye(logits.dim(1)?, DType::F32, &self.device)?;
         let ids = self.tensors.ids("in.ids")?;
         let scored = fused_ops::token_log_probs(logits.as_tensor(), &head, &ids, 1.0, &[])?;
         Ok((logits, scored.log_probs))
@@ -339,7 +342,8 @@ fn options(case: &Value) -> Result<LossOptions> {
 }
 
 fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
-    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    let here = tensor.to_device(&Device::Cpu)?;
+    Ok(here.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
 fn widened(values: &[f32]) -> Vec<f64> {

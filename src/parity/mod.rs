@@ -22,6 +22,7 @@ mod vision;
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use candle_core::Device;
 use regex::Regex;
 
 pub use checks::{Check, Sink};
@@ -35,17 +36,19 @@ pub struct ParityReport {
     pub absent: Vec<&'static str>,
 }
 
-/// Runs every check of the folder `dir` whose name matches `only`, each given to `sink`.
+/// Runs every check of the folder `dir` whose name matches `only`, each given to `sink`; models run on
+/// `device`, in f32.
 ///
 /// # Errors
 /// When the folder cannot be read, has no checks (or none that match), or `sink` fails.
 /// A failed check is not an error: it is counted in the summary.
 pub fn run<'a>(
     dir: &Path,
+    device: &Device,
     only: Option<&'a Regex>,
     sink: &'a mut Sink<'a>,
 ) -> Result<ParityReport> {
-    let folder = Folder::open(dir)?;
+    let folder = Folder::open(dir, device)?;
     let mut checks = Checks::new(folder.tolerances()?, only, sink);
     checks.case("manifest.json", |checks| completeness::run(&folder, checks))?;
     checks.case("images", |checks| images::run(&folder, checks))?;

@@ -4,8 +4,6 @@
 //! `cargo test --release --test rehearsal -- --ignored --nocapture` (`just rehearse`) goes through
 //! more updates, seeds and questions.
 
-mod checkpoint;
-mod data;
 #[path = "../../crates/chat-endpoint/tests/support/mod.rs"]
 mod support;
 
@@ -14,10 +12,17 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use benchmarks::Verdict;
-use data::Sizes;
 use results::{EpisodeRecord, Record, UpdateMetrics, UpdateTokens, read_lines, run_hashes};
 use support::{Behaviour, Received, Server};
 use tempfile::TempDir;
+
+/// How many questions the data has.
+struct Sizes {
+    /// Test questions of each set.
+    test: usize,
+    /// Training charts of each direction.
+    train: usize,
+}
 
 /// A machine's worth of rehearsal: checkpoints, data and servers.
 struct Stage {
@@ -41,11 +46,18 @@ fn says(received: &Received) -> Behaviour {
 impl Stage {
     fn new(sizes: &Sizes, script: impl Fn(&Received) -> Behaviour + Send + Sync + 'static) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let words = words();
-        let at = |name: &str| folder.path().join(name);
-        checkpoint::write(&at("student"), &checkpoint::STUDENT, &words);
-        checkpoint::write(&at("teacher"), &checkpoint::TEACHER, &words);
-        data::write(&at("data"), sizes);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_iapo"));
+        command.arg("rehearsal").arg(folder.path());
+        command.args(["--test", &sizes.test.to_string()]);
+        command.args(["--train", &sizes.train.to_string()]);
+        let real = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
+        match real.join("chartqa/png").is_dir() {
+            true => _ = command.arg("--rows").arg(real),
+            false => {
+                println!("../shared/data is absent: the rehearsal's charts and tables are drawn")
+            }
+        }
+        succeed(command);
         Stage {
             folder,
             server: Server::start(script),
@@ -125,33 +137,6 @@ impl Stage {
         let hashes = run_hashes(&self.at(run)).unwrap();
         (hashes.records, hashes.metrics)
     }
-}
-
-/// Whole calls and answers, each a token of the vocabulary.
-fn words() -> Vec<String> {
-    let call = |tool: &str, name: &str, boxes: &str| {
-        format!("```python\ndisplay({tool}(image_1, [\"{name}\"], {boxes}))\n```")
-    };
-    let mut words = Vec::new();
-    for year in ["2014", "2015", "2016", "2018", "Yes", "No"] {
-        for axis in ["x", "y"] {
-            let (tool, boxes) = (
-                format!("focus_on_{axis}_values_with_draw"),
-                format!("{axis}_values_bbox"),
-            );
-            words.push(call(&tool, year, &boxes));
-        }
-    }
-    for name in ["Rank", "Nation", "player", "date"] {
-        words.push(call("focus_on_columns_with_mask", name, "columns_bbox"));
-        words.push(call("focus_on_rows_with_highlight", name, "rows_bbox"));
-    }
-    for answer in [
-        "Yes", "No", "1", "2", "3", "8", "2015", "True", "False", "0.57",
-    ] {
-        words.push(format!("ANSWER: so. FINAL ANSWER: {answer}. TERMINATE"));
-    }
-    words
 }
 
 fn succeed(mut command: Command) -> (String, String) {

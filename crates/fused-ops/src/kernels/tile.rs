@@ -14,6 +14,19 @@ use super::simd::Simd;
 #[cfg(target_arch = "x86_64")]
 use super::x86::{Avx2, Avx512};
 
+/// Writes a block out once for each `$index` from 0 below `$count`, which is at most 12. The index is a
+/// constant in each, so an array of sums is registers from the start; with a loop it is memory until a
+/// compiler has unrolled it, and some settings (`lto = "off"`) then leave it there.
+macro_rules! written_out {
+    ($index:ident < $count:expr, $block:block) => {
+        written_out!($index < $count, $block, 0 1 2 3 4 5 6 7 8 9 10 11)
+    };
+    ($index:ident < $count:expr, $block:block, $($value:literal)*) => {$({
+        const $index: usize = $value;
+        if $index < $count $block
+    })*};
+}
+
 /// Where the operands of a tile are. Strides count values.
 #[derive(Clone, Copy)]
 pub(crate) struct Product {
@@ -163,49 +176,49 @@ unsafe fn registers<S: Simd, const ROWS: usize, const VECTORS: usize>(
         let mut from_b = panel;
         for _ in 0..product.inner {
             let mut b = [S::splat(0.0); VECTORS];
-            for v in 0..VECTORS {
-                b[v] = S::load(from_b.add(v / 2 * product.panel_stride + v % 2 * S::LANES));
-            }
-            for row in 0..ROWS {
-                let value = S::splat(*from_a.add(row * product.a_row));
-                for v in 0..VECTORS {
-                    sums[row][v] = S::fma(value, b[v], sums[row][v]);
-                }
-            }
+            written_out!(V < VECTORS, {
+                b[V] = S::load(from_b.add(V / 2 * product.panel_stride + V % 2 * S::LANES));
+            });
+            written_out!(ROW < ROWS, {
+                let value = S::splat(*from_a.add(ROW * product.a_row));
+                written_out!(V < VECTORS, {
+                    sums[ROW][V] = S::fma(value, b[V], sums[ROW][V]);
+                });
+            });
             from_a = from_a.wrapping_add(product.a_inner);
             from_b = from_b.wrapping_add(2 * S::LANES);
         }
         if !product.bias.is_null() {
             let bias = product.bias.add(column);
             std::ptr::copy_nonoverlapping(bias, edge.as_mut_ptr(), width);
-            for v in 0..VECTORS {
-                let bias = S::load(edge.as_ptr().add(v * S::LANES));
-                for sums in &mut sums {
-                    sums[v] = S::add(sums[v], bias);
-                }
-            }
+            written_out!(V < VECTORS, {
+                let bias = S::load(edge.as_ptr().add(V * S::LANES));
+                written_out!(ROW < ROWS, {
+                    sums[ROW][V] = S::add(sums[ROW][V], bias);
+                });
+            });
         }
-        for row in 0..ROWS {
-            let to = c.add(row * product.c_row);
+        written_out!(ROW < ROWS, {
+            let to = c.add(ROW * product.c_row);
             if full {
-                for v in 0..VECTORS {
-                    let to = to.add(v * S::LANES);
+                written_out!(V < VECTORS, {
+                    let to = to.add(V * S::LANES);
                     let sum = match product.accumulate {
-                        true => S::add(S::load(to), sums[row][v]),
-                        false => sums[row][v],
+                        true => S::add(S::load(to), sums[ROW][V]),
+                        false => sums[ROW][V],
                     };
                     S::store(to, sum);
-                }
+                });
             } else {
-                for v in 0..VECTORS {
-                    S::store(edge.as_mut_ptr().add(v * S::LANES), sums[row][v]);
-                }
+                written_out!(V < VECTORS, {
+                    S::store(edge.as_mut_ptr().add(V * S::LANES), sums[ROW][V]);
+                });
                 for (index, sum) in edge[..width].iter().enumerate() {
                     let to = to.add(index);
                     *to = if product.accumulate { *to + sum } else { *sum };
                 }
             }
-        }
+        });
     }
 }
 

@@ -1,21 +1,16 @@
-//! A data folder in the layout of the hub's files, a few questions of each set: from the real charts,
-//! boxes, tables and questions of `../shared/data` where that is, else drawn.
+//! A data folder in the layout of the hub's files, a few questions of each set: from the charts, boxes,
+//! tables and questions of a folder of rows where one is given, else drawn.
 //!
 //! The training split's own pictures are in neither, so charts of the test split stand in for them:
 //! this is a rehearsal, and nothing of it is a result. Tables have no pictures there either: their
 //! real cells are drawn with marks for letters, and the boxes are those of the drawing.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use anyhow::Context;
 use image::{Rgb, RgbImage};
 use serde_json::{Map, Value, json};
-
-/// Where the real files are, if they are.
-fn shared() -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
-    folder.join("chartqa/png").is_dir().then_some(folder)
-}
 
 /// How many questions of each kind the folder has.
 pub struct Sizes {
@@ -25,47 +20,59 @@ pub struct Sizes {
     pub train: usize,
 }
 
-/// Writes the folder; whether its questions are real.
-pub fn write(folder: &Path, sizes: &Sizes) -> bool {
-    let real = shared();
-    if real.is_none() {
-        println!("../shared/data is absent: the rehearsal's charts and tables are drawn");
-    }
-    charts(folder, real.as_deref(), sizes);
-    tables(folder, real.as_deref(), sizes);
-    charxiv(folder, real.as_deref(), sizes);
-    real.is_some()
+/// Writes the folder, with rows from `real` where that is given: `chartqa/`, `tables/`, `charxiv/`.
+pub fn write(folder: &Path, real: Option<&Path>, sizes: &Sizes) -> anyhow::Result<()> {
+    charts(folder, real, sizes)?;
+    tables(folder, real, sizes)?;
+    charxiv(folder, real, sizes)
 }
 
-fn lines(file: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(file).unwrap();
-    let rows = text.lines().map(|line| serde_json::from_str(line).unwrap());
+fn lines(file: &Path) -> anyhow::Result<Vec<Value>> {
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let rows = text.lines().enumerate().map(|(line, row)| {
+        serde_json::from_str(row).with_context(|| format!("{}, line {}", file.display(), line + 1))
+    });
     rows.collect()
 }
 
-fn write_lines(file: &Path, rows: &[Value]) {
-    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+fn write_lines(file: &Path, rows: &[Value]) -> anyhow::Result<()> {
+    create_parent(file)?;
     let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
-    std::fs::write(file, text).unwrap();
+    Ok(results::write_atomically(file, text.as_bytes())?)
 }
 
-fn save(image: &RgbImage, file: &Path) {
-    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-    image.save(file).unwrap();
+fn save(image: &RgbImage, file: &Path) -> anyhow::Result<()> {
+    create_parent(file)?;
+    image
+        .save(file)
+        .with_context(|| format!("cannot write {}", file.display()))
+}
+
+fn create_parent(file: &Path) -> anyhow::Result<()> {
+    let folder = file.parent().unwrap_or(file);
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))
+}
+
+/// The text of a row's key.
+fn text<'a>(row: &'a Value, key: &str) -> anyhow::Result<&'a str> {
+    row[key]
+        .as_str()
+        .with_context(|| format!("expected a text as '{key}', found {}", row[key]))
 }
 
 /// Charts in ReFocus' current dialect: the first figures are tested, the next ones trained on.
-fn charts(folder: &Path, real: Option<&Path>, sizes: &Sizes) {
+fn charts(folder: &Path, real: Option<&Path>, sizes: &Sizes) -> anyhow::Result<()> {
     let (mut test, mut train) = (Vec::new(), Vec::new());
     for source in ["chartqa_h_bar", "chartqa_v_bar"] {
         let mut rows: Vec<Value> = match real {
-            Some(real) => lines(&real.join("chartqa/refocus_chartqa_test.jsonl"))
+            Some(real) => lines(&real.join("chartqa/refocus_chartqa_test.jsonl"))?
                 .into_iter()
                 .filter(|row| row["source"] == source && row["image_file"].is_string())
                 .collect(),
             None => (0..sizes.test + sizes.train)
                 .map(|index| drawn_chart(folder, source, index))
-                .collect(),
+                .collect::<anyhow::Result<_>>()?,
         };
         // Answers that the models can give, and small pictures, first: a rehearsal need not be long.
         rows.sort_by_key(|row| {
@@ -78,25 +85,26 @@ fn charts(folder: &Path, real: Option<&Path>, sizes: &Sizes) {
         rows.retain(|row| figures.insert(row["image"].to_string()));
         for mut row in rows.into_iter().take(sizes.test + sizes.train) {
             if let Some(real) = real {
-                let name = row["image_file"].as_str().unwrap();
-                let to = folder.join(name);
-                std::fs::create_dir_all(to.parent().unwrap()).unwrap();
-                std::fs::copy(real.join("chartqa").join(name), to).unwrap();
+                let name = text(&row, "image_file")?;
+                let (from, to) = (real.join("chartqa").join(name), folder.join(name));
+                create_parent(&to)?;
+                std::fs::copy(&from, to)
+                    .with_context(|| format!("cannot copy {}", from.display()))?;
             }
             let tested = test.iter().filter(|row: &&Value| row["source"] == source);
             if tested.count() < sizes.test {
                 test.push(row);
             } else {
-                row["id"] = json!(format!("train-{}", row["id"].as_str().unwrap()));
+                row["id"] = json!(format!("train-{}", text(&row, "id")?));
                 train.push(row);
             }
         }
     }
-    write_lines(&folder.join("chartqa_vcot/test.jsonl"), &test);
-    write_lines(&folder.join("chartqa_vcot/train.jsonl"), &train);
+    write_lines(&folder.join("chartqa_vcot/test.jsonl"), &test)?;
+    write_lines(&folder.join("chartqa_vcot/train.jsonl"), &train)
 }
 
-fn drawn_chart(folder: &Path, source: &str, index: usize) -> Value {
+fn drawn_chart(folder: &Path, source: &str, index: usize) -> anyhow::Result<Value> {
     let (width, height) = (160, 120);
     let mut image = RgbImage::from_pixel(width, height, Rgb([255; 3]));
     let labels = ["2015", "2016", "2018"];
@@ -122,17 +130,17 @@ fn drawn_chart(folder: &Path, source: &str, index: usize) -> Value {
         boxes.push(json!({ "x1": x1, "y1": y1, "x2": x2, "y2": y2 }));
     }
     let name = format!("png/{source}-{index}.png");
-    save(&image, &folder.join(&name));
+    save(&image, &folder.join(&name))?;
     let (x, y) = match source {
         "chartqa_v_bar" => ((json!(labels), json!(boxes)), (json!([]), json!([]))),
         _ => ((json!([]), json!([])), (json!(labels), json!(boxes))),
     };
-    json!({
+    Ok(json!({
         "id": format!("{source}-{index}"), "question": "Is 2015 larger than 2016?",
         "answer": if index.is_multiple_of(2) { "Yes" } else { "No" },
         "image": name, "image_file": name, "image_size": [width, height], "source": source,
         "x_values": x.0, "x_values_bbox": x.1, "y_values": y.0, "y_values_bbox": y.1,
-    })
+    }))
 }
 
 /// A table's cells.
@@ -142,7 +150,7 @@ struct Table {
 }
 
 /// Tables in ReFocus' dialect for the test sets, in VTool-R1's for training.
-fn tables(folder: &Path, real: Option<&Path>, sizes: &Sizes) {
+fn tables(folder: &Path, real: Option<&Path>, sizes: &Sizes) -> anyhow::Result<()> {
     let mut train = Vec::new();
     for (set, file) in [
         ("vwtq", "tablevqa_wbb.json"),
@@ -150,7 +158,7 @@ fn tables(folder: &Path, real: Option<&Path>, sizes: &Sizes) {
         ("vtabfact", "tablevqa-vtabfact_wbb.json"),
     ] {
         let mut rows = match real {
-            Some(real) => lines(&real.join(format!("tables/{set}.jsonl"))),
+            Some(real) => lines(&real.join(format!("tables/{set}.jsonl")))?,
             None => (0..2 * sizes.test)
                 .map(|index| made_table(set, index))
                 .collect(),
@@ -158,25 +166,12 @@ fn tables(folder: &Path, real: Option<&Path>, sizes: &Sizes) {
         rows.sort_by_key(|row| row["table"].to_string().len());
         let mut tested = Map::new();
         for row in rows.into_iter().take(2 * sizes.test) {
-            let id = row["qa_id"].as_str().unwrap().to_owned();
-            let cells = |value: &Value| -> Vec<String> {
-                let cells = value.as_array().unwrap().iter();
-                cells
-                    .map(|cell| cell.as_str().unwrap().to_owned())
-                    .collect()
-            };
-            let table = Table {
-                headers: cells(&row["table"]["headers"]),
-                rows: row["table"]["rows"]
-                    .as_array()
-                    .unwrap()
-                    .iter()
-                    .map(cells)
-                    .collect(),
-            };
+            let id = text(&row, "qa_id")?.to_owned();
+            let table = Table::of(&row["table"])
+                .with_context(|| format!("{id}: expected 'headers' and 'rows' of texts"))?;
             let (image, columns, lines) = table.drawn();
             let name = format!("images/{set}-{id}.png");
-            save(&image, &folder.join(&name));
+            save(&image, &folder.join(&name))?;
             let size = [f64::from(image.width()), f64::from(image.height())];
             if tested.len() < sizes.test {
                 let fractions = |regions: &[[u32; 4]]| -> Vec<Value> {
@@ -213,10 +208,9 @@ fn tables(folder: &Path, real: Option<&Path>, sizes: &Sizes) {
                 }));
             }
         }
-        let text = Value::Object(tested).to_string();
-        std::fs::write(folder.join(file), text).unwrap();
+        results::write_json(&folder.join(file), &Value::Object(tested))?;
     }
-    write_lines(&folder.join("table_train.jsonl"), &train);
+    write_lines(&folder.join("table_train.jsonl"), &train)
 }
 
 fn region_json(region: [u32; 4], size: [f64; 2]) -> Value {
@@ -246,6 +240,21 @@ fn made_table(set: &str, index: usize) -> Value {
 }
 
 impl Table {
+    fn of(value: &Value) -> Option<Self> {
+        let cells = |value: &Value| -> Option<Vec<String>> {
+            let cells = value.as_array()?.iter();
+            cells.map(|cell| Some(cell.as_str()?.to_owned())).collect()
+        };
+        Some(Table {
+            headers: cells(&value["headers"])?,
+            rows: value["rows"]
+                .as_array()?
+                .iter()
+                .map(cells)
+                .collect::<Option<_>>()?,
+        })
+    }
+
     /// The first cell of every row, the header's too, as ReFocus lists them.
     fn starters(&self) -> Vec<&str> {
         let headers = self.headers.first();
@@ -285,9 +294,9 @@ impl Table {
 }
 
 /// CharXiv's questions; its figures are not public here, so any picture stands for them.
-fn charxiv(folder: &Path, real: Option<&Path>, sizes: &Sizes) {
+fn charxiv(folder: &Path, real: Option<&Path>, sizes: &Sizes) -> anyhow::Result<()> {
     let rows: Vec<Value> = match real {
-        Some(real) => lines(&real.join("charxiv/reasoning_val.jsonl")),
+        Some(real) => lines(&real.join("charxiv/reasoning_val.jsonl"))?,
         None => (0..sizes.test)
             .map(|index| {
                 json!({
@@ -299,12 +308,12 @@ fn charxiv(folder: &Path, real: Option<&Path>, sizes: &Sizes) {
     };
     let rows: Vec<Value> = rows.into_iter().take(sizes.test).collect();
     for row in &rows {
-        let shade = row["figure_id"].as_u64().unwrap() as u8;
+        let shade = row["figure_id"].as_u64().unwrap_or(0) as u8;
         let image = RgbImage::from_fn(120, 90, |x, y| Rgb([shade, x as u8, y as u8]));
         save(
             &image,
             &folder.join(format!("charxiv/images/{}.jpg", row["figure_id"])),
-        );
+        )?;
     }
-    write_lines(&folder.join("charxiv/reasoning_val.jsonl"), &rows);
+    write_lines(&folder.join("charxiv/reasoning_val.jsonl"), &rows)
 }
