@@ -5,7 +5,8 @@
 //! `r = r_outcome − λ · D(A_student ‖ A_teacher)` with both taken on the same prompt and call (IAPO,
 //! arXiv 2606.11652). The methods are those of the `attribution` crate, which says where F or its
 //! gradient is needed; here a model gives them. Values share one forward pass among all calls of a
-//! prompt and the points of several prompts; gradients are taken call by call, several nodes a pass.
+//! prompt and the points of several prompts. For gradients a prompt is run once a node for all its calls,
+//! several nodes a pass, and the backward passes are taken call by call.
 
 use agent::Block;
 use attribution::{
@@ -14,8 +15,8 @@ use attribution::{
 };
 use baselines::attribution_settings::{AttributedTokens, AttributionSettings};
 use candle_core::Tensor;
-use fused_ops::side_by_side;
-use qwen2_5_vl::{Model, Tokenizer};
+use fused_ops::{AttentionLayout, QueryBlock, side_by_side};
+use qwen2_5_vl::{Model, Positions, Prefix, Tokenizer};
 
 use crate::call_content::content_tokens;
 use crate::packing::{Packed, Tree};
@@ -215,21 +216,10 @@ impl AttributedFunctions for CallLogProbs<'_> {
     }
 
     fn gradients(&mut self, paths: &[Path], nodes: &[Node]) -> Result<Vec<Vec<GradientSum>>> {
-        let calls: Vec<(usize, usize)> = self
-            .prompts
-            .iter()
-            .enumerate()
-            .flat_map(|(prompt, called)| (0..called.calls.len()).map(move |call| (prompt, call)))
-            .collect();
-        let found = side_by_side(self.model.device(), calls.len(), |index| {
-            let (prompt, call) = calls[index];
-            self.gradients_of(&paths[prompt], &self.prompts[prompt], call, nodes)
+        let found = side_by_side(self.model.device(), paths.len(), |index| {
+            self.gradients_of(&paths[index], &self.prompts[index], nodes)
         });
-        let mut found = found.into_iter();
-        self.prompts
-            .iter()
-            .map(|called| found.by_ref().take(called.calls.len()).collect())
-            .collect()
+        found.into_iter().collect()
     }
 
     fn attentions(&mut self, path: usize, call: usize) -> Result<Attentions> {
@@ -307,45 +297,79 @@ impl CallLogProbs<'_> {
             .collect())
     }
 
-    /// The gradients of one call's F, several nodes of its prompt's path a pass.
+    /// The gradients of every call's F on one prompt, several nodes of its path a pass. The prompt is run
+    /// once a node for all its calls, but for its last token, which predicts a call's first and is run
+    /// with it.
     fn gradients_of(
         &self,
         path: &Path,
         called: &CalledPrompt<'_>,
-        call: usize,
         nodes: &[Node],
-    ) -> Result<GradientSum> {
-        let call = &called.calls[call];
-        let tokens = called.prompt.blocks.len() + call.token_ids.len();
-        let nodes_per_pass = (self.budgets.attribution_gradient_tokens / tokens).max(1);
-        let weights = call
-            .content
-            .iter()
-            .map(|content| f32::from(self.counts(*content)));
-        let shape = (1, call.token_ids.len());
-        let weights = Tensor::from_vec(weights.collect(), shape, self.model.device())?;
-        let mut sum = GradientSum::new(path);
+    ) -> Result<Vec<GradientSum>> {
+        let prompt = &called.prompt.prompt;
+        let positions = self.model.positions(&prompt.input_ids, &prompt.grids)?;
+        let before = positions.len().saturating_sub(1);
+        let calls = called.calls.iter().map(|call| call.token_ids.len());
+        let tokens = before + calls.max().unwrap_or(0);
+        let nodes_per_pass = (self.budgets.attribution_gradient_tokens / tokens.max(1)).max(1);
+        let mut sums = vec![GradientSum::new(path); called.calls.len()];
         for nodes in nodes.chunks(nodes_per_pass) {
-            let trees: Vec<Tree> = nodes
-                .iter()
-                .map(|_| Tree {
-                    prompt: &called.prompt.prompt,
-                    branches: vec![call.token_ids],
-                })
-                .collect();
-            let packed = Packed::new(self.model, &trees)?;
             let points = path.along(nodes)?;
-            let prompts = (0..nodes.len())
-                .map(|node| points.get(node))
-                .collect::<candle_core::Result<Vec<_>>>()?;
-            let embeddings = self.with_prompts(&packed, &prompts)?;
-            let scored = packed.log_probs(self.model, &embeddings, 1.0)?;
-            let log_probs = scored
-                .log_probs
-                .reshape((nodes.len(), call.token_ids.len()))?;
-            sum.add(nodes, &points, &log_probs.broadcast_mul(&weights)?.sum(1)?)?;
+            let (count, _, hidden) = points.dims3()?;
+            let own = positions.narrow(0..before)?;
+            let prefix = self.model.prefix(
+                &points
+                    .narrow(1, 0, before)?
+                    .reshape((count * before, hidden))?,
+                &Positions::concat(std::iter::repeat_n(&own, count)),
+                &AttentionLayout::causal(&vec![before; count]),
+            )?;
+            for (call, sum) in called.calls.iter().zip(&mut sums) {
+                let scored = self.after(&prefix, &points, &positions, call)?;
+                sum.add(nodes, &points, &scored)?;
+            }
         }
-        Ok(sum)
+        Ok(sums)
+    }
+
+    /// F of a call `(nodes)` after the prompts of some nodes, `points` `(nodes, prompt, hidden)`, whose
+    /// tokens but the last were run as `prefix`.
+    fn after(
+        &self,
+        prefix: &Prefix,
+        points: &Tensor,
+        positions: &Positions,
+        call: &AttributedCall<'_>,
+    ) -> Result<Tensor> {
+        let (count, prompt, hidden) = points.dims3()?;
+        let (before, length) = (prompt - 1, call.token_ids.len());
+        let mut own = positions.narrow(before..prompt)?;
+        own.extend(&Positions::text(positions.next(), length - 1));
+        let mut parts = vec![points.narrow(1, before, 1)?];
+        if length > 1 {
+            let words = self.model.embed(&call.token_ids[..length - 1], None)?;
+            let words = words.detach().unsqueeze(0)?;
+            parts.push(words.expand((count, length - 1, hidden))?);
+        }
+        let embeddings = Tensor::cat(&parts, 1)?.reshape((count * length, hidden))?;
+        let blocks = (0..count).map(|node| QueryBlock {
+            queries: node * length..(node + 1) * length,
+            visible: vec![node * before..(node + 1) * before],
+            causal: Some(count * before + node * length),
+        });
+        let layout =
+            AttentionLayout::new(blocks.collect(), count * length, count * (before + length))?;
+        let positions = Positions::concat(std::iter::repeat_n(&own, count));
+        let states = self
+            .model
+            .hidden_after(prefix, &embeddings, &positions, &layout)?;
+        let targets = call.token_ids.repeat(count);
+        let scored = self.model.token_log_probs(&states, &targets, 1.0)?;
+        let weights = call.content.iter();
+        let weights = weights.map(|content| f32::from(self.counts(*content)));
+        let weights = Tensor::from_vec(weights.collect(), (1, length), self.model.device())?;
+        let log_probs = scored.log_probs.reshape((count, length))?;
+        Ok(log_probs.broadcast_mul(&weights)?.sum(1)?)
     }
 
     /// The input embeddings of packed trees with those of the prompts given, `(tokens, hidden)` for

@@ -231,6 +231,12 @@ impl DecoderLayer {
         Ok((self.queries(&x, rotary)?, k, v))
     }
 
+    /// The keys and values of [`DecoderLayer::project`] alone.
+    pub fn project_keys(&self, x: &Tensor, rotary: &Rotary) -> Result<(Tensor, Tensor)> {
+        let x = fused_ops::rms_norm(x, &self.input_norm, self.eps)?;
+        self.keys_and_values(&x, rotary)
+    }
+
     /// As [`DecoderLayer::project`], with the queries of some tokens alone.
     pub fn project_some(
         &self,

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use candle_core::{DType, Device, Tensor, Var};
 use common::{config, largest_difference, model, options, pixels, prompt, values};
-use fused_ops::{AttentionLayout, Segment};
+use fused_ops::{AttentionLayout, QueryBlock, Segment};
 use qwen2_5_vl::{Grid, LoraOptions, Model, ModelPart, Positions, Prompt};
 use seeded_random::Stream;
 
@@ -258,6 +258,75 @@ fn hidden_states_of_some_tokens_are_those_of_all() {
                 .hidden_of(wrong, &embeddings, &positions, &layout)
                 .is_err()
         );
+    }
+}
+
+/// Two prompts run once, with continuations of one and of four tokens, beside the same as trees.
+#[test]
+fn continuations_of_a_prefix_are_those_of_a_tree() {
+    let model = model(true, 2);
+    let ids: Vec<u32> = (0..19).map(|token| token * 5 % 30).collect();
+    let whole = model.embed(&ids, None).unwrap().detach();
+    let prompts = Var::from_tensor(&whole.narrow(0, 0, 13).unwrap()).unwrap();
+    let text = Positions::text;
+    let close = |name: &str, found: &Tensor, expected: &Tensor| {
+        let (found, expected) = (values(found), values(expected));
+        let off = largest_difference(&found, &expected);
+        assert!(off < 1e-5, "{name}: {off}");
+    };
+    let prefix = model
+        .prefix(
+            &prompts,
+            &Positions::concat(&[text(0, 6), text(0, 7)]),
+            &AttentionLayout::causal(&[6, 7]),
+        )
+        .unwrap();
+    for (length, from) in [(1, 13), (4, 15)] {
+        let words = whole.narrow(0, from, length).unwrap();
+        let both = Tensor::cat(&[&words, &words], 0).unwrap();
+        let positions = Positions::concat(&[text(6, length), text(7, length)]);
+        let block = |index: usize, visible| QueryBlock {
+            queries: index * length..(index + 1) * length,
+            visible: vec![visible],
+            causal: Some(13 + index * length),
+        };
+        let blocks = vec![block(0, 0..6), block(1, 6..13)];
+        let layout = AttentionLayout::new(blocks, 2 * length, 13 + 2 * length).unwrap();
+        let found = model
+            .hidden_after(&prefix, &both, &positions, &layout)
+            .unwrap();
+
+        let (first, second) = (
+            prompts.narrow(0, 0, 6).unwrap(),
+            prompts.narrow(0, 6, 7).unwrap(),
+        );
+        let packed = Tensor::cat(&[&first, &words, &second, &words], 0).unwrap();
+        let positions = [text(0, 6 + length), text(0, 7 + length)];
+        let lengths = [6 + length, 7 + length];
+        let expected = model
+            .hidden(
+                &packed,
+                &Positions::concat(&positions),
+                &AttentionLayout::causal(&lengths),
+            )
+            .unwrap();
+        let expected = Tensor::cat(
+            &[
+                expected.narrow(0, 6, length).unwrap(),
+                expected.narrow(0, 13 + length, length).unwrap(),
+            ],
+            0,
+        )
+        .unwrap();
+        close("hidden", &found, &expected);
+        let gradient = |hidden: &Tensor| {
+            let sum = hidden.sqr().unwrap().sum_all().unwrap();
+            sum.backward().unwrap().get(&prompts).unwrap().clone()
+        };
+        close("gradient", &gradient(&found), &gradient(&expected));
+        let other = AttentionLayout::causal(&[2 * length]);
+        let refused = model.hidden_after(&prefix, &both, &text(6, 2 * length), &other);
+        assert!(refused.is_err());
     }
 }
 

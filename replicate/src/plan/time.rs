@@ -152,12 +152,14 @@ impl Assumptions<'_> {
             (Evidence::Divergence(_), Some(Method::IntegratedGradients { quadrature })) => {
                 let nodes = quadrature.len() as f64;
                 let alone = prompts * calls * (first + workload.call_tokens as f64) * nodes;
-                // A forward pass and a backward pass to the prompt's embeddings.
-                let operations =
-                    2.0 * (forward(student, alone, first) + forward(teacher, alone, first));
+                // A prompt forward once a node for all its calls, and a backward pass to the prompt's
+                // embeddings for each.
+                let shared = branches * nodes;
+                let of = |model| forward(model, shared, first) + forward(model, alone, first);
+                let operations = of(student) + of(teacher);
                 parts.add(
                     "attribution",
-                    2.0 * alone,
+                    2.0 * shared,
                     operations,
                     operations / card.flops,
                 );
