@@ -31,6 +31,10 @@ eval-all *ARGS:
 tables *ARGS:
     cargo run --release --quiet --bin iapo -- tables {{ARGS}}
 
+# random checkpoints and drawn data in place of the paper's, to try a profile of real data (stand-ins DIR)
+stand-ins *ARGS:
+    cargo run --release --quiet --bin iapo -- stand-ins {{ARGS}}
+
 # profile paper through every stage with tiny models, more of it than CI has
 rehearse:
     cargo test --release --test rehearsal -- --ignored --nocapture
@@ -116,6 +120,10 @@ cuda-battery *ARGS:
 # all tests
 test:
     cargo verify
+
+# what has unsafe code, under the address sanitizer (needs a nightly toolchain)
+sanitize:
+    bash .ci/sanitize
 
 # what CI runs
 ci:

@@ -2,7 +2,7 @@
 
 mod commands;
 mod parity;
-mod rehearsal;
+mod stand_ins;
 
 use std::process::ExitCode;
 

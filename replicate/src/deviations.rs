@@ -79,6 +79,7 @@ pub fn deviations(profile: &Profile, arms: &[String], facts: ModelFacts) -> Vec<
         weights,
         recompute,
         optimizer,
+        teacher,
         update_tokens,
         scoring_tokens,
         attribution_tokens,
@@ -89,6 +90,7 @@ pub fn deviations(profile: &Profile, arms: &[String], facts: ModelFacts) -> Vec<
     list.without_influence(&(
         recompute,
         optimizer,
+        teacher,
         update_tokens,
         scoring_tokens,
         attribution_tokens,

@@ -75,7 +75,8 @@ impl Probe {
             prompts,
             teacher: Vec::new(),
         };
-        probe.teacher = probe.attributed(policy, Some(teacher))?;
+        let teacher = teacher.on(policy.model.device())?;
+        probe.teacher = probe.attributed(policy, Some(&teacher))?;
         Ok(Some(probe))
     }
 

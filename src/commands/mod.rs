@@ -18,13 +18,13 @@ mod png;
 mod pretrain;
 mod recipe;
 mod recorded;
-mod rehearsal;
 mod replicate;
 mod score;
 #[cfg(feature = "local-judge")]
 mod serve;
 mod shell;
 mod signals;
+mod stand_ins;
 mod study;
 mod tables;
 mod task;
@@ -64,7 +64,7 @@ enum Command {
     Ask(ask::Args),
     Attribute(attribute::Args),
     Pretrain(pretrain::Args),
-    Rehearsal(rehearsal::Args),
+    StandIns(stand_ins::Args),
     Parity(parity::Args),
     Doctor(doctor::Args),
     Battery(battery::Args),
@@ -101,7 +101,7 @@ impl Cli {
             Command::Ask(args) => ask::run(args),
             Command::Attribute(args) => attribute::run(args),
             Command::Pretrain(args) => pretrain::run(args),
-            Command::Rehearsal(args) => rehearsal::run(args),
+            Command::StandIns(args) => stand_ins::run(args),
             Command::Parity(args) => parity::run(args),
             Command::Doctor(args) => doctor::run(args),
             Command::Battery(args) => battery::run(args),

@@ -307,12 +307,28 @@ impl Model {
     /// A model of its own with equal parameters in `dtype`, adapters merged, nothing frozen: what
     /// happens to one does not show in the other.
     pub fn copy(&self, dtype: DType) -> Result<Self> {
+        let parameters = self.copied(dtype, &self.device)?;
+        Self::new(self.config.clone(), parameters, None, BTreeSet::new())
+    }
+
+    /// The model on a device, all frozen: with these parameters where they are there already, else with
+    /// a copy of them, adapters merged, which later updates do not show in.
+    pub fn on(&self, device: &Device) -> Result<Self> {
+        if self.device.same_device(device) {
+            return self.detached();
+        }
+        let parameters = self.copied(self.dtype, device)?;
+        Self::new(self.config.clone(), parameters, None, BTreeSet::new())?.detached()
+    }
+
+    /// Its parameters in another place, adapters merged.
+    fn copied(&self, dtype: DType, device: &Device) -> Result<Parameters> {
         let mut parameters = Parameters::default();
         for (name, variable) in self.parameters.iter() {
             let merged = self.merged_weight(name, variable)?.to_dtype(dtype)?;
-            parameters.insert(name.to_string(), &merged)?;
+            parameters.insert(name.to_string(), &merged.to_device(device)?)?;
         }
-        Self::new(self.config.clone(), parameters, None, BTreeSet::new())
+        Ok(parameters)
     }
 
     /// Writes `config.json` and the weights in the hub's layout, adapters merged, in shards of at most

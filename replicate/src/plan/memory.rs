@@ -3,7 +3,8 @@
 //! Counted, in bytes of the device, with `b` bytes a value of the model's type:
 //!
 //! - weights of the policy, of the reference (a copy where all weights are trained, none with adapters)
-//!   and, where the arm asks it, of the teacher, `b` each;
+//!   and, where the arm asks it, of the teacher, `b` each; of a teacher that waits on the host only while
+//!   it is asked;
 //! - AdamW: two f32 moments a trained parameter, and an f32 master where `b` is 2;
 //! - the features of an update's images, of all turns: they are kept from rollout to step;
 //! - gradients: the f32 sum, and those of one micro-batch in the model's type;
@@ -29,7 +30,7 @@ use serde::Serialize;
 
 use super::{ModelSizes, Workload};
 use crate::compute::WeightType;
-use crate::profile::Profile;
+use crate::profile::{Profile, TeacherPlace};
 
 /// Logits of one chunk, three copies.
 const LOGITS: u64 = 3 * (32 << 20);
@@ -152,8 +153,10 @@ fn of_stage(
     if grpo.lora.is_none() {
         add("reference", policy.parameters() * b, true);
     }
-    if let Some(teacher) = teacher {
-        add("teacher", teacher.parameters() * b, true);
+    let asked = teacher.map_or(0, |teacher| teacher.parameters() * b);
+    let waits = compute.teacher == TeacherPlace::Host;
+    if teacher.is_some() {
+        add("teacher", asked, !waits);
     }
     if grpo.lora.is_some() {
         add("adapters", trained * b, true);
@@ -185,7 +188,8 @@ fn of_stage(
         let tokens = (compute.attribution_gradient_tokens as u64).max(longest);
         let of = |model: &ModelSizes| model.layers * tokens * kept(model) * b;
         let largest = teacher.map_or(0, of).max(of(policy));
-        add("attribution", largest, false);
+        let asked = if waits { asked } else { 0 };
+        add("attribution", largest + asked, false);
     }
     let patches = (compute.vision_patches as u64).max(workload.image_patches as u64);
     add("vision tower", patches * tower_values(policy) * b, false);
@@ -300,6 +304,9 @@ pub(super) fn changes(
     });
     try_with("compute.optimizer=\"host\"".into(), &|p| {
         p.compute.optimizer = OptimizerPlace::Host;
+    });
+    try_with("compute.teacher=\"host\"".into(), &|p| {
+        p.compute.teacher = TeacherPlace::Host;
     });
     try_with("compute.weights=\"bf16\"".into(), &|p| {
         p.compute.weights = WeightType::Bf16;

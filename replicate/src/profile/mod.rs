@@ -14,5 +14,6 @@ pub use servers::{JudgeModel, ModelServer, TrainingRubric};
 pub use settings::{
     AlarmAction, Alarms, Checkpoints, ComputeSettings, DataSettings, EpisodeSettings,
     EvaluationSettings, GateSettings, Grpo, LoraSettings, Profile, PromptWording, Schedule,
+    TeacherPlace,
 };
 pub use stamp::{RunRole, differing_keys};

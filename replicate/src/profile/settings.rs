@@ -128,6 +128,17 @@ fn is_false(value: &bool) -> bool {
 }
 
 /// Likewise for other values.
+/// Where a teacher waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TeacherPlace {
+    /// Where the policy is.
+    #[default]
+    Device,
+    /// In the host's memory.
+    Host,
+}
+
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -241,6 +252,10 @@ pub struct ComputeSettings {
     /// 12 bytes a trained parameter less and is slower by two copies of them an update.
     #[serde(default, skip_serializing_if = "is_default")]
     pub optimizer: OptimizerPlace,
+    /// Where the teacher's weights wait until calls are measured: with `host` not on a card, which then
+    /// holds them in that part of an update alone, for one copy of them an update.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub teacher: TeacherPlace,
     /// Tokens of one forward and backward pass of an update. Passes run side by side, each on one
     /// thread: small enough for several, large enough for matrix products.
     pub update_tokens: usize,

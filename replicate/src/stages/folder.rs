@@ -17,8 +17,8 @@ use results::{ArmName, ProfileStamp, run_folder};
 use crate::profile::{Profile, RunRole, differing_keys};
 use crate::{Error, Result, error};
 
-/// What a run's folder says of the settings that it is made with, from its first moment.
-const SETTINGS: &str = "settings.json";
+/// The file of a run that says what it is made with, from its first moment.
+pub const SETTINGS: &str = "settings.json";
 
 /// The folder of an experiment.
 pub struct ExperimentFolder {
@@ -129,7 +129,7 @@ impl ExperimentFolder {
         let folder = self.run(profile, kind, seed)?;
         let stamp = profile.stamp(kind);
         let file = folder.join(SETTINGS);
-        if !file.exists() {
+        if !results::is_stored(&file) {
             return Ok(false);
         }
         let known: ProfileStamp = results::read_json(&file)?;

@@ -17,7 +17,8 @@ use baselines::vtool_r1::VtoolR1;
 use benchmarks::TestSet;
 use benchmarks::data::{Data, Item, LoadedData, ValidationSource};
 use benchmarks::sources::checkpoint::resolve;
-use qwen2_5_vl::{Config, shapes};
+use candle_core::Device;
+use qwen2_5_vl::{Config, Model, shapes};
 use results::{ArmName, RunHashes, UpdateMetrics};
 
 use crate::checkpoint::weights_hash;
@@ -26,12 +27,12 @@ use crate::deviations::ModelFacts;
 use crate::evaluation::{base_card, own_calls_card};
 use crate::gates::{Base, Gates, detections};
 use crate::policy::{Budgets, LocalPolicy};
-use crate::profile::{DataSettings, Profile, PromptWording, RunRole};
+use crate::profile::{DataSettings, Profile, PromptWording, RunRole, TeacherPlace};
 use crate::progress::Report;
 use crate::{Error, Result};
 
 pub use cell::CellPlace;
-pub use folder::{is_locked, shared_run, try_lock, wait_for_lock};
+pub use folder::{SETTINGS, is_locked, shared_run, try_lock, wait_for_lock};
 
 use evaluate::Subject;
 use folder::ExperimentFolder;
@@ -352,6 +353,18 @@ impl<'a> Replication<'a> {
     }
 
     /// A checkpoint as a policy.
+    /// A model that is asked now and then, where the profile wants it to wait.
+    fn waiting(&self, dir: &Path) -> Result<Model> {
+        let Compute { device, dtype } = match self.profile.compute.teacher {
+            TeacherPlace::Device => self.compute.clone(),
+            TeacherPlace::Host => Compute {
+                device: Device::Cpu,
+                ..self.compute.clone()
+            },
+        };
+        Ok(Model::load(dir, &device, dtype)?.detached()?)
+    }
+
     fn policy(&self, dir: &Path) -> Result<LocalPolicy> {
         let tokens = self.profile.grpo.max_new_tokens;
         let mut policy = LocalPolicy::load(dir, &self.compute, tokens)?;

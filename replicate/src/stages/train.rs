@@ -50,10 +50,7 @@ impl Replication<'_> {
             true => &again,
             false => &folder,
         };
-        let model_of = |dir: Option<&Path>| -> Result<_> {
-            dir.map(|dir| self.policy(dir)?.model.detached().map_err(Into::into))
-                .transpose()
-        };
+        let model_of = |dir: Option<&Path>| dir.map(|dir| self.waiting(dir)).transpose();
         let evidence = plan.reward.method().evidence();
         let asks_teacher = matches!(
             evidence,

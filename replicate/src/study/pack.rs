@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use results::{METRICS, RECORDS};
 
 use crate::Result;
+use crate::stages::SETTINGS;
 
 use super::cell::StudyCell;
 
@@ -46,6 +47,7 @@ pub fn pack(cells: &[&StudyCell], out: &Path) -> Result<()> {
                 _ => results::pack_records(&folder.join(RECORDS), &folders[0].join(RECORDS))?,
             }
             results::pack(&folder.join(METRICS))?;
+            results::pack(&folder.join(SETTINGS))?;
         }
     }
     Ok(())

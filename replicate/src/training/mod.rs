@@ -217,18 +217,22 @@ impl<'a> Training<'a> {
         }
         lap("rollout");
         let reward = self.reward.method();
+        let device = self.policy.model.device();
         let compared_with = self.teachers.asked_by(self.reward, &self.reference)?;
+        let compared_with = compared_with.map(|model| model.on(device)).transpose()?;
         let evidence = evidence::measure(
             &mut self.policy,
             &groups,
             &evidence::Measuring {
                 wanted: reward.evidence(),
                 attribution: self.reward.attribution(),
-                compared_with,
+                compared_with: compared_with.as_ref(),
                 verifier: self.graders.verifier.map(EndpointVerifier::new),
                 scoring_tokens: self.profile.compute.scoring_tokens,
             },
         )?;
+        // One that waits elsewhere leaves the room for the step.
+        drop(compared_with);
         if reward.evidence() == Evidence::Verifier {
             evidence.leave_out_unverified(&mut groups);
         }

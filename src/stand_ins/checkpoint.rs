@@ -29,7 +29,7 @@ const SPECIAL: [&str; 8] = [
 const TEMPLATE: &str = "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}{% for content in message['content'] %}{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}{% set image_count.value = image_count.value + 1 %}{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}<|vision_start|><|image_pad|><|vision_end|>{% elif content['type'] == 'video' or 'video' in content %}{% set video_count.value = video_count.value + 1 %}{% if add_vision_id %}Video {{ video_count.value }}: {% endif %}<|vision_start|><|video_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
 /// How a model differs from the other.
-pub struct Shape {
+pub struct StandInModel {
     /// A model on the hub whose sizes it has; else it has those that follow.
     published: Option<&'static str>,
     hidden: usize,
@@ -40,7 +40,7 @@ pub struct Shape {
 }
 
 /// As the 3B: sixteen query heads on two pairs of keys and values, narrow.
-const TINY_STUDENT: Shape = Shape {
+const TINY_STUDENT: StandInModel = StandInModel {
     published: None,
     hidden: 128,
     layers: 2,
@@ -49,7 +49,7 @@ const TINY_STUDENT: Shape = Shape {
 };
 
 /// As the 7B beside it: wider, its features no student's.
-const TINY_TEACHER: Shape = Shape {
+const TINY_TEACHER: StandInModel = StandInModel {
     published: None,
     hidden: 192,
     layers: 2,
@@ -68,15 +68,15 @@ pub enum ModelSize {
 
 impl ModelSize {
     /// Student and teacher.
-    pub fn shapes(self) -> [Shape; 2] {
+    pub fn models(self) -> [StandInModel; 2] {
         match self {
             ModelSize::Tiny => [TINY_STUDENT, TINY_TEACHER],
             ModelSize::Published => [
-                Shape {
+                StandInModel {
                     published: Some("Qwen/Qwen2.5-VL-3B-Instruct"),
                     ..TINY_STUDENT
                 },
-                Shape {
+                StandInModel {
                     published: Some("Qwen/Qwen2.5-VL-7B-Instruct"),
                     ..TINY_TEACHER
                 },
@@ -85,7 +85,7 @@ impl ModelSize {
     }
 }
 
-impl Shape {
+impl StandInModel {
     /// The configuration with a vocabulary of 256 bytes, [`SPECIAL`] and some words; one of a published
     /// size keeps its own size of the vocabulary, of which most has no text.
     fn config(&self, words: usize) -> anyhow::Result<Config> {
@@ -121,7 +121,7 @@ impl Shape {
                 "tokens_per_second": 2, "in_chans": 3,
             },
         });
-        Ok(Config::parse(&config.to_string(), "rehearsal")?)
+        Ok(Config::parse(&config.to_string(), "stand-ins")?)
     }
 }
 
@@ -132,13 +132,13 @@ fn id(token: &str) -> u32 {
 }
 
 /// Writes a checkpoint's folder. `words` become tokens of their own.
-pub fn write(folder: &Path, shape: &Shape, words: &[String]) -> anyhow::Result<()> {
+pub fn write(folder: &Path, own: &StandInModel, words: &[String]) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder)
         .with_context(|| format!("cannot create {}", folder.display()))?;
-    let config = shape.config(words.len())?;
-    let model = Model::random(config, Stream::new(shape.seed), &Device::Cpu)?;
+    let config = own.config(words.len())?;
+    let model = Model::random(config, Stream::new(own.seed), &Device::Cpu)?;
     favour(&model, words.len())?;
-    match shape.published {
+    match own.published {
         None => model.save(folder)?,
         Some(_) => model.copy(DType::BF16)?.save(folder)?,
     }

@@ -20,8 +20,8 @@ pub fn write(
     sizes: &Sizes,
 ) -> anyhow::Result<()> {
     let words = words();
-    for (name, shape) in ["student", "teacher"].into_iter().zip(size.shapes()) {
-        checkpoint::write(&folder.join(name), &shape, &words)?;
+    for (name, own) in ["student", "teacher"].into_iter().zip(size.models()) {
+        checkpoint::write(&folder.join(name), &own, &words)?;
     }
     data::write(&folder.join("data"), real, sizes)
 }

@@ -1,4 +1,4 @@
-//! `iapo rehearsal`: what a profile of real data can be rehearsed with.
+//! `iapo stand-ins`: what stands in for checkpoints and data that are not at hand.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::ensure;
 
 use super::output::print;
-use crate::rehearsal::{ModelSize, Sizes, write};
+use crate::stand_ins::{ModelSize, Sizes, write};
 
 /// Makes random checkpoints of the real architecture and a few drawn charts, tables and questions of
 /// every set, so that a profile of real data can be tried without any download. Nothing that comes of
@@ -46,13 +46,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     write(folder, args.models, args.rows.as_deref(), &sizes)?;
     let at = folder.display();
     print(&format!(
-        "{at} holds a student, a teacher and data. A rehearsal of profile paper in a minute:\n  iapo \
-         replicate --profile paper --data {at}/data --checkpoints {at} --arms vtool-r1 \\\n    --set \
+        "{at} holds a student, a teacher and data. Profile paper in a minute, with a judge that finds \
+         everything wrong:\n  python3 benches/cuda/judge.py & # prints URL\n  JUDGE_API_KEY=none \
+         VERIFIER_API_KEY=none iapo replicate --profile paper --data {at}/data \\\n    --checkpoints {at} \
+         --arms vtool-r1 --out {at}/run --set judge.server.url=URL \\\n    --set \
          checkpoints.student=student --set checkpoints.teacher=teacher --set compute.weights=f32 \\\n    \
          --set data.min_pixels=3136 --set data.max_pixels=12544 --set data.held_out=0.3 \\\n    --set \
          schedule.teacher=0 --set schedule.cold_start=1 --set schedule.arm=1 --set grpo.prompts=2 \\\n    \
-         --set grpo.samples=4 --set grpo.max_new_tokens=4 --set evaluation.validation=1 \\\n    --out \
-         {at}/run\n"
+         --set grpo.samples=4 --set grpo.max_new_tokens=4 --set evaluation.validation=1\n"
     ))?;
     Ok(ExitCode::SUCCESS)
 }
