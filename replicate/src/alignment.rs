@@ -352,10 +352,13 @@ impl CallLogProbs<'_> {
             parts.push(words.expand((count, length - 1, hidden))?);
         }
         let embeddings = Tensor::cat(&parts, 1)?.reshape((count * length, hidden))?;
-        let blocks = (0..count).map(|node| QueryBlock {
-            queries: node * length..(node + 1) * length,
-            visible: vec![node * before..(node + 1) * before],
-            causal: Some(count * before + node * length),
+        let blocks = (0..count).map(|node| {
+            let prompt = node * before..(node + 1) * before;
+            QueryBlock {
+                queries: node * length..(node + 1) * length,
+                visible: vec![prompt],
+                causal: Some(count * before + node * length),
+            }
         });
         let layout =
             AttentionLayout::new(blocks.collect(), count * length, count * (before + length))?;
