@@ -75,7 +75,7 @@ pub fn check(compute: &Compute, folder: &Path, short: bool) -> anyhow::Result<Fo
     ]
     .concat();
 
-    let (features, looked) = seconds(device, || image(batch.prompts))?;
+    let (features, first_seconds) = seconds(device, || image(batch.prompts))?;
     let prompts = (0..batch.prompts)
         .map(|prompt| {
             Ok(Prompt {
@@ -111,7 +111,7 @@ pub fn check(compute: &Compute, folder: &Path, short: bool) -> anyhow::Result<Fo
         .collect();
     // One token: the prompts alone.
     let mut prefill = model.session(batch.prompts * (batch.text + picture.len()))?;
-    let (_, prefilled) = seconds(device, || Ok(prefill.generate(&requests, &options(1))?))?;
+    let (_, prompt_seconds) = seconds(device, || Ok(prefill.generate(&requests, &options(1))?))?;
     drop(prefill);
     let (called, first) = seconds(device, || {
         Ok(session.generate(&requests, &options(batch.call))?)
@@ -119,8 +119,8 @@ pub fn check(compute: &Compute, folder: &Path, short: bool) -> anyhow::Result<Fo
     let known = session.prefilled();
 
     let episodes = batch.prompts * batch.samples;
-    let (edited, looked_again) = seconds(device, || image(episodes))?;
-    let mut seconds_prompts = Vec::with_capacity(episodes);
+    let (edited, edited_seconds) = seconds(device, || image(episodes))?;
+    let mut second_prompts = Vec::with_capacity(episodes);
     for (index, (question, sample)) in called
         .iter()
         .enumerate()
@@ -130,7 +130,7 @@ pub fn check(compute: &Compute, folder: &Path, short: bool) -> anyhow::Result<Fo
         let before = &prompts[question];
         let own = edited.narrow(0, index * slots, slots)?;
         let features = before.image_features.iter().chain([&own]);
-        seconds_prompts.push((
+        second_prompts.push((
             Prompt {
                 input_ids: [&before.input_ids[..], &sample.sampled.token_ids, &picture]
                     .concat()
@@ -143,7 +143,7 @@ pub fn check(compute: &Compute, folder: &Path, short: bool) -> anyhow::Result<Fo
             sample.id,
         ));
     }
-    let requests: Vec<SessionPrompt> = seconds_prompts
+    let requests: Vec<SessionPrompt> = second_prompts
         .iter()
         .enumerate()
         .map(|(index, (prompt, id))| SessionPrompt {
@@ -179,17 +179,17 @@ pub fn check(compute: &Compute, folder: &Path, short: bool) -> anyhow::Result<Fo
             differs("tokens of answers", sampled, episodes * batch.answer),
         ],
         figures: vec![
-            Figure::new("first images", looked, "s"),
-            Figure::new("prompts", prefilled, "s"),
+            Figure::new("first images", first_seconds, "s"),
+            Figure::new("prompts", prompt_seconds, "s"),
             Figure::new("first turn, prompts included", first, "s"),
-            Figure::new("edited images", looked_again, "s"),
+            Figure::new("edited images", edited_seconds, "s"),
             Figure::new("second turn", second, "s"),
             rate(
                 "prompts",
                 batch.prompts * (batch.text + picture.len()),
-                prefilled,
+                prompt_seconds,
             ),
-            rate("calls", episodes * batch.call, first - prefilled),
+            rate("calls", episodes * batch.call, first - prompt_seconds),
             rate(
                 "second turn, observations included",
                 expected + sampled,
