@@ -307,6 +307,9 @@ impl CallLogProbs<'_> {
         nodes: &[Node],
     ) -> Result<Vec<GradientSum>> {
         let prompt = &called.prompt.prompt;
+        if called.calls.is_empty() {
+            return Ok(Vec::new());
+        }
         let positions = self.model.positions(&prompt.input_ids, &prompt.grids)?;
         let before = positions.len().saturating_sub(1);
         let calls = called.calls.iter().map(|call| call.token_ids.len());
