@@ -13,7 +13,7 @@ use qwen2_5_vl::{Config, Model};
 use seeded_random::Stream;
 use serde_json::{Value, json};
 
-/// Qwen2.5-VL's, with the ids that follow 256 bytes.
+/// Qwen2.5-VL's special tokens, with the ids that follow 256 bytes.
 const SPECIAL: [&str; 8] = [
     "<|endoftext|>",
     "<|im_start|>",
@@ -24,6 +24,13 @@ const SPECIAL: [&str; 8] = [
     "<|image_pad|>",
     "<|video_pad|>",
 ];
+const END_OF_TEXT: u32 = 256;
+const TURN_END: u32 = 258;
+const VISION_START: u32 = 259;
+const VISION_END: u32 = 260;
+const VISION_PAD: u32 = 261;
+const IMAGE_PAD: u32 = 262;
+const VIDEO_PAD: u32 = 263;
 
 /// As Qwen/Qwen2.5-VL-3B-Instruct has it.
 const TEMPLATE: &str = "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}{% for content in message['content'] %}{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}{% set image_count.value = image_count.value + 1 %}{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}<|vision_start|><|image_pad|><|vision_end|>{% elif content['type'] == 'video' or 'video' in content %}{% set video_count.value = video_count.value + 1 %}{% if add_vision_id %}Video {{ video_count.value }}: {% endif %}<|vision_start|><|video_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
@@ -94,9 +101,8 @@ impl StandInModel {
                 .with_context(|| format!("the sizes of {name} are not known"))?,
             None => self.tiny_config(words)?,
         };
-        (config.image_token_id, config.video_token_id) = (id("<|image_pad|>"), id("<|video_pad|>"));
-        (config.vision_start_token_id, config.vision_end_token_id) =
-            (id("<|vision_start|>"), id("<|vision_end|>"));
+        (config.image_token_id, config.video_token_id) = (IMAGE_PAD, VIDEO_PAD);
+        (config.vision_start_token_id, config.vision_end_token_id) = (VISION_START, VISION_END);
         Ok(config)
     }
 
@@ -110,10 +116,10 @@ impl StandInModel {
             "max_position_embeddings": 128000, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
             "rope_scaling": { "type": "mrope", "mrope_section": [1, 1, 2] },
             "tie_word_embeddings": self.tied, "initializer_range": 0.02,
-            "bos_token_id": id("<|endoftext|>"), "eos_token_id": id("<|im_end|>"),
-            "image_token_id": id("<|image_pad|>"), "video_token_id": id("<|video_pad|>"),
-            "vision_start_token_id": id("<|vision_start|>"),
-            "vision_end_token_id": id("<|vision_end|>"), "vision_token_id": id("<|vision_pad|>"),
+            "bos_token_id": END_OF_TEXT, "eos_token_id": TURN_END,
+            "image_token_id": IMAGE_PAD, "video_token_id": VIDEO_PAD,
+            "vision_start_token_id": VISION_START,
+            "vision_end_token_id": VISION_END, "vision_token_id": VISION_PAD,
             "vision_config": {
                 "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2,
                 "out_hidden_size": self.hidden, "patch_size": 14, "spatial_merge_size": 2,
@@ -123,12 +129,6 @@ impl StandInModel {
         });
         Ok(Config::parse(&config.to_string(), "stand-ins")?)
     }
-}
-
-/// The id of a special token: they follow the bytes.
-fn id(token: &str) -> u32 {
-    let place = SPECIAL.iter().position(|known| *known == token);
-    256 + place.unwrap_or(0) as u32
 }
 
 /// Writes a checkpoint's folder. `words` become tokens of their own.
@@ -150,7 +150,7 @@ pub fn write(folder: &Path, own: &StandInModel, words: &[String]) -> anyhow::Res
     )?;
     write(
         "generation_config.json",
-        &json!({ "eos_token_id": [id("<|im_end|>"), id("<|endoftext|>")] }),
+        &json!({ "eos_token_id": [TURN_END, END_OF_TEXT] }),
     )?;
     results::write_atomically(&folder.join("chat_template.jinja"), TEMPLATE.as_bytes())?;
     write(
@@ -241,4 +241,24 @@ fn letters() -> Vec<char> {
             char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_those_of_their_tokens() {
+        for (id, token) in [
+            (END_OF_TEXT, "<|endoftext|>"),
+            (TURN_END, "<|im_end|>"),
+            (VISION_START, "<|vision_start|>"),
+            (VISION_END, "<|vision_end|>"),
+            (VISION_PAD, "<|vision_pad|>"),
+            (IMAGE_PAD, "<|image_pad|>"),
+            (VIDEO_PAD, "<|video_pad|>"),
+        ] {
+            assert_eq!(SPECIAL[id as usize - 256], token);
+        }
+    }
 }
