@@ -96,7 +96,7 @@ fn of_form(settings: &AttributionSettings) -> Vec<Deviation> {
             "attribution",
             "integrated gradients",
             "occlusion: drop of the call's log-probability without a block",
-            "a thirtieth of the cost",
+            "a fraction of the cost",
         ),
         Method::PathDifferences(levels) => Deviation::new(
             "attribution",
