@@ -26,8 +26,10 @@ pub fn pack(cells: &[&StudyCell], out: &Path) -> Result<()> {
             cell.cold_start_folder(out),
             cell.untrained_folder(out),
         ] {
-            // A stage that is not finished goes on with its plain files.
-            let finished = folder.join(results::MANIFEST).exists();
+            // A stage that is not finished goes on with its plain files. A cold start, which has no
+            // manifest, is finished where a cell is that went on from it.
+            let cold_start = folder == cell.cold_start_folder(out);
+            let finished = cold_start || folder.join(results::MANIFEST).exists();
             let of_stage = folder.parent().map(Path::to_path_buf).unwrap_or_default();
             let of_variant = cell.variant_folder(out);
             let group = match folder.starts_with(&of_variant) {
