@@ -252,8 +252,9 @@ pub struct ComputeSettings {
     /// 12 bytes a trained parameter less and is slower by two copies of them an update.
     #[serde(default, skip_serializing_if = "is_default")]
     pub optimizer: OptimizerPlace,
-    /// Where the teacher's weights wait until calls are measured: with `host` not on a card, which then
-    /// holds them in that part of an update alone, for one copy of them an update.
+    /// Where the weights of the teacher, or of another model that a reward compares with, wait until calls
+    /// are measured: with `host` not on a card, which then holds them in that part of an update alone, for
+    /// one copy of them an update.
     #[serde(default, skip_serializing_if = "is_default")]
     pub teacher: TeacherPlace,
     /// Tokens of one forward and backward pass of an update. Passes run side by side, each on one
