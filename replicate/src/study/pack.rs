@@ -1,10 +1,11 @@
 //! Finished cells in the form in which a repository keeps them: compressed, records as what differs
-//! from the first cell of their variant.
+//! from the first cell of their variant, manifests without indentation.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use results::{METRICS, RECORDS};
+use results::{MANIFEST, METRICS, RECORDS};
+use serde_json::Value;
 
 use crate::Result;
 use crate::stages::SETTINGS;
@@ -29,7 +30,7 @@ pub fn pack(cells: &[&StudyCell], out: &Path) -> Result<()> {
             // A stage that is not finished goes on with its plain files. A cold start, which has no
             // manifest, is finished where a cell is that went on from it.
             let cold_start = folder == cell.cold_start_folder(out);
-            let finished = cold_start || folder.join(results::MANIFEST).exists();
+            let finished = cold_start || folder.join(MANIFEST).exists();
             let of_stage = folder.parent().map(Path::to_path_buf).unwrap_or_default();
             let of_variant = cell.variant_folder(out);
             let group = match folder.starts_with(&of_variant) {
@@ -50,7 +51,20 @@ pub fn pack(cells: &[&StudyCell], out: &Path) -> Result<()> {
             }
             results::pack(&folder.join(METRICS))?;
             results::pack(&folder.join(SETTINGS))?;
+            on_one_line(&folder.join(MANIFEST))?;
         }
     }
     Ok(())
+}
+
+/// Writes a JSON file anew without the white space that hundreds of them need not have.
+fn on_one_line(path: &Path) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let value: Value = results::read_json(path)?;
+    Ok(results::write_atomically(
+        path,
+        format!("{value}\n").as_bytes(),
+    )?)
 }
