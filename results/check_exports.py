@@ -1,12 +1,15 @@
-"""Opens what export.py writes with the readers that it is meant for, and compares it with the records.
+"""Opens what export.py writes with the readers that it is meant for, and compares it with the records; reads
+the kept forms of the study's records and compares them with their checksums.
 
     pip install -r results/requirements-export.txt && python3 results/check_exports.py [RUN ARM]
 """
 
+import json
 import pathlib
 import sys
 import tempfile
 
+import blake3
 import pandas
 from inspect_ai.log import list_eval_logs, read_eval_log
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -54,3 +57,11 @@ with tempfile.TemporaryDirectory() as name:
         assert len(events.Scalars("reward")) == len(metrics)
     assert scalars > 0
     print(f"TensorBoard: {scalars} scalars")
+
+# A cell of the study that is kept whole, and two that are told by one and by two others.
+for cell in ["vtool-r1/seed-2000", "vtool-r1/seed-2001", "iapo-occlusion/seed-2001"]:
+    folder = HERE / "study" / "B" / "main" / cell
+    text = "".join(json.dumps(record, separators=(",", ":"), ensure_ascii=False) + "\n" for record in export.lines(folder, "records.jsonl"))
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    assert blake3.blake3(text.encode("utf-8")).hexdigest() == manifest["files"]["records.jsonl"]["blake3"], cell
+print("the study's records are what their manifests say")

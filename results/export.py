@@ -3,7 +3,7 @@
     pip install -r results/requirements-export.txt
     python3 results/export.py RUN --out DIR [--only parquet,tensorboard,inspect] [--arms A,B]
 
-RUN is a folder that `replicate --out` or `eval-all --out` wrote. What is written:
+RUN is a folder that `replicate --out`, `eval-all --out` or `study` wrote. What is written:
 
     DIR/records.parquet, metrics.parquet, episodes.parquet   one row a line of METRICS.md's files
     DIR/tensorboard/ARM/seed-N/                              a scalar for every number of metrics.jsonl
@@ -24,16 +24,38 @@ FORMS = ["parquet", "tensorboard", "inspect"]
 
 def lines(folder, name):
     """The objects of a file of lines, compressed or not; none where it is not there."""
-    plain, packed = folder / name, folder / (name + ".gz")
-    if (folder / name.replace(".jsonl", ".jsonl.delta.gz")).exists():
-        sys.exit(f"{folder}/{name} is kept as differences from another run: export that one, or make the run again")
+    plain, packed, delta = (folder / (name + ending) for ending in ("", ".gz", ".delta.gz"))
     if plain.exists():
         text = plain.read_text(encoding="utf-8")
     elif packed.exists():
         text = gzip.decompress(packed.read_bytes()).decode("utf-8")
+    elif delta.exists():
+        return differing(folder, gzip.decompress(delta.read_bytes()).decode("utf-8"))
     else:
         return []
     return [json.loads(line) for line in text.splitlines()]
+
+
+def differing(folder, text):
+    """The records that are kept as what differs from other runs' (results/src/delta.rs tells the form)."""
+    text = iter(text.splitlines())
+    header = json.loads(next(text))
+    references = [(folder / reference["path"]).resolve() for reference in header["references"]]
+    others = [lines(reference.parent, reference.name) for reference in references]
+    for reference, other in zip(references, others):
+        if not other:
+            sys.exit(f"{folder}: its records are told by {reference}, which is not there; take the whole study")
+    fields = [field for field in header["order"] if field not in header["same"]]
+    signs = {field: next(text) for field in fields}
+    records = [dict(header["same"]) for _ in others[0]]
+    for field in fields:
+        for place, record in enumerate(records):
+            sign = signs[field][place] if signs[field] else "0"
+            if sign == "!":
+                record[field] = json.loads(next(text))
+            elif sign != "-" and field in (other := others[int(sign)][place]):
+                record[field] = other[field]
+    return [{field: record[field] for field in header["order"] if field in record} for record in records]
 
 
 def folders(run, arms=None):

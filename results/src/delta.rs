@@ -1,15 +1,19 @@
-//! Records as what differs from another run's: the runs of a study answer the same questions, most of
-//! them alike, and four fifths of their bytes are said by every run.
+//! Records as what differs from other runs': the runs of a study answer the same questions, most of them
+//! alike, and four fifths of their bytes are said by every run.
 //!
 //! ```text
 //! records.jsonl.delta.gz, gzip of lines:
-//! {"reference": "../../<arm>/seed-<n>/records.jsonl", "blake3": "…", "same": {"arm": …, "seed": …, "checkpoint": …},
-//!  "order": […]}                           "order": the fields as they follow each other
-//! {"verdict": "right", "call": null, …}    one line a record: the fields that differ from the
-//!                                          reference's record in the same place, null where absent
+//! {"references": [{"path": "../../<arm>/seed-<n>/records.jsonl", "blake3": "…"}, …],
+//!  "same": {"arm": …, "seed": …, "checkpoint": …},     what all records share
+//!  "order": […]}                                       the other fields as they follow each other
+//! 00010!0-0…      one line a field of "order", one sign a record: the first reference that says the same
+//!                 (in its record of the same place; that both lack the field is saying the same too),
+//!                 - for no such field, ! for a value of its own; nothing where all say what reference 0 says
+//! "right"         the values of their own, one a line, field by field
 //! ```
 //!
-//! Reading gives the text that was packed, byte for byte: [`encode`] gives no delta that does not. The
+//! Fields stand together, since gzip finds more that is alike within one than within a record. Reading
+//! gives the text that was packed, byte for byte: [`encode`] gives no delta that does not. The
 //! manifest's checksum is the text's, as with other compressed files.
 
 use std::path::{Component, Path, PathBuf};
@@ -20,17 +24,29 @@ use serde_json::{Map, Value};
 /// The fields that all records of a run share.
 const SHARED: [&str; 3] = ["arm", "seed", "checkpoint"];
 
+/// A record's field that it lacks, and one whose value no reference has.
+const ABSENT: char = '-';
+const OWN: char = '!';
+
+/// Other records that a delta is told by.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Reference {
+    /// The other run's records, relative to the folder of these.
+    pub path: String,
+    /// BLAKE3 of their text.
+    pub blake3: String,
+}
+
 /// The first line of a delta.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Header {
-    /// The other run's records, relative to the folder of these.
-    pub reference: String,
-    /// BLAKE3 of the reference's text.
-    pub blake3: String,
+    /// At least one, at most ten.
+    pub references: Vec<Reference>,
     /// What all records have in common.
     same: Map<String, Value>,
-    /// All fields as they follow each other in a record.
+    /// All other fields as they follow each other in a record.
     order: Vec<String>,
 }
 
@@ -55,13 +71,14 @@ fn objects(text: &[u8]) -> Option<Vec<Map<String, Value>>> {
         .collect()
 }
 
-/// The text of a delta of the records `text` at `path` from `other` at `reference`. `None` where the two
-/// do not answer the same number of questions, records of one run differ in what they should share,
-/// or reading would not give `text` again.
-pub(crate) fn encode(path: &Path, text: &[u8], reference: &Path, other: &[u8]) -> Option<String> {
-    let (own, theirs) = (objects(text)?, objects(other)?);
+/// The text of a delta of the records `text` at `path` from other records, each with its path. `None`
+/// where they do not answer the same number of questions, records of one run differ in what they should
+/// share, or reading would not give `text` again.
+pub(crate) fn encode(path: &Path, text: &[u8], others: &[(&Path, Vec<u8>)]) -> Option<String> {
+    let own = objects(text)?;
+    let theirs = alike(others.iter().map(|(_, other)| other.as_slice()))?;
     let first = own.first()?;
-    if own.len() != theirs.len() {
+    if own.len() != theirs.first()?.len() || theirs.len() > 10 {
         return None;
     }
     let mut same = Map::new();
@@ -72,28 +89,62 @@ pub(crate) fn encode(path: &Path, text: &[u8], reference: &Path, other: &[u8]) -
         }
         same.insert(key.to_string(), value.clone());
     }
+    let references = others
+        .iter()
+        .map(|(reference, other)| {
+            Some(Reference {
+                path: relative(path.parent()?, reference)?,
+                blake3: blake3::hash(other).to_hex().to_string(),
+            })
+        })
+        .collect::<Option<_>>()?;
     let header = Header {
-        reference: relative(path.parent()?, reference)?,
-        blake3: blake3::hash(other).to_hex().to_string(),
+        references,
         same,
         order: order(&own),
     };
     let mut lines = serde_json::to_string(&header).ok()? + "\n";
-    for (record, other) in own.iter().zip(&theirs) {
-        let mut differing = Map::new();
-        let keys = record
-            .keys()
-            .chain(other.keys().filter(|key| !record.contains_key(*key)));
-        for key in keys.filter(|key| !SHARED.contains(&key.as_str())) {
-            if record.get(key) != other.get(key) {
-                let value = record.get(key).cloned().unwrap_or(Value::Null);
-                differing.insert(key.clone(), value);
-            }
+    let mut values = String::new();
+    for field in fields(&header) {
+        let mut signs = String::new();
+        for (place, record) in own.iter().enumerate() {
+            let value = record.get(field);
+            let said = theirs
+                .iter()
+                .position(|other| other[place].get(field) == value);
+            signs.push(match (said, value) {
+                (Some(index), _) => char::from_digit(u32::try_from(index).ok()?, 10)?,
+                (None, None) => ABSENT,
+                (None, Some(value)) => {
+                    values += &serde_json::to_string(value).ok()?;
+                    values.push('\n');
+                    OWN
+                }
+            });
         }
-        lines += &serde_json::to_string(&differing).ok()?;
+        if signs.contains(|sign| sign != '0') {
+            lines += &signs;
+        }
         lines.push('\n');
     }
-    (decode(&lines, other).as_deref() == Some(text)).then_some(lines)
+    lines += &values;
+    let others: Vec<&[u8]> = others.iter().map(|(_, other)| other.as_slice()).collect();
+    (decode(&lines, &others).as_deref() == Some(text)).then_some(lines)
+}
+
+/// The objects of several texts; `None` where they are not as many in each.
+fn alike<'a>(texts: impl Iterator<Item = &'a [u8]>) -> Option<Vec<Vec<Map<String, Value>>>> {
+    let all: Vec<_> = texts.map(objects).collect::<Option<_>>()?;
+    let count = all.first()?.len();
+    all.iter().all(|one| one.len() == count).then_some(all)
+}
+
+/// The fields that a delta has a line for.
+fn fields(header: &Header) -> impl Iterator<Item = &String> {
+    header
+        .order
+        .iter()
+        .filter(|field| !header.same.contains_key(*field))
 }
 
 /// All fields of records: each after the one that it follows where it is first met.
@@ -114,33 +165,52 @@ fn order(records: &[Map<String, Value>]) -> Vec<String> {
     order
 }
 
-/// The records of a delta as text; `None` where it does not fit its reference.
-pub(crate) fn decode(lines: &str, other: &[u8]) -> Option<Vec<u8>> {
+/// The records of a delta as text, from the texts of its references in their order; `None` where it
+/// does not fit them.
+pub(crate) fn decode(lines: &str, others: &[&[u8]]) -> Option<Vec<u8>> {
     let mut lines = lines.lines();
     let header: Header = serde_json::from_str(lines.next()?).ok()?;
-    let theirs = objects(other)?;
-    let mut text = Vec::new();
-    let mut count = 0;
-    for (line, mut record) in lines
-        .zip(&theirs)
-        .map(|(line, other)| (line, other.clone()))
-    {
-        let differing: Map<String, Value> = serde_json::from_str(line).ok()?;
-        for (key, value) in header.same.iter().chain(&differing) {
-            match value {
-                Value::Null => record.remove(key),
-                value => record.insert(key.clone(), value.clone()),
-            };
+    let theirs = alike(others.iter().copied())?;
+    let count = theirs.first()?.len();
+    let mut signs = Vec::new();
+    for field in fields(&header) {
+        let line = lines.next()?;
+        if !line.is_empty() && line.len() != count {
+            return None;
         }
-        let place = |key: &String| header.order.iter().position(|known| known == key);
-        let mut fields: Vec<(String, Value)> = record.into_iter().collect();
-        fields.sort_by_key(|(key, _)| place(key));
-        let record: Map<String, Value> = fields.into_iter().collect();
+        signs.push((field, line));
+    }
+    let mut columns = Vec::new();
+    for (field, line) in signs {
+        let mut column = Vec::with_capacity(count);
+        for place in 0..count {
+            let value = match line.as_bytes().get(place).map_or('0', |&sign| sign.into()) {
+                ABSENT => None,
+                OWN => Some(serde_json::from_str(lines.next()?).ok()?),
+                sign => {
+                    let index = usize::try_from(sign.to_digit(10)?).ok()?;
+                    theirs.get(index)?[place].get(field).cloned()
+                }
+            };
+            column.push(value);
+        }
+        columns.push((field, column));
+    }
+    let mut text = Vec::new();
+    for place in 0..count {
+        let mut record = Map::new();
+        for field in &header.order {
+            let own = columns.iter_mut().find(|(known, _)| *known == field);
+            let value = match own {
+                Some((_, column)) => column[place].take(),
+                None => header.same.get(field).cloned(),
+            };
+            record.extend(value.map(|value| (field.clone(), value)));
+        }
         serde_json::to_writer(&mut text, &record).ok()?;
         text.push(b'\n');
-        count += 1;
     }
-    (count == theirs.len()).then_some(text)
+    lines.next().is_none().then_some(text)
 }
 
 /// `target` as seen from `folder`, with `/` between names; `None` where the two share no beginning.

@@ -8,7 +8,7 @@ use flate2::{Compression, GzBuilder};
 use crate::delta::{delta, encode};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
-use crate::stored::{compressed, read_stored};
+use crate::stored::{compressed, read_reference, read_stored};
 
 /// Compresses a finished file: `<path>.gz` is there, whole, before `path` goes. Nothing where there
 /// is no `path`. The same bytes give the same file.
@@ -21,18 +21,21 @@ pub fn pack(path: &Path) -> Result<()> {
     std::fs::remove_file(path).map_err(Error::io("remove", path))
 }
 
-/// Packs `records.jsonl` as what differs from `reference`, another run's records, which stay where they
+/// Packs `records.jsonl` as what differs from `references`, other runs' records, which stay where they
 /// are. Where they cannot be told by their differences, they are packed as any other file is.
 ///
 /// # Errors
 /// A file that cannot be read or written.
-pub fn pack_records(path: &Path, reference: &Path) -> Result<()> {
+pub fn pack_records(path: &Path, references: &[&Path]) -> Result<()> {
     if !path.is_file() {
         return Ok(());
     }
     let text = std::fs::read(path).map_err(Error::io("read", path))?;
-    let other = read_stored(reference)?;
-    let Some(lines) = encode(path, &text, reference, &other) else {
+    let others: Vec<(&Path, Vec<u8>)> = references
+        .iter()
+        .map(|&reference| Ok((reference, read_reference(reference)?)))
+        .collect::<Result<_>>()?;
+    let Some(lines) = encode(path, &text, &others) else {
         return pack(path);
     };
     write_atomically(&delta(path), &gzip(lines.as_bytes()))?;
@@ -91,28 +94,24 @@ mod tests {
         assert!(path.exists() && !compressed(&path).exists());
     }
 
-    /// The records of the fixture's first two trained runs, each in a folder of its own.
-    fn two_runs(folder: &Path) -> [PathBuf; 2] {
-        let trained = fixture::runs(20).into_iter().skip(2);
-        let paths: Vec<PathBuf> = trained
-            .take(2)
-            .enumerate()
-            .map(|(index, run)| {
-                let path = folder.join(format!("arm/seed-{index}/records.jsonl"));
-                crate::write_lines(&path, &run.records).unwrap();
-                path
-            })
-            .collect();
-        [paths[0].clone(), paths[1].clone()]
+    /// The records of the fixture's first trained runs, each in a folder of its own.
+    fn runs<const N: usize>(folder: &Path) -> [PathBuf; N] {
+        let trained: Vec<_> = fixture::runs(20).into_iter().skip(2).take(N).collect();
+        assert_eq!(trained.len(), N);
+        std::array::from_fn(|index| {
+            let path = folder.join(format!("arm/seed-{index}/records.jsonl"));
+            crate::write_lines(&path, &trained[index].records).unwrap();
+            path
+        })
     }
 
     #[test]
     fn a_delta_gives_the_bytes_that_were_packed() {
         let folder = tempfile::tempdir().unwrap();
-        let [first, second] = two_runs(folder.path());
+        let [first, second] = runs(folder.path());
         let text = std::fs::read(&second).unwrap();
         pack(&first).unwrap();
-        pack_records(&second, &first).unwrap();
+        pack_records(&second, &[&first]).unwrap();
         assert!(!second.exists() && is_stored(&second) && delta(&second).is_file());
         assert_eq!(read_stored(&second).unwrap(), text);
         let whole = gzip(&text).len() as u64;
@@ -128,11 +127,56 @@ mod tests {
     }
 
     #[test]
+    fn a_delta_is_told_by_others_and_no_deeper_than_it_can_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths: [PathBuf; 4] = runs(folder.path());
+        let texts: Vec<_> = paths
+            .iter()
+            .map(|path| std::fs::read(path).unwrap())
+            .collect();
+        pack_records(&paths[1], &[&paths[0]]).unwrap();
+        pack_records(&paths[2], &[&paths[1], &paths[0]]).unwrap();
+        let deep = pack_records(&paths[3], &[&paths[2]])
+            .unwrap_err()
+            .to_string();
+        assert!(deep.contains("2 deltas"), "{deep}");
+        for (path, text) in paths.iter().zip(&texts) {
+            assert_eq!(&read_stored(path).unwrap(), text);
+        }
+        assert!(paths[3].is_file() && !paths[2].exists());
+        // One that leads to itself ends.
+        std::fs::remove_file(&paths[0]).unwrap();
+        std::fs::rename(delta(&paths[1]), delta(&paths[0])).unwrap();
+        assert!(read_stored(&paths[0]).is_err());
+    }
+
+    #[test]
+    fn a_delta_that_was_cut_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let [first, second] = runs(folder.path());
+        pack_records(&second, &[&first]).unwrap();
+        let packed = delta(&second);
+        let lines = String::from_utf8(crate::stored::gunzip(&packed).unwrap()).unwrap();
+        let count = lines.lines().count();
+        for kept in 0..count {
+            let cut: String = lines
+                .lines()
+                .take(kept)
+                .map(|line| format!("{line}\n"))
+                .collect();
+            std::fs::write(&packed, gzip(cut.as_bytes())).unwrap();
+            assert!(read_stored(&second).is_err(), "{kept} of {count} lines");
+        }
+        std::fs::write(&packed, gzip(format!("{lines}true\n").as_bytes())).unwrap();
+        assert!(read_stored(&second).is_err());
+    }
+
+    #[test]
     fn another_reference_is_noticed_and_what_cannot_be_told_by_it_is_kept_whole() {
         let folder = tempfile::tempdir().unwrap();
-        let [first, second] = two_runs(folder.path());
+        let [first, second] = runs(folder.path());
         let text = std::fs::read_to_string(&second).unwrap();
-        pack_records(&second, &first).unwrap();
+        pack_records(&second, &[&first]).unwrap();
         let changed = std::fs::read_to_string(&first)
             .unwrap()
             .replacen("wrong", "right", 1);
@@ -149,7 +193,7 @@ mod tests {
         assert_ne!(reordered, text);
         for other in [shorter, reordered] {
             std::fs::write(&second, &other).unwrap();
-            pack_records(&second, &first).unwrap();
+            pack_records(&second, &[&first]).unwrap();
             assert!(compressed(&second).is_file() && !delta(&second).exists());
             assert_eq!(read_stored(&second).unwrap(), other.as_bytes());
             std::fs::remove_file(compressed(&second)).unwrap();

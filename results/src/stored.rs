@@ -13,6 +13,10 @@ use crate::error::{Error, Result};
 /// No file of a run is larger than this; a compressed one that claims more is not read to its end.
 const LARGEST: u64 = 4 << 30;
 
+/// A delta may be told by a delta, which is told by whole records; no further, so that none leads to
+/// itself and none costs many reads.
+const DELTAS: usize = 2;
+
 /// The compressed form's path.
 pub fn compressed(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_os_string();
@@ -30,6 +34,19 @@ pub fn is_stored(path: &Path) -> bool {
 /// # Errors
 /// Neither form can be read, both are there, or the compressed one is damaged.
 pub fn read_stored(path: &Path) -> Result<Vec<u8>> {
+    read_within(path, DELTAS)
+}
+
+/// The bytes of records that a delta is to be told by.
+///
+/// # Errors
+/// As [`read_stored`], and where they are so many deltas deep themselves that one more could not be read.
+pub(crate) fn read_reference(path: &Path) -> Result<Vec<u8>> {
+    read_within(path, DELTAS - 1)
+}
+
+/// As [`read_stored`], through at most so many deltas.
+fn read_within(path: &Path, deltas: usize) -> Result<Vec<u8>> {
     let forms = [path.to_path_buf(), compressed(path), delta(path)];
     let mut there = forms.iter().filter(|form| form.is_file());
     if let (Some(first), Some(second)) = (there.next(), there.next()) {
@@ -44,13 +61,13 @@ pub fn read_stored(path: &Path) -> Result<Vec<u8>> {
         return gunzip(&forms[1]);
     }
     if forms[2].is_file() {
-        return read_delta(path);
+        return read_delta(path, deltas);
     }
     std::fs::read(path).map_err(Error::io("read", path))
 }
 
 /// The text of the records at `path`, whose delta form is there.
-fn read_delta(path: &Path) -> Result<Vec<u8>> {
+fn read_delta(path: &Path, deltas: usize) -> Result<Vec<u8>> {
     let packed = delta(path);
     let damaged = |expected: &str, found: String| Error::Damaged {
         path: packed.clone(),
@@ -58,31 +75,33 @@ fn read_delta(path: &Path) -> Result<Vec<u8>> {
         found,
         advice: "take the file again from where the run was recorded".to_string(),
     };
+    let Some(deltas) = deltas.checked_sub(1) else {
+        return Err(damaged(
+            &format!("whole records behind at most {DELTAS} deltas"),
+            "another delta".to_string(),
+        ));
+    };
     let lines =
         String::from_utf8(gunzip(&packed)?).map_err(|error| damaged("text", error.to_string()))?;
     let header = Header::of(&lines)
-        .ok_or_else(|| damaged("a first line that names a reference", "another".to_string()))?;
-    let reference = path
-        .parent()
-        .unwrap_or(Path::new(""))
-        .join(&header.reference);
-    if delta(&reference).is_file() {
-        return Err(damaged(
-            "a reference that is whole itself",
-            format!("{}, a delta as well", reference.display()),
-        ));
+        .ok_or_else(|| damaged("a first line that names references", "another".to_string()))?;
+    let mut others = Vec::new();
+    for reference in &header.references {
+        let other = path.parent().unwrap_or(Path::new("")).join(&reference.path);
+        let text = read_within(&other, deltas)?;
+        let found = blake3::hash(&text).to_hex().to_string();
+        if found != reference.blake3 {
+            return Err(damaged(
+                &format!("{} with BLAKE3 {}", other.display(), reference.blake3),
+                found,
+            ));
+        }
+        others.push(text);
     }
-    let other = read_stored(&reference)?;
-    let found = blake3::hash(&other).to_hex().to_string();
-    if found != header.blake3 {
-        return Err(damaged(
-            &format!("{} with BLAKE3 {}", reference.display(), header.blake3),
-            found,
-        ));
-    }
-    decode(&lines, &other).ok_or_else(|| {
+    let others: Vec<&[u8]> = others.iter().map(Vec::as_slice).collect();
+    decode(&lines, &others).ok_or_else(|| {
         damaged(
-            "a line for each record of its reference",
+            "a sign and a value for each record of its references",
             "others".to_string(),
         )
     })

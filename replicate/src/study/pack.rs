@@ -1,5 +1,5 @@
 //! Finished cells in the form in which a repository keeps them: compressed, records as what differs
-//! from the first cell of their variant, manifests without indentation.
+//! from the first cell of their variant and the first of their seed, manifests without indentation.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ pub fn pack(cells: &[&StudyCell], out: &Path) -> Result<()> {
         for (index, folder) in folders.iter().enumerate() {
             match index {
                 0 => results::pack(&folder.join(RECORDS))?,
-                _ => results::pack_records(&folder.join(RECORDS), &folders[0].join(RECORDS))?,
+                _ => pack_beside(folder, &folders)?,
             }
             results::pack(&folder.join(METRICS))?;
             results::pack(&folder.join(SETTINGS))?;
@@ -55,6 +55,23 @@ pub fn pack(cells: &[&StudyCell], out: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Packs the records of a run, which is not the first, by those of the first and of the first that went
+/// on from the same cold start.
+fn pack_beside(folder: &Path, folders: &[PathBuf]) -> Result<()> {
+    let first = folders[0].join(RECORDS);
+    let of_seed = folders
+        .iter()
+        .find(|other| other.file_name() == folder.file_name())
+        .filter(|&other| other != folder && *other != folders[0])
+        .map(|other| other.join(RECORDS));
+    let references: Vec<&Path> = of_seed
+        .iter()
+        .chain(std::iter::once(&first))
+        .map(PathBuf::as_path)
+        .collect();
+    Ok(results::pack_records(&folder.join(RECORDS), &references)?)
 }
 
 /// Writes a JSON file anew without the white space that hundreds of them need not have.
