@@ -28,6 +28,13 @@ pub fn attention(
 ) -> Result<Tensor> {
     check(q, k, v, layout)?;
     if !fusible(&[q, k, v])? {
+        #[cfg(feature = "cuda")]
+        if q.device().is_cuda()
+            && crate::cuda_kernels()?
+            && let Some(out) = crate::cuda::attention(q, k, v, layout, scale)?
+        {
+            return Ok(out);
+        }
         return Ok(composed::attention(q, k, v, layout, scale)?);
     }
     let (queries, heads, dim) = q.dims3()?;
@@ -110,7 +117,8 @@ impl CustomOp3 for Attention {
     }
 }
 
-fn check(q: &Tensor, k: &Tensor, v: &Tensor, layout: &AttentionLayout) -> Result<()> {
+/// Whether shapes agree with each other and with the layout.
+pub(crate) fn check(q: &Tensor, k: &Tensor, v: &Tensor, layout: &AttentionLayout) -> Result<()> {
     let &[queries, heads, dim] = q.dims() else {
         return Err(shape_error(OPERATOR, "q", "(queries, heads, dim)", q));
     };

@@ -18,6 +18,8 @@ mod attention;
 mod blockwise;
 mod chunked_log_probs;
 pub mod composed;
+#[cfg(any(test, feature = "cuda"))]
+pub mod cuda;
 mod embedding;
 mod error;
 mod feed_forward;
@@ -59,6 +61,8 @@ pub use self_attention::{
 };
 pub use swiglu::swiglu;
 pub use threads::side_by_side;
+#[cfg(feature = "cuda")]
+pub use values::cuda_kernels;
 pub use values::{composed_only, instruction_set};
 
 /// The README's example is a test.

@@ -10,6 +10,10 @@ use crate::kernels::instruction_set::{InstructionSet, choice};
 /// The environment variable that keeps the fused kernels from being used.
 const COMPOSED_ONLY: &str = "FUSED_OPS_COMPOSED";
 
+/// The environment variable that has attention run by the kernels of [`crate::cuda`] on a card.
+#[cfg(feature = "cuda")]
+const CUDA_KERNELS: &str = "FUSED_OPS_CUDA_KERNELS";
+
 /// Whether the fused kernels take these tensors: f32 on the CPU, none empty, and not forbidden by
 /// `FUSED_OPS_COMPOSED`.
 ///
@@ -34,9 +38,33 @@ pub(crate) fn fusible(tensors: &[&Tensor]) -> error::Result<bool> {
 /// the same message.
 pub fn composed_only() -> error::Result<bool> {
     static CHOICE: OnceLock<Result<bool, String>> = OnceLock::new();
-    let choice = CHOICE.get_or_init(|| {
-        let wanted = std::env::var_os(COMPOSED_ONLY).unwrap_or_default();
-        parse_composed_only(&wanted.to_string_lossy())
+    let meaning = "1 composes every operator of candle's own, 0 or nothing takes the fused kernels";
+    switch(&CHOICE, COMPOSED_ONLY, meaning)
+}
+
+/// Whether attention on a card runs by the kernels of [`crate::cuda`] where they take its input: with
+/// the environment variable `FUSED_OPS_CUDA_KERNELS` at `1`. They agree with the blockwise operator,
+/// which runs otherwise, up to rounding.
+///
+/// # Errors
+/// When the variable is neither `1` nor `0` nor empty. Every attention on a card then refuses its
+/// input with the same message.
+#[cfg(feature = "cuda")]
+pub fn cuda_kernels() -> error::Result<bool> {
+    static CHOICE: OnceLock<Result<bool, String>> = OnceLock::new();
+    let meaning = "1 takes this crate's kernels for attention, 0 or nothing candle's operators";
+    switch(&CHOICE, CUDA_KERNELS, meaning)
+}
+
+/// An environment variable that is on or off, read once.
+fn switch(
+    choice: &OnceLock<Result<bool, String>>,
+    variable: &str,
+    meaning: &str,
+) -> error::Result<bool> {
+    let choice = choice.get_or_init(|| {
+        let wanted = std::env::var_os(variable).unwrap_or_default();
+        parse_switch(variable, &wanted.to_string_lossy(), meaning)
     });
     choice
         .as_ref()
@@ -44,13 +72,12 @@ pub fn composed_only() -> error::Result<bool> {
         .map_err(|reason| error::Error::Environment(reason.clone()))
 }
 
-fn parse_composed_only(wanted: &str) -> Result<bool, String> {
+fn parse_switch(variable: &str, wanted: &str, meaning: &str) -> Result<bool, String> {
     match wanted {
         "" | "0" => Ok(false),
         "1" => Ok(true),
         _ => Err(format!(
-            "the environment variable {COMPOSED_ONLY} is `{wanted}`; set it to 1 to compose every \
-             operator of candle's own, to 0 or leave it unset for the fused kernels"
+            "the environment variable {variable} is `{wanted}`; {meaning}"
         )),
     }
 }
@@ -120,10 +147,12 @@ mod tests {
 
     #[test]
     fn the_switch_is_on_off_or_refused_with_what_is_accepted() {
-        assert_eq!(parse_composed_only(""), Ok(false));
-        assert_eq!(parse_composed_only("0"), Ok(false));
-        assert_eq!(parse_composed_only("1"), Ok(true));
-        let refused = parse_composed_only("yes").unwrap_err();
+        let parse = |wanted| parse_switch(COMPOSED_ONLY, wanted, "1 composes, 0 does not");
+        assert_eq!(parse(""), Ok(false));
+        assert_eq!(parse("0"), Ok(false));
+        assert_eq!(parse("1"), Ok(true));
+        let refused = parse("yes").unwrap_err();
+        assert!(refused.contains("1 composes, 0 does not"), "{refused}");
         assert!(refused.contains("FUSED_OPS_COMPOSED is `yes`"), "{refused}");
     }
 }

@@ -127,7 +127,6 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-/// Likewise for other values.
 /// Where a teacher waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -139,6 +138,7 @@ pub enum TeacherPlace {
     Host,
 }
 
+/// Likewise for other values.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }

@@ -1,5 +1,5 @@
-//! Check 8: how fast attention is, forward and backward. `benches/cuda/attention.py` times PyTorch's on
-//! the same shapes.
+//! Check 8: how fast attention is, forward and backward; on a card by candle's operators, tile by tile, and
+//! by kernels of our own. `benches/cuda/attention.py` times PyTorch's on the same shapes.
 
 use candle_core::{DType, Device, Tensor, Var};
 use fused_ops::AttentionLayout;
@@ -54,6 +54,29 @@ fn shapes(short: bool) -> Vec<Shape> {
     }
 }
 
+/// Attention of queries, keys and values by a layout, at a scale.
+type Attention = fn(&Tensor, &Tensor, &Tensor, &AttentionLayout, f64) -> anyhow::Result<Tensor>;
+
+/// The forms to time, with what is added to their figures' names.
+fn forms(device: &Device) -> Vec<(&'static str, Attention)> {
+    let mut forms: Vec<(&'static str, Attention)> = vec![("", |q, k, v, layout, scale| {
+        Ok(fused_ops::attention(q, k, v, layout, scale)?)
+    })];
+    if device.is_cuda() {
+        forms.extend(OWN_KERNELS);
+    }
+    forms
+}
+
+/// What `FUSED_OPS_CUDA_KERNELS=1` takes; none in a build for the processor.
+#[cfg(feature = "cuda")]
+const OWN_KERNELS: Option<(&str, Attention)> = Some((", own kernels", |q, k, v, layout, scale| {
+    let out = fused_ops::cuda::attention(q, k, v, layout, scale)?;
+    anyhow::Context::context(out, "the kernels take these shapes and types")
+}));
+#[cfg(not(feature = "cuda"))]
+const OWN_KERNELS: Option<(&str, Attention)> = None;
+
 /// TFLOP/s of every shape.
 pub fn check(device: &Device, dtype: DType, short: bool) -> anyhow::Result<Found> {
     let mut found = Found::default();
@@ -79,25 +102,26 @@ pub fn check(device: &Device, dtype: DType, short: bool) -> anyhow::Result<Found
             false => AttentionLayout::bidirectional(&shape.lengths),
         };
         let scale = 1.0 / (shape.dim as f64).sqrt();
-        let forward =
-            || -> anyhow::Result<Tensor> { Ok(fused_ops::attention(&q, &k, &v, &layout, scale)?) };
         // Two products of a head's width for every pair that sees each other; backward has five.
         let pairs: usize = shape.lengths.iter().map(|length| length * length).sum();
         let pairs = pairs as f64 / if shape.causal { 2.0 } else { 1.0 };
         let product = 2.0 * pairs * (shape.heads * shape.dim) as f64;
-        let (mut ahead, mut back) = (f64::INFINITY, f64::INFINITY);
-        for _ in 0..TIMES {
-            let (output, taken) = seconds(device, forward)?;
-            ahead = ahead.min(taken);
-            let loss = output.sum_all()?;
-            back = back.min(seconds(device, || Ok(loss.backward()?))?.1);
-        }
-        for (way, taken, products) in [("forward", ahead, 2.0), ("backward", back, 5.0)] {
-            found.figures.push(Figure::new(
-                format!("{}, {way}", shape.name),
-                products * product / taken / 1e12,
-                "TFLOP/s",
-            ));
+        for (form, attention) in forms(device) {
+            let forward = || attention(&q, &k, &v, &layout, scale);
+            let (mut ahead, mut back) = (f64::INFINITY, f64::INFINITY);
+            for _ in 0..TIMES {
+                let (output, taken) = seconds(device, forward)?;
+                ahead = ahead.min(taken);
+                let loss = output.sum_all()?;
+                back = back.min(seconds(device, || Ok(loss.backward()?))?.1);
+            }
+            for (way, taken, products) in [("forward", ahead, 2.0), ("backward", back, 5.0)] {
+                found.figures.push(Figure::new(
+                    format!("{}, {way}{form}", shape.name),
+                    products * product / taken / 1e12,
+                    "TFLOP/s",
+                ));
+            }
         }
     }
     Ok(found)

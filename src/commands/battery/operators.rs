@@ -210,15 +210,24 @@ fn cases(short: bool) -> anyhow::Result<Vec<Case>> {
     for (name, layout) in layouts {
         for (dim, heads, kv) in [(80, 2, 2), (128, 7, 1), (128, 16, 2)] {
             let (queries, keys) = (layout.queries(), layout.keys());
+            let shapes: [&[usize]; 3] =
+                [&[queries, heads, dim], &[keys, kv, dim], &[keys, kv, dim]];
+            let name = format!("attention, {name}, head size {dim}, {} a group", heads / kv);
+            let scale = 1.0 / (dim as f64).sqrt();
+            #[cfg(feature = "cuda")]
+            let own = layout.clone();
+            #[cfg(feature = "cuda")]
+            cases.push(case(format!("{name}, own kernels"), &shapes, move |x| {
+                // The kernels take what is on a card, and no f64.
+                match fused_ops::cuda::attention(&x[0], &x[1], &x[2], &own, scale)? {
+                    Some(out) => Ok(out),
+                    None => fused_ops::attention(&x[0], &x[1], &x[2], &own, scale),
+                }
+            }));
             let layout = layout.clone();
-            cases.push(case(
-                format!("attention, {name}, head size {dim}, {} a group", heads / kv),
-                &[&[queries, heads, dim], &[keys, kv, dim], &[keys, kv, dim]],
-                move |x| {
-                    let scale = 1.0 / (dim as f64).sqrt();
-                    fused_ops::attention(&x[0], &x[1], &x[2], &layout, scale)
-                },
-            ));
+            cases.push(case(name, &shapes, move |x| {
+                fused_ops::attention(&x[0], &x[1], &x[2], &layout, scale)
+            }));
         }
     }
     Ok(cases)
