@@ -62,6 +62,6 @@ with tempfile.TemporaryDirectory() as name:
 for cell in ["vtool-r1/seed-2000", "vtool-r1/seed-2001", "iapo-occlusion/seed-2001"]:
     folder = HERE / "study" / "B" / "main" / cell
     text = "".join(json.dumps(record, separators=(",", ":"), ensure_ascii=False) + "\n" for record in export.lines(folder, "records.jsonl"))
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest = export.manifest_of(folder)
     assert blake3.blake3(text.encode("utf-8")).hexdigest() == manifest["files"]["records.jsonl"]["blake3"], cell
 print("the study's records are what their manifests say")

@@ -22,6 +22,13 @@ import sys
 FORMS = ["parquet", "tensorboard", "inspect"]
 
 
+def manifest_of(folder):
+    """What a run was made with; nothing where it was not finished."""
+    plain, packed = folder / "manifest.json", folder / "manifest.json.gz"
+    text = plain.read_bytes() if plain.exists() else gzip.decompress(packed.read_bytes())
+    return json.loads(text)
+
+
 def lines(folder, name):
     """The objects of a file of lines, compressed or not; none where it is not there."""
     plain, packed, delta = (folder / (name + ending) for ending in ("", ".gz", ".delta.gz"))
@@ -61,8 +68,8 @@ def differing(folder, text):
 def folders(run, arms=None):
     """The folders of the arms and their seeds, with their manifests."""
     found = []
-    for path in sorted(run.glob("**/seed-*/manifest.json")):
-        found.append((path.parent, json.loads(path.read_text(encoding="utf-8"))))
+    for folder in sorted({path.parent for path in run.glob("**/seed-*/manifest.json*")}):
+        found.append((folder, manifest_of(folder)))
     if not found:
         sys.exit(f"{run}: no ARM/seed-N/manifest.json below it; give a folder that `replicate --out` or `eval-all --out` wrote")
     known = sorted({manifest["arm"] for _, manifest in found})

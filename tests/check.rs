@@ -38,6 +38,15 @@ fn the_recorded_run_is_whole() {
     assert_eq!(out, "all files whole, all questions answered\n");
 }
 
+/// Kept cells of the study, whose records are told by other cells'.
+#[test]
+fn a_variant_of_the_study_is_whole() {
+    let variant = "results/study/B-paper/main";
+    let output = iapo(&["check", variant]).output().unwrap();
+    let (out, _) = text(&output);
+    assert!(output.status.success(), "{out}");
+}
+
 #[test]
 fn a_damaged_run_is_named_by_check_and_refused_by_tables() {
     let out = tempfile::tempdir().unwrap();

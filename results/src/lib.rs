@@ -73,7 +73,7 @@ pub use run_comparison::{ArmComparison, DifferingSetting, FlippedQuestion, Flips
 pub use run_kind::RunKind;
 pub use runs::{Run, RunHashes, Runs, run_folder, run_hashes};
 pub use settings::{SettingDifference, differing_settings};
-pub use stored::{compressed, is_stored, read_stored};
+pub use stored::{compressed, is_stored, read_stored, remove_stored};
 pub use table::{PaperRow, Table, TableRow};
 pub use terminal::wrapped;
 pub use unfinished::UnfinishedRun;

@@ -316,7 +316,7 @@ pub(crate) fn run_folders(folder: &Path, depth: usize) -> Result<Vec<PathBuf>> {
 pub(crate) fn read_run(folder: &Path) -> Result<Run> {
     let manifest = folder.join(MANIFEST);
     let metrics = folder.join(METRICS);
-    let manifest: Option<Manifest> = if manifest.is_file() {
+    let manifest: Option<Manifest> = if is_stored(&manifest) {
         let read: Manifest = read_json(&manifest)?;
         if read.format != FORMAT {
             return Err(Error::Line {

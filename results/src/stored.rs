@@ -29,6 +29,19 @@ pub fn is_stored(path: &Path) -> bool {
     path.is_file() || compressed(path).is_file() || delta(path).is_file()
 }
 
+/// Removes a file in whatever form it is there.
+///
+/// # Errors
+/// When it cannot be.
+pub fn remove_stored(path: &Path) -> Result<()> {
+    for form in [path.to_path_buf(), compressed(path), delta(path)] {
+        if form.is_file() {
+            std::fs::remove_file(&form).map_err(Error::io("remove", &form))?;
+        }
+    }
+    Ok(())
+}
+
 /// The bytes of a file, decompressed where only its compressed form is there.
 ///
 /// # Errors

@@ -41,7 +41,7 @@ fn look(folder: &Path, depth: usize, found: &mut Vec<UnfinishedRun>) -> Result<(
     let metrics = folder.join(METRICS);
     if metrics.is_file() {
         let done = is_stored(&folder.join(RECORDS))
-            || folder.join(MANIFEST).exists()
+            || is_stored(&folder.join(MANIFEST))
             || folder.join(CHECKPOINT).exists();
         let named = match done {
             true => None,

@@ -3,18 +3,16 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use replicate::profile::Profile;
 use results::{Finding, Level, check};
 
 use super::output::{print, within};
-
-/// The profiles that the command carries in itself, and the paper's own scale.
-const PROFILES: [&str; 3] = ["micro", "smoke", "paper"];
 
 /// Whether recorded runs are whole: checksums, line counts, the same questions for every arm and
 /// seed, profile known. One line per finding; exits with 1 if one of them is a fault.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Folders that `replicate --out` or `eval-all --out` wrote
+    /// Folders that `replicate --out`, `eval-all --out` or `study` wrote
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
     /// text or json
@@ -31,7 +29,7 @@ enum Form {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let findings = check(&args.runs, &PROFILES);
+    let findings = check(&args.runs, &Profile::known_names());
     let faults = findings
         .iter()
         .filter(|one| one.level == Level::Fault)

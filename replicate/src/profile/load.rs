@@ -13,10 +13,19 @@ const BUILT_IN: [(&str, &str); 4] = [
     ("paper-full", include_str!("../../profiles/paper-full.toml")),
 ];
 
+/// The profiles of the studies in this repository, whose files stand beside their parts.
+const OF_STUDIES: [&str; 2] = ["study", "ablations"];
+
 /// Parents of parents at most.
 const GENERATIONS: usize = 8;
 
 impl Profile {
+    /// The names of the profiles that this repository has.
+    pub fn known_names() -> Vec<&'static str> {
+        let built_in = BUILT_IN.iter().map(|(name, _)| *name);
+        built_in.chain(OF_STUDIES).collect()
+    }
+
     /// A built-in profile by name, or a profile's file; then `key=value` changes, keys dotted.
     ///
     /// # Errors

@@ -68,7 +68,7 @@ impl Replication<'_> {
             .folder
             .begin(self.profile, subject.kind, subject.seed)?;
         let finished = folder.join(results::MANIFEST);
-        if finished.exists() {
+        if results::is_stored(&finished) {
             results::verify(&folder, &results::read_json(&finished)?)?;
             let hashes = run_hashes(&folder)?;
             return Ok((folder, hashes));

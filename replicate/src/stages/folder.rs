@@ -12,7 +12,7 @@
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use results::{ArmName, ProfileStamp, run_folder};
+use results::{ArmName, Manifest, ProfileStamp, run_folder};
 
 use crate::profile::{Profile, RunRole, differing_keys};
 use crate::{Error, Result, error};
@@ -128,11 +128,16 @@ impl ExperimentFolder {
     pub fn check(&self, profile: &Profile, kind: RunRole<'_>, seed: u64) -> Result<bool> {
         let folder = self.run(profile, kind, seed)?;
         let stamp = profile.stamp(kind);
-        let file = folder.join(SETTINGS);
-        if !results::is_stored(&file) {
+        let (file, manifest) = (folder.join(SETTINGS), folder.join(results::MANIFEST));
+        let known: ProfileStamp = if results::is_stored(&file) {
+            results::read_json(&file)?
+        } else if results::is_stored(&manifest) {
+            // A finished run that was packed: its manifest says the same.
+            let manifest: Manifest = results::read_json(&manifest)?;
+            manifest.profile
+        } else {
             return Ok(false);
-        }
-        let known: ProfileStamp = results::read_json(&file)?;
+        };
         if known.hash == stamp.hash {
             return Ok(true);
         }

@@ -46,7 +46,7 @@ impl Replication<'_> {
         // Checkpoints are not kept with records. A run that was recorded keeps its metrics as they are,
         // and what is trained for its checkpoint alone stands apart.
         let recorded = folder.join(results::MANIFEST);
-        let work = match recorded.exists() {
+        let work = match results::is_stored(&recorded) {
             true => &again,
             false => &folder,
         };

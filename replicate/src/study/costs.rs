@@ -133,7 +133,7 @@ impl Measured {
     fn add(&mut self, part: &str, folder: &Path) -> Result<()> {
         let manifest = folder.join(results::MANIFEST);
         let metrics = folder.join(results::METRICS);
-        if !manifest.exists() || !results::is_stored(&metrics) {
+        if !results::is_stored(&manifest) || !results::is_stored(&metrics) {
             return Ok(());
         }
         let manifest: Manifest = results::read_json(&manifest)?;

@@ -1,5 +1,6 @@
 //! Finished cells in the form in which a repository keeps them: compressed, records as what differs
-//! from the first cell of their variant and the first of their seed, manifests without indentation.
+//! from the first cell of their variant and the first of their seed, manifests without indentation, settings
+//! where no manifest says them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,7 @@ pub fn pack(cells: &[&StudyCell], out: &Path) -> Result<()> {
             // A stage that is not finished goes on with its plain files. A cold start, which has no
             // manifest, is finished where a cell is that went on from it.
             let cold_start = folder == cell.cold_start_folder(out);
-            let finished = cold_start || folder.join(MANIFEST).exists();
+            let finished = cold_start || results::is_stored(&folder.join(MANIFEST));
             let of_stage = folder.parent().map(Path::to_path_buf).unwrap_or_default();
             let of_variant = cell.variant_folder(out);
             let group = match folder.starts_with(&of_variant) {
@@ -50,8 +51,9 @@ pub fn pack(cells: &[&StudyCell], out: &Path) -> Result<()> {
                 _ => pack_beside(folder, &folders)?,
             }
             results::pack(&folder.join(METRICS))?;
-            results::pack(&folder.join(SETTINGS))?;
+            pack_settings(folder)?;
             on_one_line(&folder.join(MANIFEST))?;
+            results::pack(&folder.join(MANIFEST))?;
         }
     }
     Ok(())
@@ -72,6 +74,19 @@ fn pack_beside(folder: &Path, folders: &[PathBuf]) -> Result<()> {
         .map(PathBuf::as_path)
         .collect();
     Ok(results::pack_records(&folder.join(RECORDS), &references)?)
+}
+
+/// Packs what a run was made with, or removes it where the run's manifest says the same.
+fn pack_settings(folder: &Path) -> Result<()> {
+    let (settings, manifest) = (folder.join(SETTINGS), folder.join(MANIFEST));
+    if results::is_stored(&settings) && results::is_stored(&manifest) {
+        let settings_of: Value = results::read_json(&settings)?;
+        let manifest_of: Value = results::read_json(&manifest)?;
+        if settings_of == manifest_of["profile"] {
+            return Ok(results::remove_stored(&settings)?);
+        }
+    }
+    Ok(results::pack(&settings)?)
 }
 
 /// Writes a JSON file anew without the white space that hundreds of them need not have.

@@ -36,7 +36,7 @@ pub enum State {
 pub fn state(cell: &StudyCell, out: &Path, frozen: bool) -> Result<State> {
     let folder = cell.folder(out);
     let manifest = folder.join(results::MANIFEST);
-    if manifest.exists() {
+    if results::is_stored(&manifest) {
         let manifest: Manifest = results::read_json(&manifest)?;
         let comparable = frozen || cell.phase != Phase::Counted;
         if !comparable || manifest.profile.hash != cell.hash {
