@@ -3,8 +3,8 @@
 //   s_ij = scale q_i k_j over the keys j that query i sees;  m' = max(m, max_j s_ij)
 //   l' = l e^(m - m') + sum_j e^(s_ij - m');  o' = o e^(m - m') + sum_j e^(s_ij - m') v_j
 //   out_i = o / l;  L_i = m + log l
-//   p_ij = e^(s_ij - L_i);  D_i = sum_c out_ic dout_ic;  ds_ij = p_ij (dout_i v_j - D_i)
-//   dv_j = sum_i p_ij dout_i;  dk_j = scale sum_i ds_ij q_i;  dq_i = scale sum_j ds_ij k_j
+//   p_ij = e^(s_ij - L_i);  D_i = sum_c out_ic grad_ic;  ds_ij = p_ij (grad_i v_j - D_i)
+//   dv_j = sum_i p_ij grad_i;  dk_j = scale sum_i ds_ij q_i;  dq_i = scale sum_j ds_ij k_j
 //
 // Source: FlashAttention-2 (Dao, arXiv 2307.08691). Deviations: a tile walks the runs of keys that it sees
 // instead of a mask; the query heads that share a head of keys are rows of one tile, so keys are read once for

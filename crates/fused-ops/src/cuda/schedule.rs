@@ -65,8 +65,8 @@ impl Schedule {
             for run in from..from + runs {
                 let [first, seen, more] = self.runs[run as usize];
                 let end = (first + seen + more * (count - 1)) as usize;
-                for key_tile in first as usize / KEYS..end.div_ceil(KEYS) {
-                    of_tile[key_tile].push([tile as u32, run]);
+                for own in &mut of_tile[first as usize / KEYS..end.div_ceil(KEYS)] {
+                    own.push([tile as u32, run]);
                 }
             }
         }

@@ -79,8 +79,9 @@ fn a_schedule_has_every_pair_once_from_both_sides() {
                 for &[tile, run] in &by_keys.entries[from as usize..(from + count) as usize] {
                     let [first, count, ..] = schedule.tiles[tile as usize];
                     for query in 0..count {
-                        for key in index * KEYS..((index + 1) * KEYS).min(keys) {
-                            let times = &mut from_keys[(first + query) as usize][key];
+                        let row = &mut from_keys[(first + query) as usize];
+                        let own = row.iter_mut().enumerate().skip(index * KEYS).take(KEYS);
+                        for (key, times) in own {
                             *times += usize::from(sees(run, query, key));
                         }
                     }
