@@ -1,6 +1,6 @@
 //! Finished cells in the form in which a repository keeps them: compressed, records as what differs
-//! from the first cell of their variant and the first of their seed, manifests without indentation, settings
-//! where no manifest says them.
+//! from the first cell of their variant and the first of their seed, settings where no
+//! manifest says them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -52,7 +52,6 @@ pub fn pack(cells: &[&StudyCell], out: &Path) -> Result<()> {
             }
             results::pack(&folder.join(METRICS))?;
             pack_settings(folder)?;
-            on_one_line(&folder.join(MANIFEST))?;
             results::pack(&folder.join(MANIFEST))?;
         }
     }
@@ -87,16 +86,4 @@ fn pack_settings(folder: &Path) -> Result<()> {
         }
     }
     Ok(results::pack(&settings)?)
-}
-
-/// Writes a JSON file anew without the white space that hundreds of them need not have.
-fn on_one_line(path: &Path) -> Result<()> {
-    if !path.exists() {
-        return Ok(());
-    }
-    let value: Value = results::read_json(path)?;
-    Ok(results::write_atomically(
-        path,
-        format!("{value}\n").as_bytes(),
-    )?)
 }
