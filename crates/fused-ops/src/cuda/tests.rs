@@ -2,7 +2,6 @@
 //! operator. Where there is no C++ compiler, a line says so.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use candle_core::{DType, Device, Result, Tensor, Var};
