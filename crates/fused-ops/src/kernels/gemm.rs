@@ -4,8 +4,8 @@
 //! columns of C shared out as tasks of fixed size. Rows of A that are a little longer stay whole.
 //! A B of many products may be packed once ([`PackedMatrix`]).
 
-use super::memory::{Pointer, Scratch, parallel};
-use super::tile::{Product, pack, pack_panel, panel_width, run_product, tile_rows};
+use super::memory::{Pointer, Scratch, parallel, threads_at_hand};
+use super::tile::{Product, pack, packed_len, panel_width, run_product, tile_rows};
 
 /// The inner dimension of a block.
 const INNER: usize = 512;
@@ -42,6 +42,12 @@ impl<'a> Matrix<'a> {
             column: self.row,
         }
     }
+
+    /// The address of an element, which is only read where it lies within the matrix.
+    fn at(self, row: usize, column: usize) -> *const f32 {
+        let index = row * self.row + column * self.column;
+        self.values.as_ptr().wrapping_add(index)
+    }
 }
 
 /// The whole of B in panels, for products whose A has its rows adjacent.
@@ -64,7 +70,7 @@ impl PackedMatrix {
             // SAFETY: rows inner.. of B are `depth` long, and the block has room for all panels.
             unsafe {
                 pack(
-                    b.values.as_ptr().wrapping_add(inner * b.row),
+                    b.at(inner, 0),
                     b.row,
                     b.column,
                     depth,
@@ -124,6 +130,19 @@ pub(crate) enum Start<'a> {
     Current,
 }
 
+impl Start<'_> {
+    /// For the block of the inner dimension that begins at `inner` and columns from `column` on:
+    /// whether it is added to what C holds, and the bias or null.
+    fn of_block(self, inner: usize, column: usize) -> (bool, *const f32) {
+        match self {
+            _ if inner > 0 => (true, std::ptr::null()),
+            Start::Zero => (false, std::ptr::null()),
+            Start::Bias(bias) => (false, bias.as_ptr().wrapping_add(column)),
+            Start::Current => (true, std::ptr::null()),
+        }
+    }
+}
+
 /// C (m, n) = start + A (m, k) B (k, n), into `c` with rows of `n` adjacent values.
 ///
 /// # Safety
@@ -140,9 +159,31 @@ pub(crate) unsafe fn gemm<'a>(
         return;
     }
     let b = b.into();
+    // Columns of A, which have to be copied, or a long inner dimension (gradients of weights).
+    match b {
+        Right::Matrix(b) if a.column != 1 => {
+            // SAFETY: as the caller promises.
+            unsafe { by_parts_of_c((m, n, k), a, b, start, c) }
+        }
+        // SAFETY: as the caller promises.
+        _ => unsafe { by_blocks_of_b((m, n, k), a, b, start, c) },
+    }
+}
+
+/// One block of B after the other is packed by all threads, which then share out rows of C.
+///
+/// # Safety
+/// As for [`gemm`]; rows of A are adjacent.
+unsafe fn by_blocks_of_b(
+    (m, n, k): (usize, usize, usize),
+    a: Matrix<'_>,
+    b: Right<'_>,
+    start: Start<'_>,
+    c: Pointer,
+) {
     let width = panel_width();
     let tile = tile_rows();
-    let inner_block = inner_block(a.column == 1, k);
+    let inner_block = inner_block(true, k);
     let column_block = (PACKED / inner_block / width).max(1) * width;
     let mut scratch = match b {
         Right::Matrix(_) => Scratch::new(inner_block * column_block.min(n.next_multiple_of(width))),
@@ -161,22 +202,20 @@ pub(crate) unsafe fn gemm<'a>(
                 Right::Matrix(b) => {
                     let panel_task = 8;
                     parallel(panels.div_ceil(panel_task), |task| {
-                        for panel in task * panel_task..((task + 1) * panel_task).min(panels) {
-                            let first = column + panel * width;
-                            // SAFETY: rows inner.. and columns first.. lie within B, the panel
-                            // within the packed block.
-                            unsafe {
-                                pack_panel(
-                                    b.values
-                                        .as_ptr()
-                                        .wrapping_add(inner * b.row + first * b.column),
-                                    b.row,
-                                    b.column,
-                                    depth,
-                                    (n - first).min(width),
-                                    scratch.at(panel * depth * width),
-                                );
-                            }
+                        let first = task * panel_task;
+                        let count = (panels - first).min(panel_task) * width;
+                        let first = first * width;
+                        // SAFETY: rows inner.. and columns first.. lie within B, the panels
+                        // within the packed block.
+                        unsafe {
+                            pack(
+                                b.at(inner, column + first),
+                                b.row,
+                                b.column,
+                                depth,
+                                (columns - first).min(count),
+                                scratch.at(first * depth),
+                            );
                         }
                     });
                     // SAFETY: the scratch begins with the first panel.
@@ -184,12 +223,6 @@ pub(crate) unsafe fn gemm<'a>(
                 }
             };
             let packed = Pointer::of(first_panel.cast_mut());
-            let (accumulate, bias) = match start {
-                _ if inner > 0 => (true, None),
-                Start::Zero => (false, None),
-                Start::Bias(bias) => (false, Some(bias)),
-                Start::Current => (true, None),
-            };
             // Few rows (decoding): share out the panels too.
             let row_tasks = m.div_ceil(task_rows);
             let column_tasks = if row_tasks >= 8 {
@@ -208,62 +241,24 @@ pub(crate) unsafe fn gemm<'a>(
                 let first_row = row_task * task_rows;
                 let last_row = (first_row + task_rows).min(m);
                 let skipped = first_panel * width;
-                let task_columns = (last_panel * width).min(columns) - skipped;
+                let (accumulate, bias) = start.of_block(inner, column + skipped);
                 // SAFETY: the rows and columns of this task lie within A, the packed block and
                 // C, and no other task writes them.
                 unsafe {
-                    let mut product = Product {
+                    run_product(Product {
                         rows: last_row - first_row,
-                        columns: task_columns,
+                        columns: (last_panel * width).min(columns) - skipped,
                         inner: depth,
-                        a: a.values
-                            .as_ptr()
-                            .wrapping_add(first_row * a.row + inner * a.column),
+                        a: a.at(first_row, inner),
                         a_row: a.row,
-                        a_inner: a.column,
-                        panels: packed.at(first_panel * depth * width),
+                        a_inner: 1,
+                        panels: packed.at(skipped * depth),
                         panel_stride: depth * width,
                         c: c.at(first_row * n + column + skipped),
                         c_row: n,
                         accumulate,
-                        bias: bias.map_or(std::ptr::null(), |bias| {
-                            bias.as_ptr().wrapping_add(column + skipped)
-                        }),
-                    };
-                    if a.column == 1 {
-                        run_product(product);
-                        return;
-                    }
-                    // Columns of A are far apart: copy a few rows at a time, inner first.
-                    let mut copy = [0f32; 12 * INNER];
-                    let rows = product.rows;
-                    let (from, to) = (product.a, product.c);
-                    for row in (0..rows).step_by(tile) {
-                        let height = (rows - row).min(tile);
-                        let from = from.wrapping_add(row * a.row);
-                        if a.row == 1 && height == 12 {
-                            for step in 0..depth {
-                                let from = from.add(step * a.column).cast::<[f32; 12]>();
-                                copy.as_mut_ptr()
-                                    .add(step * 12)
-                                    .cast::<[f32; 12]>()
-                                    .write_unaligned(from.read_unaligned());
-                            }
-                        } else {
-                            for step in 0..depth {
-                                for offset in 0..height {
-                                    copy[step * height + offset] =
-                                        *from.add(offset * a.row + step * a.column);
-                                }
-                            }
-                        }
-                        product.rows = height;
-                        product.a = copy.as_ptr();
-                        product.a_row = 1;
-                        product.a_inner = height;
-                        product.c = to.add(row * n);
-                        run_product(product);
-                    }
+                        bias,
+                    });
                 }
             };
             // Below this a task costs more to hand out than to do.
@@ -272,6 +267,117 @@ pub(crate) unsafe fn gemm<'a>(
             } else {
                 parallel(row_tasks * column_tasks, run);
             }
+        }
+    }
+}
+
+/// Every thread computes parts of C of its own, over the whole inner dimension, and packs what it
+/// needs: A is copied once for each strip of columns, and threads never wait for each other.
+///
+/// # Safety
+/// As for [`gemm`].
+unsafe fn by_parts_of_c(
+    (m, n, k): (usize, usize, usize),
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    start: Start<'_>,
+    c: Pointer,
+) {
+    let width = panel_width();
+    let tile = tile_rows();
+    let threads = match m * n * k {
+        work if work < 32 * 1024 => 1,
+        _ => threads_at_hand(),
+    };
+    // At least as many parts as threads. A is copied for each strip of columns and B packed for each
+    // group of rows: of the numbers of strips, the one that moves the fewest values.
+    let panels = n.div_ceil(width);
+    let fewest = panels.div_ceil(PACKED / INNER / width);
+    let moved = |strips: &usize| strips * m + threads.div_ceil(*strips) * n;
+    let strips = (fewest..=fewest.max(threads))
+        .min_by_key(moved)
+        .unwrap_or(fewest);
+    let strip = panels.div_ceil(strips) * width;
+    let strips = n.div_ceil(strip);
+    let rows = m.div_ceil(tile).div_ceil(threads.div_ceil(strips)) * tile;
+    parallel(strips * m.div_ceil(rows), |part| {
+        let (column, row) = (part % strips * strip, part / strips * rows);
+        let (columns, last_row) = ((n - column).min(strip), (row + rows).min(m));
+        let mut packed = Scratch::new(packed_len(k.min(INNER), columns));
+        let mut copy = Scratch::new(tile * k.min(INNER));
+        let (packed, copy) = (packed.pointer(), copy.pointer());
+        for inner in (0..k.max(1)).step_by(INNER) {
+            let depth = (k - inner).min(INNER);
+            let (accumulate, bias) = start.of_block(inner, column);
+            // SAFETY: the rows and columns of this part lie within A, B and C, and no other part
+            // writes them; the scratch has room for a block of B and a tile of A.
+            unsafe {
+                let panels = packed.at(0);
+                pack(b.at(inner, column), b.row, b.column, depth, columns, panels);
+                for row in (row..last_row).step_by(tile) {
+                    let height = (last_row - row).min(tile);
+                    copy_tile(a, (row, inner), (height, depth), copy.at(0));
+                    run_product(Product {
+                        rows: height,
+                        columns,
+                        inner: depth,
+                        a: copy.at(0),
+                        a_row: 1,
+                        a_inner: height,
+                        panels,
+                        panel_stride: depth * width,
+                        c: c.at(row * n + column),
+                        c_row: n,
+                        accumulate,
+                        bias,
+                    });
+                }
+            }
+        }
+    });
+}
+
+/// A few rows of A, whose columns are far apart, inner dimension first: (depth, height).
+///
+/// # Safety
+/// The rows and columns lie within A, and `to` has room for them.
+#[inline]
+unsafe fn copy_tile(
+    a: Matrix<'_>,
+    (row, inner): (usize, usize),
+    (height, depth): (usize, usize),
+    to: *mut f32,
+) {
+    let from = a.at(row, inner);
+    // SAFETY: as the caller promises.
+    unsafe {
+        match (a.row, height) {
+            (1, 12) => copy_rows::<12>(from, a.column, depth, to),
+            (1, 6) => copy_rows::<6>(from, a.column, depth, to),
+            (1, 4) => copy_rows::<4>(from, a.column, depth, to),
+            _ => {
+                for step in 0..depth {
+                    for offset in 0..height {
+                        let value = *from.add(offset * a.row + step * a.column);
+                        *to.add(step * height + offset) = value;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `depth` times `N` adjacent values, `stride` values from one to the next.
+///
+/// # Safety
+/// `from` holds them all, and `to` has room.
+#[inline]
+unsafe fn copy_rows<const N: usize>(from: *const f32, stride: usize, depth: usize, to: *mut f32) {
+    for step in 0..depth {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let values = from.add(step * stride).cast::<[f32; N]>().read_unaligned();
+            to.add(step * N).cast::<[f32; N]>().write_unaligned(values);
         }
     }
 }

@@ -104,6 +104,14 @@ pub(crate) fn parallel(tasks: usize, task: impl Fn(usize) + Sync + Send) {
     }
 }
 
+/// How many threads [`parallel`] would use.
+pub(crate) fn threads_at_hand() -> usize {
+    match splits_work() {
+        true => rayon::current_num_threads(),
+        false => 1,
+    }
+}
+
 /// Splits `0..len` into runs of `size` and runs `task(start, end)` for each on the thread pool.
 /// The runs depend on `size` alone, so a task may reduce over its own.
 pub(crate) fn parallel_chunks(len: usize, size: usize, task: impl Fn(usize, usize) + Sync + Send) {
