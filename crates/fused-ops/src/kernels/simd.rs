@@ -36,6 +36,17 @@ pub(crate) trait Simd {
     unsafe fn scale_by_power(value: Self::V, n: Self::V) -> Self::V;
     /// The sum of the lanes: the upper half is added to the lower until one lane is left.
     unsafe fn sum(value: Self::V) -> f32;
+    /// [`Simd::sum`] of each of [`Simd::LANES`] vectors, in the lanes of one.
+    #[inline(always)]
+    unsafe fn sum_each(vectors: &[Self::V]) -> Self::V {
+        let mut sums = [0f32; 16];
+        for (sum, vector) in sums.iter_mut().zip(vectors) {
+            // SAFETY: as the caller promises.
+            *sum = unsafe { Self::sum(*vector) };
+        }
+        // SAFETY: there are as many sums as a vector has lanes, at most 16.
+        unsafe { Self::load(sums.as_ptr()) }
+    }
     /// The largest lane, in the order of [`Simd::sum`].
     unsafe fn largest(value: Self::V) -> f32;
 
@@ -137,8 +148,73 @@ impl<H: Simd> Simd for Pair<H> {
         unsafe { H::sum(H::add(value.0, value.1)) }
     }
     #[inline(always)]
+    unsafe fn sum_each(vectors: &[Self::V]) -> Self::V {
+        // SAFETY: as the caller promises, who passes a vector for each lane of both halves.
+        unsafe {
+            let mut folded = [H::splat(0.0); 16];
+            for (folded, vector) in folded.iter_mut().zip(vectors) {
+                *folded = H::add(vector.0, vector.1);
+            }
+            let (lower, upper) = folded[..Self::LANES].split_at(H::LANES);
+            (H::sum_each(lower), H::sum_each(upper))
+        }
+    }
+    #[inline(always)]
     unsafe fn largest(value: Self::V) -> f32 {
         // SAFETY: as the caller promises; nothing is loaded or stored.
         unsafe { H::largest(H::max(value.0, value.1)) }
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+    use crate::kernels::portable::Portable;
+    use crate::kernels::x86::{Avx2, Avx512};
+
+    /// The sums of 16 vectors at once, and those of each.
+    #[inline(always)]
+    unsafe fn both<S: Simd>(values: &[[f32; 16]; 16]) -> ([f32; 16], [f32; 16]) {
+        let (mut at_once, mut each) = ([0f32; 16], [0f32; 16]);
+        // SAFETY: 16 values are read and written; the instruction set is the caller's promise.
+        unsafe {
+            let vectors = values.map(|row| S::load(row.as_ptr()));
+            S::store(at_once.as_mut_ptr(), S::sum_each(&vectors));
+            for (sum, vector) in each.iter_mut().zip(vectors) {
+                *sum = S::sum(vector);
+            }
+        }
+        (at_once, each)
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+    fn by_avx512(values: &[[f32; 16]; 16]) -> ([f32; 16], [f32; 16]) {
+        // SAFETY: this code is compiled for the instruction set.
+        unsafe { both::<Avx512>(values) }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    fn by_avx2(values: &[[f32; 16]; 16]) -> ([f32; 16], [f32; 16]) {
+        // SAFETY: this code is compiled for the instruction set.
+        unsafe { both::<Pair<Avx2>>(values) }
+    }
+
+    #[test]
+    fn sums_of_sixteen_vectors_at_once_are_those_of_each() {
+        let mut values = [[0f32; 16]; 16];
+        for (index, value) in values.iter_mut().flatten().enumerate() {
+            *value = (index as f32 * 0.37).sin() * 10f32.powi(index as i32 % 7);
+        }
+        // SAFETY: every machine has the portable vectors.
+        let (portable, wanted) = unsafe { both::<Pair<Portable>>(&values) };
+        assert_eq!(portable, wanted);
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has the instruction set.
+            assert_eq!(unsafe { by_avx2(&values) }, (wanted, wanted));
+        }
+        if is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl") {
+            // SAFETY: the processor has the instruction set.
+            assert_eq!(unsafe { by_avx512(&values) }, (wanted, wanted));
+        }
     }
 }

@@ -69,6 +69,32 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn sum_each(vectors: &[__m512]) -> __m512 {
+        // SAFETY: the caller has the instruction set.
+        unsafe {
+            let mut fours = [_mm512_setzero_ps(); 4];
+            for (index, four) in fours.iter_mut().enumerate() {
+                // Halves are added, two vectors at a time, and then quarters.
+                let halves = |a: __m512, b: __m512| {
+                    let lower = _mm512_shuffle_f32x4::<0x44>(a, b);
+                    _mm512_add_ps(lower, _mm512_shuffle_f32x4::<0xee>(a, b))
+                };
+                let a = halves(vectors[index], vectors[index + 4]);
+                let b = halves(vectors[index + 8], vectors[index + 12]);
+                let lower = _mm512_shuffle_f32x4::<0x88>(a, b);
+                *four = _mm512_add_ps(lower, _mm512_shuffle_f32x4::<0xdd>(a, b));
+            }
+            // Of four sums of each vector, the third is added to the first and the fourth to the second.
+            let pairs = |a: __m512, b: __m512| {
+                let lower = _mm512_shuffle_ps::<0x44>(a, b);
+                _mm512_add_ps(lower, _mm512_shuffle_ps::<0xee>(a, b))
+            };
+            let (a, b) = (pairs(fours[0], fours[1]), pairs(fours[2], fours[3]));
+            let lower = _mm512_shuffle_ps::<0x88>(a, b);
+            _mm512_add_ps(lower, _mm512_shuffle_ps::<0xdd>(a, b))
+        }
+    }
+    #[inline(always)]
     unsafe fn largest(value: __m512) -> f32 {
         // SAFETY: the caller has the instruction set, of which AVX2 is a part.
         unsafe {
@@ -129,6 +155,25 @@ impl Simd for Avx2 {
             let four = _mm_add_ps(_mm256_castps256_ps128(value), upper);
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum_each(vectors: &[__m256]) -> __m256 {
+        // SAFETY: the caller has the instruction set.
+        unsafe {
+            let mut fours = [_mm256_setzero_ps(); 4];
+            for (index, four) in fours.iter_mut().enumerate() {
+                let (a, b) = (vectors[index], vectors[index + 4]);
+                let lower = _mm256_permute2f128_ps::<0x20>(a, b);
+                *four = _mm256_add_ps(lower, _mm256_permute2f128_ps::<0x31>(a, b));
+            }
+            let pairs = |a: __m256, b: __m256| {
+                let lower = _mm256_shuffle_ps::<0x44>(a, b);
+                _mm256_add_ps(lower, _mm256_shuffle_ps::<0xee>(a, b))
+            };
+            let (a, b) = (pairs(fours[0], fours[1]), pairs(fours[2], fours[3]));
+            let lower = _mm256_shuffle_ps::<0x88>(a, b);
+            _mm256_add_ps(lower, _mm256_shuffle_ps::<0xdd>(a, b))
         }
     }
     #[inline(always)]

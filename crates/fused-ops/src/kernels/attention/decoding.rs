@@ -31,8 +31,18 @@ pub(crate) fn forward(
     let mut log_sums = Buffer::new(sizes.queries * sizes.heads);
     let (to, to_log_sums) = (out.pointer(), log_sums.pointer());
     parallel(layout.blocks().len(), |task| {
+        let block = &layout.blocks()[task];
+        // Samples of a prompt follow each other: what the one before has read is at hand.
+        let before = task.checked_sub(1).map(|task| &layout.blocks()[task]);
+        let warm = match (
+            before.and_then(|b| b.visible.first()),
+            block.visible.first(),
+        ) {
+            (Some(before), Some(run)) if before == run => run.clone(),
+            _ => 0..0,
+        };
         // SAFETY: lengths were checked by the operator; tasks write rows of their own.
-        unsafe { single(&layout.blocks()[task], sizes, q, k, v, to, to_log_sums) };
+        unsafe { single(block, &warm, sizes, q, k, v, to, to_log_sums) };
     });
     // SAFETY: every query is in one block, so every row was written.
     unsafe { (out.filled(), log_sums.filled()) }
@@ -45,12 +55,13 @@ fn runs(block: &QueryBlock) -> impl Iterator<Item = Range<usize>> + '_ {
 }
 
 /// Keys whose rows are walked at a time, all heads one after the other: they stay in the first-level
-/// cache, and memory is read from front to back.
+/// cache, and memory is read from front to back. A lane of a vector for each.
 const TILE: usize = 16;
 
 #[inline(always)]
 unsafe fn single_in<S: Simd>(
     block: &QueryBlock,
+    warm: &Range<usize>,
     sizes: &Sizes,
     q: &[f32],
     k: &[f32],
@@ -71,22 +82,40 @@ unsafe fn single_in<S: Simd>(
     unsafe {
         let query = q.as_ptr().add(place * dim);
         for (at, tile) in tiles(block) {
-            ahead::<S>(k, &tile, stride);
+            if !warm.contains(&tile.start) {
+                ahead::<S>(k, &tile, stride);
+            }
             for head in 0..heads {
                 let query = query.add(head * dim);
+                let keys = k.as_ptr().add(tile.start * stride + head / group * dim);
+                let products = match whole / S::LANES {
+                    2 => products::<S, 2>(query, keys, stride, tile.len()),
+                    5 => products::<S, 5>(query, keys, stride, tile.len()),
+                    8 => products::<S, 8>(query, keys, stride, tile.len()),
+                    vectors => {
+                        let mut products = [S::splat(0.0); TILE];
+                        for (index, sums) in products[..tile.len()].iter_mut().enumerate() {
+                            *sums = product::<S>(query, keys.add(index * stride), vectors);
+                        }
+                        S::sum_each(&products)
+                    }
+                };
+                let scale = S::splat(sizes.scale);
+                let products = if whole == dim {
+                    lanes::<S>(S::mul(products, scale))
+                } else {
+                    let mut products = lanes::<S>(products);
+                    for (index, product) in products[..tile.len()].iter_mut().enumerate() {
+                        let key = keys.add(index * stride);
+                        for d in whole..dim {
+                            *product += *query.add(d) * *key.add(d);
+                        }
+                        *product *= sizes.scale;
+                    }
+                    products
+                };
                 let scores = scores.as_mut_ptr().add(head * padded + at);
-                for (index, key) in tile.clone().enumerate() {
-                    let key = k.as_ptr().add(key * stride + head / group * dim);
-                    let mut products = S::splat(0.0);
-                    for d in (0..whole).step_by(S::LANES) {
-                        products = S::fma(S::load(query.add(d)), S::load(key.add(d)), products);
-                    }
-                    let mut product = S::sum(products);
-                    for d in whole..dim {
-                        product += *query.add(d) * *key.add(d);
-                    }
-                    *scores.add(index) = product * sizes.scale;
-                }
+                std::ptr::copy_nonoverlapping(products.as_ptr(), scores, tile.len());
             }
         }
         for head in 0..heads {
@@ -112,18 +141,24 @@ unsafe fn single_in<S: Simd>(
             }
         }
         for (at, tile) in tiles(block) {
-            ahead::<S>(v, &tile, stride);
+            if !warm.contains(&tile.start) {
+                ahead::<S>(v, &tile, stride);
+            }
             for head in 0..heads {
                 let weights = scores.as_ptr().add(head * padded + at);
                 let value = v.as_ptr().add(head / group * dim);
                 let sums = sums.as_mut_ptr().add(head * dim);
-                for d in (0..whole).step_by(S::LANES) {
-                    let mut sum = S::load(sums.add(d));
-                    for (index, key) in tile.clone().enumerate() {
-                        let value = S::load(value.add(key * stride + d));
-                        sum = S::fma(S::splat(*weights.add(index)), value, sum);
-                    }
-                    S::store(sums.add(d), sum);
+                let values = value.add(tile.start * stride);
+                let mut done = 0;
+                while done < whole / S::LANES {
+                    let d = done * S::LANES;
+                    let (values, sums) = (values.add(d), sums.add(d));
+                    done += match whole / S::LANES - done {
+                        8.. => add_values::<S, 8>(tile.len(), weights, values, stride, sums),
+                        5.. => add_values::<S, 5>(tile.len(), weights, values, stride, sums),
+                        2.. => add_values::<S, 2>(tile.len(), weights, values, stride, sums),
+                        _ => add_values::<S, 1>(tile.len(), weights, values, stride, sums),
+                    };
                 }
                 for d in whole..dim {
                     for (index, key) in tile.clone().enumerate() {
@@ -134,6 +169,81 @@ unsafe fn single_in<S: Simd>(
         }
         std::ptr::copy_nonoverlapping(sums.as_ptr(), out.at(place * dim), heads * dim);
     }
+}
+
+/// The lanes of a vector.
+#[inline(always)]
+unsafe fn lanes<S: Simd>(vector: S::V) -> [f32; TILE] {
+    const { assert!(S::LANES == TILE, "a tile has a key for each lane") };
+    let mut lanes = [0f32; TILE];
+    // SAFETY: there is a place for every lane; the instruction set is the caller's promise.
+    unsafe { S::store(lanes.as_mut_ptr(), vector) };
+    lanes
+}
+
+/// Lane by lane, the sum of products of a query and a key of `vectors` vectors.
+#[inline(always)]
+unsafe fn product<S: Simd>(query: *const f32, key: *const f32, vectors: usize) -> S::V {
+    // SAFETY: both have the vectors, as the caller promises with the instruction set.
+    unsafe {
+        let mut sums = S::splat(0.0);
+        for vector in 0..vectors {
+            let d = vector * S::LANES;
+            sums = S::fma(S::load(query.add(d)), S::load(key.add(d)), sums);
+        }
+        sums
+    }
+}
+
+/// The products of a query with `count` keys of `VECTORS` vectors, in the lanes of one.
+#[inline(always)]
+unsafe fn products<S: Simd, const VECTORS: usize>(
+    query: *const f32,
+    keys: *const f32,
+    stride: usize,
+    count: usize,
+) -> S::V {
+    // SAFETY: the instruction set is the caller's promise.
+    let mut products = [unsafe { S::splat(0.0) }; TILE];
+    for (index, sums) in products.iter_mut().enumerate() {
+        // Lanes without a key get the last one's product: no branch is needed.
+        let key = keys.wrapping_add(index.min(count - 1) * stride);
+        // SAFETY: there are `count` keys, as the caller promises with the instruction set.
+        *sums = unsafe { product::<S>(query, key, VECTORS) };
+    }
+    // SAFETY: a tile has a key for each lane.
+    unsafe { S::sum_each(&products) }
+}
+
+/// Adds `VECTORS` vectors of each of `count` values to sums, times the values' weights; gives
+/// `VECTORS`.
+#[inline(always)]
+unsafe fn add_values<S: Simd, const VECTORS: usize>(
+    count: usize,
+    weights: *const f32,
+    values: *const f32,
+    stride: usize,
+    sums: *mut f32,
+) -> usize {
+    // SAFETY: weights, values and sums exist, as the caller promises with the instruction set.
+    unsafe {
+        let mut total = [S::splat(0.0); VECTORS];
+        for (vector, total) in total.iter_mut().enumerate() {
+            *total = S::load(sums.add(vector * S::LANES));
+        }
+        let mut value = values;
+        for row in 0..count {
+            let weight = S::splat(*weights.add(row));
+            for (vector, total) in total.iter_mut().enumerate() {
+                *total = S::fma(weight, S::load(value.add(vector * S::LANES)), *total);
+            }
+            value = value.wrapping_add(stride);
+        }
+        for (vector, total) in total.into_iter().enumerate() {
+            S::store(sums.add(vector * S::LANES), total);
+        }
+    }
+    VECTORS
 }
 
 /// Asks for the rows of the tile after next: a cache of many prompts lies in main memory.
@@ -164,9 +274,9 @@ fn tiles(block: &QueryBlock) -> impl Iterator<Item = (usize, Range<usize>)> + '_
 }
 
 dispatched! {
-    /// One query, for all its heads.
+    /// One query, for all its heads; the rows in `warm` were read just before.
     fn single(
-        block: &QueryBlock, sizes: &Sizes, q: &[f32], k: &[f32], v: &[f32], out: Pointer,
-        log_sums: Pointer,
+        block: &QueryBlock, warm: &Range<usize>, sizes: &Sizes, q: &[f32], k: &[f32], v: &[f32],
+        out: Pointer, log_sums: Pointer,
     ) = single_in
 }
