@@ -129,6 +129,8 @@ fn shares_that_are_asked_at_once_lose_nothing() {
     assert_eq!(asked, ["q0", "q1", "q2", "q3", "q4", "q5", "q6"]);
     let table = succeed(iapo(&["tables", out.path().to_str().unwrap()]));
     assert!(table.contains("n=7×1"), "{table}");
+    let checked = succeed(iapo(&["check", out.path().to_str().unwrap()]));
+    assert!(checked.contains("all questions answered"), "{checked}");
 
     // A second time nothing is asked, and the whole is not asked beside its shares.
     assert_eq!(server.received().len(), N);

@@ -111,7 +111,7 @@ const EVALUATED: [(&str, &[&str]); 3] = [
 ];
 
 /// What a table of a folder says, as JSON, or the error.
-fn table(out: &Path) -> anyhow::Result<(bool, String)> {
+pub fn table(out: &Path) -> anyhow::Result<(bool, String)> {
     let mut tables = Command::new(binary()?);
     tables.arg("tables").arg(out).args(["--format", "json"]);
     let ended = run(tables)?;

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use seeded_random::{Draw, Generator};
 
-use super::experiment::{Kind, Running, command, numbers, run, start};
+use super::experiment::{Ended, Kind, Running, command, numbers, run, start};
 use super::report::Trials;
 
-const SIGNALS: [&str; 3] = ["KILL", "INT", "TERM"];
+/// What a process is killed by.
+pub const SIGNALS: [&str; 3] = ["KILL", "INT", "TERM"];
 
 /// A run is finished after this many kills, and a new one begun.
 const KILLS_OF_A_RUN: usize = 6;
@@ -65,15 +66,8 @@ pub fn kills(
                 Kind::Replicate => "--resume",
                 Kind::EvalAll => "same command",
             };
-            let (outcome, fell) = match (signal, ended.status.code()) {
-                ("KILL", _) => ("ended", None),
-                // The handler is set in the first milliseconds.
-                (_, None) => ("ended before it had begun", None),
-                (_, Some(0)) => ("finished all the same", None),
-                (_, Some(_)) if ended.text.contains(advice) => ("ended, said how to go on", None),
-                _ => ("ended, did not say how to go on", Some(ended.last_lines())),
-            };
-            trials.add(&fault, outcome, ended.fell().or(fell));
+            let (outcome, fell) = after_signal(signal, &ended, advice);
+            trials.add(&fault, outcome, fell);
         }
         let fault = format!("`{}` after its kills", kind.name());
         let ended = run(command(kind, &out)?)?;
@@ -84,6 +78,19 @@ pub fn kills(
         }
     }
     Ok(())
+}
+
+/// How a process took a signal, and what was wrong with it: all but SIGKILL are to be answered with advice.
+pub fn after_signal(signal: &str, ended: &Ended, advice: &str) -> (&'static str, Option<String>) {
+    let (outcome, fell) = match (signal, ended.status.code()) {
+        ("KILL", _) => ("ended", None),
+        // The handler is set in the first milliseconds.
+        (_, None) => ("ended before it had begun", None),
+        (_, Some(0)) => ("finished all the same", None),
+        (_, Some(_)) if ended.text.contains(advice) => ("ended, said how to go on", None),
+        _ => ("ended, did not say how to go on", Some(ended.last_lines())),
+    };
+    (outcome, ended.fell().or(fell))
 }
 
 /// Waits; whether the process ended in that time.
@@ -130,7 +137,8 @@ fn holds_partial(folder: &Path) -> bool {
     })
 }
 
-fn send(signal: &str, running: &Running) -> anyhow::Result<()> {
+/// Sends a signal.
+pub fn send(signal: &str, running: &Running) -> anyhow::Result<()> {
     let id = running.child.id();
     // It may have ended in this moment.
     let sent = Command::new("sh")

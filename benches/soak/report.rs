@@ -51,8 +51,9 @@ impl Trials {
              shown with other numbers, or where a command panics, hangs or gives no reason. `replicate` is the \
              smoke profile at its smallest with two arms, `eval-all` the micro student on 24 questions; \"same \
              bytes\" compares the hashes of all records and metrics, and the gates, with an undisturbed run. A third of the kills \
-             waits for a file that is being written.\n\n{} kills met a running process; {} of {} trials fell.\n\n\
+             waits for a file that is being written.{}\n\n{} kills met a running process; {} of {} trials fell.\n\n\
              | fault | outcome | trials |\n|---|---|---|\n",
+            super::shards::HOW,
             self.kills(),
             self.fallen(),
             self.rows.iter().map(|row| row.2).sum::<usize>()

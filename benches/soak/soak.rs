@@ -1,13 +1,15 @@
 //! Faults by the hundred on the built command: `just soak [--kills N] [--seconds S]`.
 //!
 //! Kills at random moments, full and read-only disks, two processes on one folder, flipped bits,
-//! mutated inputs. Writes `results/reliability.md`, and ends with 1 if something fell.
+//! shares of an evaluation whose server dies and errs, mutated inputs. Writes `results/reliability.md`, and ends with 1 if something fell.
 
 mod damage;
 mod experiment;
 mod kills;
 mod mutated;
 mod report;
+mod server;
+mod shards;
 mod storage;
 
 use std::path::Path;
@@ -24,7 +26,7 @@ use report::Trials;
 /// Faults on the built command, by seeded draws.
 #[derive(Parser)]
 struct Args {
-    /// Kills, two thirds of them of `replicate` and a third of `eval-all`.
+    /// Kills, half of them of `replicate`, a quarter of `eval-all` and a quarter of its shares.
     #[arg(long, default_value_t = 200)]
     kills: usize,
     /// Bits flipped in each kind of file.
@@ -36,13 +38,32 @@ struct Args {
     /// The seed of all draws.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Only the shares of `eval-all`, printed and not written.
+    #[arg(long)]
+    shares_alone: bool,
+    /// Be the chat server of the shares' trials, on this port, until the input ends.
+    #[arg(long, hide = true, requires = "answers")]
+    serve: Option<u16>,
+    /// How that server answers.
+    #[arg(long, hide = true)]
+    answers: Option<String>,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
+    if let (Some(port), Some(answers)) = (args.serve, &args.answers) {
+        server::play(port, answers)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let began = Instant::now();
     let stream = Stream::new(args.seed);
     let mut trials = Trials::default();
+    if args.shares_alone {
+        let mut draw = stream.purpose("shards").generator();
+        shards::shards(args.kills, &mut draw, &mut trials)?;
+        print!("{}", trials.markdown("--shares-alone", ""));
+        return Ok(ended(trials.fallen()));
+    }
     for kind in [Kind::Replicate, Kind::EvalAll] {
         let folder = tempfile::tempdir()?;
         let whole = folder.path().join("out");
@@ -59,8 +80,8 @@ fn main() -> anyhow::Result<ExitCode> {
         eprintln!("{}: {seconds:.1} s undisturbed", kind.name());
         let mut draw = stream.purpose(kind.name()).generator();
         let count = match kind {
-            Kind::Replicate => args.kills - args.kills / 3,
-            Kind::EvalAll => args.kills / 3,
+            Kind::Replicate => args.kills - 2 * (args.kills / 4),
+            Kind::EvalAll => args.kills / 4,
         };
         kills::kills(kind, count, seconds, &expected, &mut draw, &mut trials)?;
         eprintln!(
@@ -87,6 +108,9 @@ fn main() -> anyhow::Result<ExitCode> {
             kind.name()
         );
     }
+    let mut draw = stream.purpose("shards").generator();
+    shards::shards(args.kills / 4, &mut draw, &mut trials)?;
+    eprintln!("{:.0} s: shares done", began.elapsed().as_secs_f64());
     let faults = began.elapsed().as_secs_f64();
     let mutated = mutated::run(args.seconds, args.seed)?;
     let machine = Machine::detect();
@@ -103,8 +127,12 @@ fn main() -> anyhow::Result<ExitCode> {
     print!("{report}");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("results/reliability.md");
     results::write_atomically(&path, report.as_bytes())?;
-    Ok(match trials.fallen() + mutated.fallen {
+    Ok(ended(trials.fallen() + mutated.fallen))
+}
+
+fn ended(fallen: usize) -> ExitCode {
+    match fallen {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
-    })
+    }
 }

@@ -17,6 +17,7 @@ use crate::manifest::Manifest;
 use crate::record::ArmName;
 use crate::run_kind::RunKind;
 use crate::runs::{Run, Runs, read_run, run_folders};
+use crate::shares::unanswered;
 use crate::stored::{is_stored, read_stored};
 
 /// How much a finding weighs.
@@ -117,7 +118,7 @@ fn check_folder(folder: &Path, known: &[&str], findings: &mut Vec<Finding>) {
             Err(error) => findings.push(of_error(one, &error)),
         }
     }
-    check_questions(&runs, findings);
+    findings.extend(unanswered(&runs).map(|(path, what)| fault(&path, what)));
     check_seeds(folder, &below, findings);
     if let Err(error) = Runs::new(runs) {
         findings.push(of_error(folder, &error));
@@ -249,30 +250,6 @@ fn disagreement(run: &Run, episodes: &[EpisodeRecord]) -> Option<String> {
             )
         })
     })
-}
-
-/// Every run of a folder answers the same questions.
-fn check_questions(runs: &[Run], findings: &mut Vec<Finding>) {
-    let of = |run: &Run| -> BTreeSet<(String, String)> {
-        let ids = run.records.iter();
-        ids.map(|record| (record.set.clone(), record.qa_id.clone()))
-            .collect()
-    };
-    let all: BTreeSet<(String, String)> = runs.iter().flat_map(of).collect();
-    for run in runs {
-        let own = of(run);
-        let missing: Vec<_> = all.difference(&own).collect();
-        if let Some((set, id)) = missing.first() {
-            findings.push(fault(
-                &run.folder.join(RECORDS),
-                format!(
-                    "{} of {} questions that other runs answered are missing, the first is {id} of {set}",
-                    missing.len(),
-                    all.len()
-                ),
-            ));
-        }
-    }
 }
 
 /// Arms that have several seeds have the same ones.

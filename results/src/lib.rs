@@ -35,6 +35,7 @@ mod run_comparison;
 mod run_kind;
 mod runs;
 mod settings;
+mod shares;
 pub mod statistics;
 mod stored;
 mod summary;
@@ -73,6 +74,7 @@ pub use run_comparison::{ArmComparison, DifferingSetting, FlippedQuestion, Flips
 pub use run_kind::RunKind;
 pub use runs::{Run, RunHashes, Runs, run_folder, run_hashes};
 pub use settings::{SettingDifference, differing_settings};
+pub use shares::{share_name, share_of};
 pub use stored::{compressed, is_stored, read_stored, remove_stored};
 pub use table::{PaperRow, Table, TableRow};
 pub use terminal::wrapped;

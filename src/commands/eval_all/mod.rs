@@ -27,7 +27,10 @@ use chat_endpoint::{
 use replicate::checkpoint::weights_hash;
 use replicate::compute::{Compute, DeviceName, WeightType};
 use replicate::policy::LocalPolicy;
-use results::{ArmName, RECORDS, Runs, Table, plain_table, repeats, repeats_table, run_folder};
+use results::{
+    ArmName, RECORDS, Runs, Table, plain_table, repeats, repeats_table, run_folder, share_name,
+    share_of,
+};
 
 use super::output::{print, width, within};
 use super::signals::{self, OnSignal};
@@ -366,7 +369,7 @@ fn take_completions(earlier: &Path, folder: &Path) -> anyhow::Result<()> {
 fn share_folder(out: &Path, shard: Shard) -> PathBuf {
     match shard.count() {
         1 => out.to_owned(),
-        count => out.join(format!("shard-{}-of-{count}", shard.number())),
+        count => out.join(share_name(shard.number(), count)),
     }
 }
 
@@ -378,11 +381,9 @@ fn refuse_other_shares(out: &Path, shard: Shard, arm: &ArmName) -> anyhow::Resul
         let cannot = || format!("cannot list {}", out.display());
         for entry in std::fs::read_dir(out).with_context(cannot)? {
             let folder = entry.with_context(cannot)?.path();
-            let count: Option<usize> = folder
-                .file_name()
-                .and_then(|name| name.to_str()?.strip_prefix("shard-")?.split_once("-of-"))
-                .and_then(|(_, count)| count.parse().ok());
-            shares.extend(count.map(|count| (folder, count)));
+            let name = folder.file_name().and_then(|name| name.to_str());
+            let share = name.and_then(share_of);
+            shares.extend(share.map(|(_, count)| (folder, count)));
         }
     }
     for (folder, count) in shares {

@@ -80,8 +80,16 @@ pub struct Server {
 }
 
 impl Server {
+    /// On a free port.
     pub fn start(script: impl Fn(&Received) -> Behaviour + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), script)
+    }
+
+    /// On a port that was taken before.
+    pub fn on(
+        listener: TcpListener,
+        script: impl Fn(&Received) -> Behaviour + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             script: Box::new(script),
