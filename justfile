@@ -121,9 +121,13 @@ cuda-battery *ARGS:
 test:
     cargo verify
 
-# what has unsafe code, under the address sanitizer (needs a nightly toolchain)
-sanitize:
-    bash .ci/sanitize
+# what has unsafe code, under the address sanitizer (--kernels, avx512, avx2, portable; needs a nightly toolchain)
+sanitize *ARGS:
+    bash .ci/sanitize {{ARGS}}
+
+# known flaws of the crates in Cargo.lock (needs cargo-audit; without a network: --db DIR --no-fetch)
+advisories *ARGS:
+    cargo audit {{ARGS}}
 
 # what CI runs
 ci:
