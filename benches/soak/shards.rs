@@ -169,12 +169,16 @@ fn disturbed(
     let out = folder.path().join("out");
     std::thread::scope(|scope| {
         let server = scope.spawn(|| serve(port, rounds));
+        let fallen = trials.fallen();
         let made = ask(port, kills, &out, expected, draw, trials);
         let server = server
             .join()
             .map_err(|_| anyhow::anyhow!("the chat server's thread panicked"))?;
         let (_playing, met) = server?;
         let made = made?;
+        if trials.fallen() > fallen {
+            return Ok(made);
+        }
         for (round, (well, erring)) in rounds.iter().zip(met) {
             let outcome = match well.in_flight {
                 0 => "nothing was in flight",
@@ -297,11 +301,12 @@ impl Share {
         self.finished = ended.status.success() && open.is_empty();
         self.next = Instant::now() + PAUSE;
         let (fault, (outcome, fell)) = match self.sent {
-            Some(signal) => (
+            // Status 1 is an error's: the signal came too late.
+            Some(signal) if ended.status.code() != Some(1) => (
                 format!("SIG{signal} to a share of `eval-all`"),
                 after_signal(signal, ended, ADVICE),
             ),
-            None => (
+            _ => (
                 "share of `eval-all` left alone".to_owned(),
                 match (ended.status.success(), open.is_empty()) {
                     (true, true) => ("finished", ended.fell()),
