@@ -105,6 +105,27 @@ fn a_changed_configuration_of_a_finished_checkpoint_is_named() {
     );
 }
 
+#[test]
+fn changed_metrics_of_a_finished_stage_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let output = small(&out).output().unwrap();
+    assert!(output.status.success(), "{}", error_text(&output));
+    // Arms begin with these lines, and no manifest tells of them.
+    let path = out.join("cold-start/seed-0/metrics.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let changed = text.replacen("\"accuracy\":0.", "\"accuracy\":1.", 1);
+    assert_ne!(changed, text, "{text}");
+    std::fs::write(&path, changed).unwrap();
+    let output = small(&out).arg("--resume").output().unwrap();
+    let error = error_text(&output);
+    assert!(!output.status.success(), "it went on with it");
+    assert!(
+        error.contains("metrics.jsonl") && error.contains("damaged"),
+        "{error}"
+    );
+}
+
 fn rendered(source: &str) -> Result<String, String> {
     let messages = json!([{ "role": "user", "content": "hello" }]);
     ChatTemplate::new(source.to_owned(), Path::new("chat_template.jinja"))

@@ -2,17 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
+use results::METRICS;
+
 use crate::policy::LocalPolicy;
 use crate::state::sync;
 use crate::{Error, Result, error};
 
 /// The file beside a finished checkpoint: the hash of its weights, then a line `HASH  NAME` for each of
-/// its other files, all BLAKE3.
+/// its other files, and for the metrics of its training, all BLAKE3.
 const HASH_FILE: &str = "checkpoint.blake3";
 
 /// Writes `<folder>/checkpoint`, which appears whole or not at all, and its hash beside it. Both are on
-/// the disk afterwards: states that could make them again may go.
-pub fn save(policy: &LocalPolicy, folder: &Path) -> Result<()> {
+/// the disk afterwards: states that could make them again may go. `metrics` are the folder's own, if the
+/// training that made it wrote them there: the stages after it continue them.
+pub fn save(policy: &LocalPolicy, folder: &Path, metrics: Option<&Path>) -> Result<()> {
     let checkpoint = folder.join("checkpoint");
     let unfinished = folder.join("checkpoint.unfinished");
     if unfinished.exists() {
@@ -25,6 +28,9 @@ pub fn save(policy: &LocalPolicy, folder: &Path) -> Result<()> {
         sync(&path)?;
         hashes.push_str(&format!("{}  {name}\n", file_hash(&path)?));
     }
+    if let Some(metrics) = metrics {
+        hashes.push_str(&format!("{}  {METRICS}\n", file_hash(metrics)?));
+    }
     results::write_atomically(&folder.join(HASH_FILE), hashes.as_bytes())?;
     sync(&unfinished)?;
     std::fs::rename(&unfinished, &checkpoint).map_err(error::at(&checkpoint))?;
@@ -34,7 +40,7 @@ pub fn save(policy: &LocalPolicy, folder: &Path) -> Result<()> {
 /// Whether a stage's folder holds its finished checkpoint, whole.
 ///
 /// # Errors
-/// Weights that are not what was written.
+/// Weights, other files or metrics that are not what was written.
 pub fn is_finished(folder: &Path) -> Result<bool> {
     let checkpoint = folder.join("checkpoint");
     if !checkpoint.exists() {
@@ -60,7 +66,10 @@ pub fn is_finished(folder: &Path) -> Result<bool> {
     }
     for line in lines {
         let (expected, name) = line.split_once("  ").unwrap_or(("", line));
-        let found = file_hash(&checkpoint.join(name))?;
+        let found = match name {
+            METRICS => file_hash(&folder.join(METRICS))?,
+            _ => file_hash(&checkpoint.join(name))?,
+        };
         if expected != found {
             return Err(damaged(
                 &format!("{name} has"),
@@ -100,7 +109,7 @@ fn other_files(folder: &Path) -> Result<Vec<String>> {
 }
 
 fn file_hash(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(error::at(path))?;
+    let bytes = results::read_stored(path)?;
     Ok(blake3::hash(&bytes).to_hex().to_string())
 }
 

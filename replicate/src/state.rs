@@ -36,16 +36,17 @@ impl Trainer {
         })
     }
 
-    /// Writes parameters and optimiser as the state after `step` steps, with their hashes. The folder
-    /// of the new state gets its name last, after everything in it is on the disk, and the oldest
-    /// goes after that, so that a kill or a full disk leaves a whole state.
-    pub fn save(&self, folder: &Path, step: usize) -> Result<()> {
+    /// Writes parameters and optimiser as the state after `step` steps, with their hashes and that of
+    /// `rows`, a file that grows with the steps. The folder of the new state gets its name last, after
+    /// everything in it is on the disk, and the oldest goes after that, so that a kill or a full disk
+    /// leaves a whole state.
+    pub fn save(&self, folder: &Path, step: usize, rows: Option<&Path>) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(error::at(folder))?;
         let unfinished = folder.join("unfinished");
         if unfinished.exists() {
             std::fs::remove_dir_all(&unfinished).map_err(error::at(&unfinished))?;
         }
-        let written = self.write(&unfinished);
+        let written = self.write(&unfinished, rows);
         if written.is_err() {
             // A full disk must not stay full of what nobody can use.
             let _ = std::fs::remove_dir_all(&unfinished);
@@ -66,7 +67,7 @@ impl Trainer {
         Ok(())
     }
 
-    fn write(&self, folder: &Path) -> Result<()> {
+    fn write(&self, folder: &Path, rows: Option<&Path>) -> Result<()> {
         std::fs::create_dir(folder).map_err(error::at(folder))?;
         let tensors = self
             .parameters
@@ -81,6 +82,9 @@ impl Trainer {
         for path in [parameters, optimizer] {
             sync(&path)?;
             checksums.insert(file_name(&path), hash(&path)?);
+        }
+        if let Some(rows) = rows {
+            checksums.insert(file_name(rows), hash(rows)?);
         }
         results::write_json(&folder.join(CHECKSUMS), &checksums)?;
         sync(folder)
@@ -169,6 +173,36 @@ fn whole(state: &Path) -> Result<Option<String>> {
     Ok(None)
 }
 
+/// Refuses rows, the first `keep` lines of a file, that are not those which were there when the state
+/// after `step` steps was saved. States of earlier versions do not tell.
+///
+/// # Errors
+/// Rows with another hash, and files that cannot be read.
+pub(crate) fn check_rows(folder: &Path, step: usize, rows: &Path, keep: usize) -> Result<()> {
+    let list = folder.join(format!("step-{step}")).join(CHECKSUMS);
+    let checksums: BTreeMap<String, String> = results::read_json(&list)?;
+    let Some(expected) = checksums.get(&file_name(rows)) else {
+        return Ok(());
+    };
+    let bytes = std::fs::read(rows).map_err(error::at(rows))?;
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n').take(keep);
+    let mut hasher = blake3::Hasher::new();
+    for line in lines {
+        hasher.update(line);
+    }
+    match hasher.finalize().to_hex().as_str() == expected {
+        true => Ok(()),
+        false => Err(Error::RunDirectory {
+            path: rows.to_owned(),
+            problem: format!(
+                "is damaged: its first {keep} lines are not those that were written; delete {} to make \
+                 this stage again",
+                folder.display()
+            ),
+        }),
+    }
+}
+
 fn hash(path: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     let file = File::open(path).map_err(error::at(path))?;
@@ -237,7 +271,7 @@ mod tests {
     fn a_damaged_state_is_not_taken_up() {
         let folder = tempfile::tempdir().unwrap();
         for (step, value) in [(1, 1.0), (2, 2.0), (3, 3.0)] {
-            trainer(value).save(folder.path(), step).unwrap();
+            trainer(value).save(folder.path(), step, None).unwrap();
         }
         let mut resumed = trainer(0.0);
         assert_eq!(resumed.resume(folder.path()).unwrap(), 3);
@@ -255,5 +289,20 @@ mod tests {
         spoil(2, CHECKSUMS);
         let error = resumed.resume(folder.path()).unwrap_err().to_string();
         assert!(error.contains("delete"), "{error}");
+    }
+    #[test]
+    fn rows_that_changed_since_a_state_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (states, rows) = (folder.path().join("state"), folder.path().join("rows"));
+        std::fs::write(&rows, "1\n2\n").unwrap();
+        trainer(1.0).save(&states, 2, Some(&rows)).unwrap();
+        // What came after the state is cut.
+        for (text, named) in [("1\n2\n3\n", false), ("1\n3\n", true), ("1\n", true)] {
+            std::fs::write(&rows, text).unwrap();
+            let checked = check_rows(&states, 2, &rows, 2);
+            assert_eq!(checked.is_err(), named, "{text}");
+        }
+        trainer(1.0).save(&states, 3, None).unwrap();
+        check_rows(&states, 3, &rows, 3).unwrap();
     }
 }

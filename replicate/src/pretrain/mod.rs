@@ -170,7 +170,7 @@ impl Stage<'_> {
                 .collect();
             report(self.name, step + 1, steps, &figures.join(", "));
             if (step + 1) % self.save_every == 0 || step + 1 == steps {
-                trainer.save(&folder, step + 1)?;
+                trainer.save(&folder, step + 1, None)?;
             }
         }
         Ok(())

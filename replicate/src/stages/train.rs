@@ -15,7 +15,7 @@ use crate::probe::Probe;
 use crate::profile::RunRole;
 use crate::progress::Report;
 use crate::training::{Graders, Teachers, Training};
-use crate::{Error, Result, error, interrupt};
+use crate::{Error, Result, error, interrupt, state};
 
 /// One stage of training.
 pub(super) struct StagePlan<'s> {
@@ -96,8 +96,11 @@ impl Replication<'_> {
         let first = training.trainer.resume(&states)?;
         // Lines beyond the saved state are cut; a fresh stage begins with those of the cold start.
         let keep = if first == 0 { 0 } else { earlier.len() + first };
-        let (mut metrics, kept) =
-            Appender::open::<UpdateMetrics>(&work.join(results::METRICS), keep)?;
+        let rows = work.join(results::METRICS);
+        if first > 0 {
+            state::check_rows(&states, first, &rows, keep)?;
+        }
+        let (mut metrics, kept) = Appender::open::<UpdateMetrics>(&rows, keep)?;
         if first == 0 {
             for line in &earlier {
                 metrics.append(line)?;
@@ -163,7 +166,7 @@ impl Replication<'_> {
             if last || stop || (update + 1) % schedule.save_every == 0 {
                 metrics.sync()?;
                 episodes.sync()?;
-                training.trainer.save(&states, update + 1)?;
+                training.trainer.save(&states, update + 1, Some(&rows))?;
             }
             if stop {
                 return Err(Error::Stopped);
@@ -171,7 +174,8 @@ impl Replication<'_> {
         }
         metrics.sync()?;
         episodes.finish()?;
-        checkpoint::save(&training.policy, &folder)?;
+        let own = (work == &folder).then_some(rows.as_path());
+        checkpoint::save(&training.policy, &folder, own)?;
         remove(&states)?;
         remove(&again)?;
         if recorded.exists() {
