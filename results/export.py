@@ -44,7 +44,7 @@ def lines(folder, name):
 
 
 def differing(folder, text):
-    """The records that are kept as what differs from other runs' (results/src/delta.rs tells the form)."""
+    """The lines that are kept as what differs from other runs' (results/src/delta.rs tells the form)."""
     text = iter(text.splitlines())
     header = json.loads(next(text))
     references = [(folder / reference["path"]).resolve() for reference in header["references"]]
@@ -52,9 +52,11 @@ def differing(folder, text):
     for reference, other in zip(references, others):
         if not other:
             sys.exit(f"{folder}: its records are told by {reference}, which is not there; take the whole study")
+    flat = "lines" in header
+    others = [[dict(flattened(line)) for line in other] if flat else other for other in others]
     fields = [field for field in header["order"] if field not in header["same"]]
     signs = {field: next(text) for field in fields}
-    records = [dict(header["same"]) for _ in others[0]]
+    records = [dict(header["same"]) for _ in range(header["lines"] if flat else len(others[0]))]
     for field in fields:
         for place, record in enumerate(records):
             sign = signs[field][place] if signs[field] else "0"
@@ -62,7 +64,28 @@ def differing(folder, text):
                 record[field] = json.loads(next(text))
             elif sign != "-" and field in (other := others[int(sign)][place]):
                 record[field] = other[field]
-    return [{field: record[field] for field in header["order"] if field in record} for record in records]
+    return [nested({field: record[field] for field in header["order"] if field in record}) for record in records]
+
+
+def flattened(line, prefix=""):
+    """A line's fields, those of objects within it as `outer/inner`."""
+    for key, value in line.items():
+        if isinstance(value, dict) and value:
+            yield from flattened(value, f"{prefix}{key}/")
+        else:
+            yield prefix + key, value
+
+
+def nested(fields):
+    """The line that has these fields."""
+    line = {}
+    for field, value in fields.items():
+        *outer, name = field.split("/")
+        place = line
+        for key in outer:
+            place = place.setdefault(key, {})
+        place[name] = value
+    return line
 
 
 def folders(run, arms=None):

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The crates by floor; imports run strictly downward, except among those of floor 1, which are
 /// ordered by cargo itself, and results' use of what it records.
@@ -25,6 +26,9 @@ const FLOORS: [(u8, &[&str]); 5] = [
 ];
 
 const LONGEST_FILE: usize = 600;
+
+/// 25 MiB.
+const LARGEST_REPOSITORY: u64 = 25 << 20;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -93,6 +97,27 @@ fn no_file_is_too_long() {
     })
     .collect();
     assert!(long.is_empty(), "split by subject:\n{}", long.join("\n"));
+}
+
+#[test]
+fn the_repository_stays_small() {
+    let listed = Command::new("git")
+        .args(["ls-files", "-z"])
+        .current_dir(root())
+        .output();
+    // An archive of the sources has no list of what is tracked.
+    let Some(listed) = listed.ok().filter(|listed| listed.status.success()) else {
+        println!("skipped: no git, or no repository");
+        return;
+    };
+    let names = String::from_utf8(listed.stdout).unwrap();
+    let size = |name: &str| std::fs::metadata(root().join(name)).map_or(0, |file| file.len());
+    let bytes: u64 = names.split_terminator('\0').map(size).sum();
+    assert!(
+        bytes < LARGEST_REPOSITORY,
+        "tracked files have {bytes} bytes, {LARGEST_REPOSITORY} at most; results/recompress.py and \
+         `iapo study --pack` make kept runs smaller"
+    );
 }
 
 #[test]

@@ -22,12 +22,12 @@ fn copy(out: &Path) {
     let folder = out.join("iapo/seed-0");
     std::fs::create_dir_all(&folder).unwrap();
     let recorded = recorded.join("iapo/seed-0");
-    for name in ["manifest.json", "records.jsonl.gz"] {
-        std::fs::copy(recorded.join(name), folder.join(name)).unwrap();
-    }
+    std::fs::copy(recorded.join("manifest.json"), folder.join("manifest.json")).unwrap();
     // Plain, to be damaged.
-    let metrics = results::read_stored(&recorded.join(results::METRICS)).unwrap();
-    std::fs::write(folder.join(results::METRICS), metrics).unwrap();
+    for name in [results::RECORDS, results::METRICS] {
+        let text = results::read_stored(&recorded.join(name)).unwrap();
+        std::fs::write(folder.join(name), text).unwrap();
+    }
 }
 
 #[test]

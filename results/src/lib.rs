@@ -64,7 +64,7 @@ pub use manifest::{FORMAT, FileStamp, Manifest, ProfileStamp};
 pub use metrics::{Alignment, AttributionMetrics, UpdateMetrics, UpdateTokens, Validation};
 pub use numbers::{NOT_MEASURED, number, p_value, percent, points};
 pub use options::TableOptions;
-pub use packed::{gzip, pack, pack_records, unpack};
+pub use packed::{gzip, pack, pack_lines, unpack};
 pub use paper::{Paper, PaperClaim};
 pub use plot::{Curve, curves};
 pub use record::{ArmName, BlockShares, Record, SETS, SampledAnswer};

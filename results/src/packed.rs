@@ -21,12 +21,13 @@ pub fn pack(path: &Path) -> Result<()> {
     std::fs::remove_file(path).map_err(Error::io("remove", path))
 }
 
-/// Packs `records.jsonl` as what differs from `references`, other runs' records, which stay where they
-/// are. Where they cannot be told by their differences, they are packed as any other file is.
+/// Packs records or metrics as what differs from `references`, other runs' files of the same name, which
+/// stay where they are; there may be none. Where lines cannot be told so, they are packed as any other
+/// file is.
 ///
 /// # Errors
 /// A file that cannot be read or written.
-pub fn pack_records(path: &Path, references: &[&Path]) -> Result<()> {
+pub fn pack_lines(path: &Path, references: &[&Path]) -> Result<()> {
     if !path.is_file() {
         return Ok(());
     }
@@ -111,7 +112,7 @@ mod tests {
         let [first, second] = runs(folder.path());
         let text = std::fs::read(&second).unwrap();
         pack(&first).unwrap();
-        pack_records(&second, &[&first]).unwrap();
+        pack_lines(&second, &[&first]).unwrap();
         assert!(!second.exists() && is_stored(&second) && delta(&second).is_file());
         assert_eq!(read_stored(&second).unwrap(), text);
         let whole = gzip(&text).len() as u64;
@@ -134,11 +135,9 @@ mod tests {
             .iter()
             .map(|path| std::fs::read(path).unwrap())
             .collect();
-        pack_records(&paths[1], &[&paths[0]]).unwrap();
-        pack_records(&paths[2], &[&paths[1], &paths[0]]).unwrap();
-        let deep = pack_records(&paths[3], &[&paths[2]])
-            .unwrap_err()
-            .to_string();
+        pack_lines(&paths[1], &[&paths[0]]).unwrap();
+        pack_lines(&paths[2], &[&paths[1], &paths[0]]).unwrap();
+        let deep = pack_lines(&paths[3], &[&paths[2]]).unwrap_err().to_string();
         assert!(deep.contains("2 deltas"), "{deep}");
         for (path, text) in paths.iter().zip(&texts) {
             assert_eq!(&read_stored(path).unwrap(), text);
@@ -154,7 +153,7 @@ mod tests {
     fn a_delta_that_was_cut_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let [first, second] = runs(folder.path());
-        pack_records(&second, &[&first]).unwrap();
+        pack_lines(&second, &[&first]).unwrap();
         let packed = delta(&second);
         let lines = String::from_utf8(crate::stored::gunzip(&packed).unwrap()).unwrap();
         let count = lines.lines().count();
@@ -176,27 +175,84 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let [first, second] = runs(folder.path());
         let text = std::fs::read_to_string(&second).unwrap();
-        pack_records(&second, &[&first]).unwrap();
+        pack_lines(&second, &[&first]).unwrap();
         let changed = std::fs::read_to_string(&first)
             .unwrap()
             .replacen("wrong", "right", 1);
         std::fs::write(&first, changed).unwrap();
         let error = read_stored(&second).unwrap_err().to_string();
         assert!(error.contains("BLAKE3"), "{error}");
-        // A record less, or fields in another order than a record's.
+        // Fields in another order than a record's, or none.
         std::fs::remove_file(delta(&second)).unwrap();
-        let shorter = text.split_once('\n').unwrap().1.to_string();
         let reordered = text.replace(
             "{\"set\":\"charxiv\",\"qa_id\":\"q0\"",
             "{\"qa_id\":\"q0\",\"set\":\"charxiv\"",
         );
         assert_ne!(reordered, text);
-        for other in [shorter, reordered] {
+        for other in [reordered, String::new()] {
             std::fs::write(&second, &other).unwrap();
-            pack_records(&second, &[&first]).unwrap();
+            pack_lines(&second, &[&first]).unwrap();
             assert!(compressed(&second).is_file() && !delta(&second).exists());
             assert_eq!(read_stored(&second).unwrap(), other.as_bytes());
             std::fs::remove_file(compressed(&second)).unwrap();
         }
+    }
+
+    #[test]
+    fn more_or_fewer_lines_than_another_run_has_and_no_other_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let [first, second, _] = runs(folder.path());
+        let text = std::fs::read_to_string(&second).unwrap();
+        let (line, shorter) = text.split_once('\n').unwrap();
+        let longer = format!("{text}{line}\n");
+        let nested = "{\"a\":{\"b\":1,\"c\":{}},\"d\":null}\n{\"d\":[{\"a\":2}]}\n";
+        let begun = "{\"a\":1,\"d\":{\"y\":1}}\n{\"a\":1,\"b\":{\"z\":0},\"d\":{\"x\":2,\"y\":1}}\n\
+                     {\"a\":1,\"c\":1,\"d\":{\"y\":1}}\n";
+        for own in [shorter, &longer, nested, begun] {
+            for references in [&[first.as_path()][..], &[]] {
+                std::fs::write(&second, own).unwrap();
+                pack_lines(&second, references).unwrap();
+                assert!(delta(&second).is_file(), "{own}");
+                assert_eq!(read_stored(&second).unwrap(), own.as_bytes());
+                std::fs::remove_file(delta(&second)).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_delta_that_claims_too_much_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records.jsonl");
+        let deep = "a/".repeat(100_000);
+        for (order, lines, rest) in [
+            ("a", "1000000000000000", "!\n1\n"),
+            ("a", "1000000000000000", "\n"),
+            (deep.as_str(), "1", "!\n1\n"),
+            ("a/b\",\"a", "1", "!\n!\n1\n2\n"),
+            ("a", "1", "0\n"),
+        ] {
+            let text = format!(
+                "{{\"references\":[],\"same\":{{}},\"order\":[\"{order}\"],\"lines\":{lines}}}\n{rest}"
+            );
+            std::fs::write(delta(&path), gzip(text.as_bytes())).unwrap();
+            assert!(read_stored(&path).is_err(), "{rest}");
+        }
+    }
+
+    /// The form of earlier versions: no number of lines, objects within a line whole.
+    #[test]
+    fn an_earlier_delta_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let [first, second] = [0, 1].map(|index| folder.path().join(format!("{index}.jsonl")));
+        let text = "{\"arm\":\"x\",\"a\":{\"b\":1}}\n{\"arm\":\"x\",\"a\":{\"b\":2}}\n";
+        std::fs::write(&first, text).unwrap();
+        let header = format!(
+            "{{\"references\":[{{\"path\":\"0.jsonl\",\"blake3\":\"{}\"}}],\"same\":{{\"arm\":\"y\"}},\"order\":[\"arm\",\"a\"]}}",
+            blake3::hash(text.as_bytes())
+        );
+        let told = format!("{header}\n0!\n{{\"b\":3}}\n");
+        std::fs::write(delta(&second), gzip(told.as_bytes())).unwrap();
+        let expected = text.replace('x', "y").replace('2', "3");
+        assert_eq!(read_stored(&second).unwrap(), expected.as_bytes());
     }
 }

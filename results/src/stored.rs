@@ -1,5 +1,5 @@
 //! Files that may be kept compressed: `records.jsonl`, or in its place `records.jsonl.gz`, or
-//! `records.jsonl.delta.gz` beside another run's records.
+//! `records.jsonl.delta.gz`, as a rule beside another run's records.
 //!
 //! Recorded runs are kept with `gzip -9n`; checksums and line counts are those of the text, so a
 //! manifest holds for both.
@@ -88,16 +88,18 @@ fn read_delta(path: &Path, deltas: usize) -> Result<Vec<u8>> {
         found,
         advice: "take the file again from where the run was recorded".to_string(),
     };
-    let Some(deltas) = deltas.checked_sub(1) else {
-        return Err(damaged(
-            &format!("whole records behind at most {DELTAS} deltas"),
-            "another delta".to_string(),
-        ));
-    };
     let lines =
         String::from_utf8(gunzip(&packed)?).map_err(|error| damaged("text", error.to_string()))?;
     let header = Header::of(&lines)
         .ok_or_else(|| damaged("a first line that names references", "another".to_string()))?;
+    // One without references is whole.
+    let told = usize::from(!header.references.is_empty());
+    let Some(deltas) = deltas.checked_sub(told) else {
+        return Err(damaged(
+            &format!("whole lines behind at most {DELTAS} deltas"),
+            "another delta".to_string(),
+        ));
+    };
     let mut others = Vec::new();
     for reference in &header.references {
         let other = path.parent().unwrap_or(Path::new("")).join(&reference.path);
@@ -114,7 +116,7 @@ fn read_delta(path: &Path, deltas: usize) -> Result<Vec<u8>> {
     let others: Vec<&[u8]> = others.iter().map(Vec::as_slice).collect();
     decode(&lines, &others).ok_or_else(|| {
         damaged(
-            "a sign and a value for each record of its references",
+            "a sign and a value for each of its lines",
             "others".to_string(),
         )
     })

@@ -1,6 +1,6 @@
 //! Finished cells in the form in which a repository keeps them: compressed, records as what differs
-//! from the first cell of their variant and the first of their seed, settings where no
-//! manifest says them.
+//! from the first cell of their variant and the first of their seed, metrics from the latter, settings
+//! where no manifest says them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -46,11 +46,8 @@ pub fn pack(cells: &[&StudyCell], out: &Path) -> Result<()> {
     }
     for folders in alike.into_values() {
         for (index, folder) in folders.iter().enumerate() {
-            match index {
-                0 => results::pack(&folder.join(RECORDS))?,
-                _ => pack_beside(folder, &folders)?,
-            }
-            results::pack(&folder.join(METRICS))?;
+            pack_beside(folder, &folders, &folders[..index.min(1)], RECORDS)?;
+            pack_beside(folder, &folders, &[], METRICS)?;
             pack_settings(folder)?;
             results::pack(&folder.join(MANIFEST))?;
         }
@@ -58,21 +55,25 @@ pub fn pack(cells: &[&StudyCell], out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Packs the records of a run, which is not the first, by those of the first and of the first that went
-/// on from the same cold start.
-fn pack_beside(folder: &Path, folders: &[PathBuf]) -> Result<()> {
-    let first = folders[0].join(RECORDS);
+/// Packs a file of a run by that of the first run of its seed, which went on from the same cold start, and
+/// those of `more`.
+fn pack_beside(
+    folder: &Path,
+    folders: &[PathBuf],
+    more: &[PathBuf],
+    name: &str,
+) -> results::Result<()> {
     let of_seed = folders
         .iter()
         .find(|other| other.file_name() == folder.file_name())
-        .filter(|&other| other != folder && *other != folders[0])
-        .map(|other| other.join(RECORDS));
-    let references: Vec<&Path> = of_seed
-        .iter()
-        .chain(std::iter::once(&first))
-        .map(PathBuf::as_path)
+        .filter(|&other| other != folder && !more.contains(other));
+    let references: Vec<PathBuf> = of_seed
+        .into_iter()
+        .chain(more)
+        .map(|other| other.join(name))
         .collect();
-    Ok(results::pack_records(&folder.join(RECORDS), &references)?)
+    let references: Vec<&Path> = references.iter().map(PathBuf::as_path).collect();
+    results::pack_lines(&folder.join(name), &references)
 }
 
 /// Packs what a run was made with, or removes it where the run's manifest says the same.
