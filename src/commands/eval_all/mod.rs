@@ -196,15 +196,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     args.check()?;
-    let arms = args
-        .models
-        .iter()
-        .map(|model| arm_of(model))
-        .collect::<anyhow::Result<Vec<ArmName>>>()?;
-    if let Some(arm) = (1..arms.len()).find_map(|i| arms[..i].contains(&arms[i]).then(|| &arms[i]))
-    {
-        bail!("two models would both be called '{arm}': rename a folder");
-    }
+    let arms = arms_of(&args.models)?;
     for arm in &arms {
         refuse_other_shares(&args.out, args.shard, arm)?;
     }
@@ -414,13 +406,38 @@ fn settings(args: &Args, url: &str, model: &str) -> Settings {
     }
 }
 
-/// A row's name from a folder or a model's name: `Qwen/Qwen2.5-VL-3B` is `qwen2-5-vl-3b`.
-fn arm_of(model: &str) -> anyhow::Result<ArmName> {
-    let last = model
-        .trim_end_matches('/')
-        .rsplit('/')
-        .next()
-        .unwrap_or(model);
+/// The rows of models: the last name of each address, and those before it where two would be called alike.
+fn arms_of(models: &[String]) -> anyhow::Result<Vec<ArmName>> {
+    let mut names = vec![1; models.len()];
+    loop {
+        let arms = models
+            .iter()
+            .zip(&names)
+            .map(|(model, &names)| arm_of(model, names))
+            .collect::<anyhow::Result<Vec<ArmName>>>()?;
+        let alike = |arm: &ArmName| arms.iter().filter(|other| *other == arm).count() > 1;
+        let Some(arm) = arms.iter().find(|arm| alike(arm)) else {
+            return Ok(arms);
+        };
+        let longest = models.iter().map(|model| parts(model).len()).max();
+        if longest.is_none_or(|longest| names.iter().max() >= Some(&longest)) {
+            bail!("two models would both be called '{arm}': rename a folder");
+        }
+        for (arm, names) in arms.iter().zip(&mut names) {
+            *names += usize::from(alike(arm));
+        }
+    }
+}
+
+fn parts(model: &str) -> Vec<&str> {
+    let parts = model.split('/');
+    parts.filter(|part| !["", "."].contains(part)).collect()
+}
+
+/// A row's name from the last `names` of a folder or a model's name: `Qwen/Qwen2.5-VL-3B` is `qwen2-5-vl-3b`.
+fn arm_of(model: &str, names: usize) -> anyhow::Result<ArmName> {
+    let parts = parts(model);
+    let last = parts[parts.len().saturating_sub(names)..].join("-");
     let name: String = last
         .chars()
         .map(|c| {
@@ -432,4 +449,24 @@ fn arm_of(model: &str) -> anyhow::Result<ArmName> {
         })
         .collect();
     Ok(name.trim_matches('-').parse::<ArmName>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_of_one_folder_name_have_rows_that_differ() {
+        let rows = |models: &[&str]| -> anyhow::Result<Vec<String>> {
+            let models: Vec<String> = models.iter().map(|model| (*model).to_owned()).collect();
+            let arms = arms_of(&models)?;
+            Ok(arms.iter().map(|arm| arm.name().to_owned()).collect())
+        };
+        let alone = rows(&["Qwen/Qwen2.5-VL-3B", "./b/c/"]).unwrap();
+        assert_eq!(alone, ["qwen2-5-vl-3b", "c"]);
+        let two = rows(&["a/x/m", "b/x/m", "other"]).unwrap();
+        assert_eq!(two, ["a-x-m", "b-x-m", "other"]);
+        assert_eq!(rows(&["m", "b/m"]).unwrap(), ["m", "b-m"]);
+        assert!(rows(&["m", "./m"]).is_err());
+    }
 }
