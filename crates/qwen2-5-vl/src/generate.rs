@@ -16,11 +16,11 @@ use rayon::prelude::*;
 
 use crate::config::TextConfig;
 use crate::error::{Error, Result};
+use crate::kept::{self, Finished, KeptRows, Placed, Rest, TurnPrompt, TurnSample};
 use crate::model::Model;
 use crate::positions::Positions;
 use crate::prompt::{Prompt, Sampled};
 use crate::sampling::{GenerationOptions, Sampler};
-use crate::session::{SessionPrompt, SessionSample};
 
 /// Steps for which cache rows are set aside at a time.
 const STEPS_AHEAD: usize = 32;
@@ -110,7 +110,6 @@ impl Model {
         samples: &[Vec<Option<u64>>],
         options: &GenerationOptions,
     ) -> Result<Vec<Vec<Sampled>>> {
-        options.check()?;
         if prompts.len() != samples.len() {
             return Err(Error::Argument(format!(
                 "{} prompts but seeds for {}",
@@ -118,52 +117,80 @@ impl Model {
                 samples.len()
             )));
         }
-        if let Some(empty) = prompts
-            .iter()
-            .position(|prompt| prompt.input_ids.is_empty())
-        {
-            return Err(Error::Argument(format!("prompt {empty} has no tokens")));
-        }
-        let mut results: Vec<Vec<Sampled>> = samples.iter().map(|_| Vec::new()).collect();
-        if prompts.is_empty() || options.max_new_tokens == 0 {
-            for (result, seeds) in results.iter_mut().zip(samples) {
-                result.resize(seeds.len(), Sampled::default());
-            }
-            return Ok(results);
-        }
-        let rows = prompts
+        let turns: Vec<TurnPrompt> = prompts
             .iter()
             .zip(samples)
-            .map(|(prompt, seeds)| prompt.input_ids.len() + seeds.len() * options.max_new_tokens);
-        let penalised = options.repetition_penalty.is_some_and(|p| p != 1.0);
-        if !self.device().is_cpu() && !penalised {
-            let requests: Vec<SessionPrompt> = prompts
-                .iter()
-                .zip(samples)
-                .map(|(prompt, seeds)| SessionPrompt {
-                    prompt,
-                    follows: None,
-                    seeds: seeds.clone(),
-                })
-                .collect();
-            let found = self.session(rows.sum())?.generate(&requests, options)?;
-            let sampled =
-                |own: Vec<SessionSample>| own.into_iter().map(|own| own.sampled).collect();
-            return Ok(found.into_iter().map(sampled).collect());
-        }
-        let model = self.for_generation()?;
-        let share = prompts.len().div_ceil(self.shares(rows.sum()));
-        let shares: Vec<_> = prompts.chunks(share).zip(samples.chunks(share)).collect();
-        let finished = side_by_side(self.device(), shares.len(), |index| {
-            let (prompts, samples) = shares[index];
-            let first = index * share;
-            Generation::new(&model, first, prompts, samples, options)?.run(options)
-        });
-        for (results, finished) in results.chunks_mut(share).zip(finished) {
-            for running in finished? {
-                results[running.prompt].push(running.sampled);
+            .map(|(prompt, seeds)| TurnPrompt {
+                prompt,
+                follows: None,
+                seeds: seeds.clone(),
+                keep: false,
+            })
+            .collect();
+        let found = self.generate_turns(&turns, options, 0)?;
+        let sampled = |own: Vec<TurnSample>| own.into_iter().map(|own| own.sampled).collect();
+        Ok(found.into_iter().map(sampled).collect())
+    }
+
+    /// As [`Model::generate`], for prompts that may go on with earlier samples. Of prompts that say so the
+    /// rows of their samples are kept, at most `most_rows` in all, those of the last samples.
+    ///
+    /// # Errors
+    /// As [`Model::generate`]; a prompt that does not go on with the sample that it follows.
+    pub fn generate_turns(
+        &self,
+        turns: &[TurnPrompt<'_>],
+        options: &GenerationOptions,
+        most_rows: usize,
+    ) -> Result<Vec<Vec<TurnSample>>> {
+        options.check()?;
+        for (index, turn) in turns.iter().enumerate() {
+            if turn.prompt.input_ids.is_empty() {
+                return Err(Error::Argument(format!("prompt {index} has no tokens")));
+            }
+            if let Some(kept) = turn.follows.filter(|kept| !kept.begin(turn.prompt)) {
+                return Err(Error::Argument(format!(
+                    "prompt {index} of {} tokens does not go on with the {} tokens that it follows",
+                    turn.prompt.input_ids.len(),
+                    kept.tokens.len()
+                )));
             }
         }
+        if turns.is_empty() || options.max_new_tokens == 0 {
+            let nothing = |turn: &TurnPrompt| vec![TurnSample::default(); turn.seeds.len()];
+            return Ok(turns.iter().map(nothing).collect());
+        }
+        let rows: usize = turns
+            .iter()
+            .map(|turn| {
+                let known = turn.follows.map_or(0, KeptRows::rows);
+                turn.prompt.input_ids.len() - known + turn.seeds.len() * options.max_new_tokens
+            })
+            .sum();
+        let rows = rows + Placed::new(turns, 0).end;
+        let penalised = options.repetition_penalty.is_some_and(|p| p != 1.0);
+        if !self.device().is_cpu() && !penalised {
+            let mut session = self.session(rows)?;
+            return session.generate_turns(turns, options, most_rows);
+        }
+        let model = self.for_generation()?;
+        let share = turns.len().div_ceil(self.shares(rows));
+        let shares: Vec<_> = turns.chunks(share).collect();
+        let finished = side_by_side(self.device(), shares.len(), |index| {
+            let generation = Generation::new(&model, index * share, shares[index], options)?;
+            generation.run(shares[index], options, most_rows)
+        });
+        let mut results = Vec::with_capacity(turns.len());
+        for (turns, samples) in shares.iter().zip(finished) {
+            let mut samples = samples?.into_iter();
+            results.extend(turns.iter().map(|turn| {
+                let own = samples.by_ref().take(turn.seeds.len());
+                own.collect::<Vec<_>>()
+            }));
+        }
+        // Each share kept as many.
+        let all = results.iter_mut().flatten();
+        kept::keep_last(all.map(|own| &mut own.kept), most_rows);
         Ok(results)
     }
 
@@ -207,66 +234,65 @@ struct Generation<'a> {
 }
 
 impl<'a> Generation<'a> {
-    /// Runs the prompts, the first of which errors call `first`, and fills the cache.
+    /// Runs of the prompts, the first of which errors call `first`, what has no rows yet, and fills the
+    /// cache.
     fn new(
         model: &'a Model,
         first: usize,
-        prompts: &[Prompt],
-        samples: &[Vec<Option<u64>>],
+        turns: &[TurnPrompt<'_>],
         options: &GenerationOptions,
     ) -> Result<Self> {
-        let mut embeddings = Vec::with_capacity(prompts.len());
+        let placed = Placed::new(turns, 0);
+        let first_row = placed.end;
+        let mut embeddings = Vec::with_capacity(turns.len());
         let mut positions = Positions::default();
-        let mut lengths = Vec::with_capacity(prompts.len());
+        let (mut blocks, mut ends) = (Vec::new(), Vec::new());
         let mut running = Vec::new();
-        for (index, (prompt, seeds)) in prompts.iter().zip(samples).enumerate() {
-            let at_fault = Error::of_prompt(first + index);
-            let features = prompt.image_features.as_ref().map(Tensor::detach);
-            let embedded = model.embed(&prompt.input_ids, features.as_ref());
-            embeddings.push(embedded.map_err(&at_fault)?);
-            let own = model
-                .positions(&prompt.input_ids, &prompt.grids)
-                .map_err(&at_fault)?;
-            let start = positions.len();
-            running.extend(seeds.iter().map(|&seed| Running {
+        for (index, (turn, known)) in turns.iter().zip(&placed.visible).enumerate() {
+            let rest = Rest::new(model, turn.prompt, turn.follows.map_or(0, KeptRows::rows));
+            let rest = rest.map_err(Error::of_prompt(first + index))?;
+            embeddings.push(rest.embeddings);
+            let from = positions.len();
+            positions.extend(&rest.positions);
+            let rows = first_row + from..first_row + positions.len();
+            blocks.push(QueryBlock {
+                queries: from..positions.len(),
+                visible: known.clone(),
+                causal: Some(rows.start),
+            });
+            ends.push(positions.len() - 1);
+            running.extend(turn.seeds.iter().map(|&seed| Running {
                 prompt: index,
-                sampler: Sampler::new(seed, options, &prompt.input_ids),
-                visible: std::iter::once(start..start + own.len()).collect(),
-                position: own.next(),
+                sampler: Sampler::new(seed, options, &turn.prompt.input_ids),
+                visible: known.iter().cloned().chain([rows.clone()]).collect(),
+                position: rest.next,
                 sampled: Sampled::default(),
             }));
-            lengths.push(own.len());
-            positions.extend(&own);
         }
         let cache = Cache::new(
             &model.config().text,
-            positions.len(),
+            first_row + positions.len(),
             model.dtype(),
             model.device(),
         )?;
+        placed.write(&cache.layers)?;
         let rotary = model
             .text
             .rotary(&positions, model.dtype(), model.device())?;
-        let layout = AttentionLayout::causal(&lengths);
+        let layout = AttentionLayout::new(blocks, positions.len(), cache.rows)?;
         let mut x = Tensor::cat(&embeddings, 0)?;
         let (last, others) = model.text.split_last()?;
         for (layer, buffers) in others.iter().zip(&cache.layers) {
             let (q, k, v) = layer.project(&x, &rotary)?;
-            cache_prompts(buffers, &k, &v)?;
-            x = layer.finish(&x, &layer.attend(&q, &k, &v, &layout)?)?;
+            cache_prompts(buffers, &k, &v, first_row)?;
+            let [keys, values] = buffers;
+            x = layer.finish(&x, &layer.attend(&q, keys, values, &layout)?)?;
         }
-        let mut end = 0;
-        let ends: Vec<usize> = lengths
-            .iter()
-            .map(|length| {
-                end += length;
-                end - 1
-            })
-            .collect();
         let some = model.some_tokens(&ends, &positions, &layout)?;
         let (q, k, v) = last.project_some(&x, &rotary, &some)?;
-        cache_prompts(&cache.layers[others.len()], &k, &v)?;
-        let attended = last.attend(&q, &k, &v, &some.layout)?;
+        let buffers = &cache.layers[others.len()];
+        cache_prompts(buffers, &k, &v, first_row)?;
+        let attended = last.attend(&q, &buffers[0], &buffers[1], &some.layout)?;
         let x = last.finish(&x.index_select(&some.index, 0)?, &attended)?;
         let logits = scores(model, &x)?;
         Ok(Generation {
@@ -278,8 +304,13 @@ impl<'a> Generation<'a> {
         })
     }
 
-    /// Samples until every sample has stopped or is full.
-    fn run(mut self, options: &GenerationOptions) -> Result<Vec<Running>> {
+    /// Samples until every sample has stopped or is full; samples in the order of the seeds.
+    fn run(
+        mut self,
+        turns: &[TurnPrompt<'_>],
+        options: &GenerationOptions,
+        most_rows: usize,
+    ) -> Result<Vec<TurnSample>> {
         let vocab = self.model.config().text.vocab_size;
         let (logits, banned) = (&self.logits, &self.banned);
         self.running.par_iter_mut().try_for_each(|running| {
@@ -311,14 +342,25 @@ impl<'a> Generation<'a> {
                 .zip(logits.par_chunks(vocab))
                 .try_for_each(|(running, row)| running.advance(row, banned, options))?;
         }
-        Ok(self.running)
+        let finished = self.running.into_iter().map(|running| Finished {
+            prompt: turns[running.prompt].prompt,
+            visible: running.visible,
+            sampled: running.sampled,
+            keep: turns[running.prompt].keep,
+        });
+        kept::keep(&self.cache.layers, finished.collect(), most_rows)
     }
 }
 
-/// Writes the keys and values of the prompts to the first rows of a layer's cache.
-fn cache_prompts(buffers: &[Tensor; 2], keys: &Tensor, values: &Tensor) -> Result<()> {
-    buffers[0].slice_set(&keys.contiguous()?, 0, 0)?;
-    Ok(buffers[1].slice_set(&values.contiguous()?, 0, 0)?)
+/// Writes the keys and values of the prompts to a layer's cache, from row `first` on.
+fn cache_prompts(
+    buffers: &[Tensor; 2],
+    keys: &Tensor,
+    values: &Tensor,
+    first: usize,
+) -> Result<()> {
+    buffers[0].slice_set(&keys.contiguous()?, 0, first)?;
+    Ok(buffers[1].slice_set(&values.contiguous()?, 0, first)?)
 }
 
 /// Runs the last token of every active sample; scores `(active, vocab)` of the next, flat.

@@ -13,6 +13,7 @@ use fused_ops::{AttentionLayout, QueryBlock};
 
 use crate::device_sampling::{DeviceSampler, Draws, draws};
 use crate::error::{Error, Result};
+use crate::kept::{self, Finished, Placed, Rest, TurnPrompt, TurnSample};
 use crate::model::Model;
 use crate::positions::{Grid, Positions};
 use crate::prompt::{Prompt, Sampled};
@@ -197,6 +198,52 @@ impl Session {
         Ok(results)
     }
 
+    /// As [`Model::generate_turns`], with this session's cache.
+    ///
+    /// # Errors
+    /// As [`Session::generate`].
+    pub fn generate_turns(
+        &mut self,
+        turns: &[TurnPrompt<'_>],
+        options: &GenerationOptions,
+        most_rows: usize,
+    ) -> Result<Vec<Vec<TurnSample>>> {
+        let placed = Placed::new(turns, self.used);
+        self.reserve(placed.end - self.used)?;
+        placed.write(&self.layers)?;
+        self.used = placed.end;
+        let requests: Vec<SessionPrompt> = turns
+            .iter()
+            .zip(placed.visible)
+            .map(|(turn, visible)| SessionPrompt {
+                prompt: turn.prompt,
+                follows: turn.follows.map(|own| {
+                    self.samples.push(Kept {
+                        tokens: own.tokens.clone(),
+                        grids: own.grids.clone(),
+                        visible,
+                    });
+                    SampleId(self.samples.len() - 1)
+                }),
+                seeds: turn.seeds.clone(),
+            })
+            .collect();
+        let found = self.generate(&requests, options)?;
+        let counts: Vec<usize> = found.iter().map(Vec::len).collect();
+        let finished = turns.iter().zip(found).flat_map(|(turn, samples)| {
+            samples.into_iter().map(|own| Finished {
+                prompt: turn.prompt,
+                visible: self.samples[own.id.0].visible.clone(),
+                sampled: own.sampled,
+                keep: turn.keep,
+            })
+        });
+        let kept = kept::keep(&self.layers, finished.collect(), most_rows)?;
+        let mut kept = kept.into_iter();
+        let of_prompt = |count| kept.by_ref().take(count).collect();
+        Ok(counts.into_iter().map(of_prompt).collect())
+    }
+
     /// What of a prompt has rows.
     fn start<'a>(&mut self, index: usize, request: &SessionPrompt<'a>) -> Result<Start<'a>> {
         let prompt = request.prompt;
@@ -239,31 +286,16 @@ impl Session {
         options: &GenerationOptions,
     ) -> Result<(Tensor, Vec<Running>)> {
         let model = &self.model;
-        let image = model.config().image_token_id;
         let first_row = self.used;
         let (mut embeddings, mut positions) = (Vec::new(), Positions::default());
         let (mut blocks, mut ends) = (Vec::new(), Vec::new());
         let mut running = Vec::new();
         for (index, (start, request)) in starts.iter().zip(requests).enumerate() {
-            let at_fault = Error::of_prompt(index);
-            let prompt = start.prompt;
-            let images = model
-                .image_tokens(&prompt.input_ids, prompt.image_features.as_ref())
-                .map_err(&at_fault)?;
-            let (known, rest) = prompt.input_ids.split_at(start.known);
-            let seen = known.iter().filter(|&&id| id == image).count();
-            let features = match &prompt.image_features {
-                Some(features) if images > seen => {
-                    Some(features.detach().narrow(0, seen, images - seen)?)
-                }
-                _ => None,
-            };
-            embeddings.push(model.embed(rest, features.as_ref()).map_err(&at_fault)?);
-            let whole = model
-                .positions(&prompt.input_ids, &prompt.grids)
-                .map_err(&at_fault)?;
+            let rest = Rest::new(model, start.prompt, start.known);
+            let rest = rest.map_err(Error::of_prompt(index))?;
+            embeddings.push(rest.embeddings);
             let from = positions.len();
-            positions.extend(&whole.narrow(start.known..whole.len())?);
+            positions.extend(&rest.positions);
             let rows = first_row + from..first_row + positions.len();
             blocks.push(QueryBlock {
                 queries: from..positions.len(),
@@ -278,7 +310,7 @@ impl Session {
                 draws: draws(seed, options),
                 visible: visible.clone(),
                 own: 0..0,
-                position: whole.next(),
+                position: rest.next,
                 sampled: Sampled::default(),
             }));
         }
