@@ -295,9 +295,11 @@ fn grpo_update(checkpoint: &Path, settings: &Settings) -> Result<Work> {
         update += 1;
         policy.forget();
         let requests: Vec<CompletionRequest> = (0..prompts * samples)
-            .map(|index| CompletionRequest {
-                conversation: &conversations[index / samples],
-                seed: Some(update * 100_000 + index as u64),
+            .map(|index| {
+                CompletionRequest::new(
+                    &conversations[index / samples],
+                    Some(update * 100_000 + index as u64),
+                )
             })
             .collect();
         let completions = policy
@@ -405,10 +407,7 @@ fn called_prompt(checkpoint: &Path) -> Result<(Model, Arc<EncodedPrompt>, Vec<Ve
     // Distinct samples of the policy itself, as a group of rollouts has them.
     for seed in 0..200 {
         let completion = policy
-            .complete(&[CompletionRequest {
-                conversation,
-                seed: Some(seed),
-            }])?
+            .complete(&[CompletionRequest::new(conversation, Some(seed))])?
             .remove(0)?;
         if completion.text.contains("focus_on") && !calls.contains(&completion.token_ids) {
             calls.push(completion.token_ids);

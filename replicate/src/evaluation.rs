@@ -130,10 +130,7 @@ pub fn forced_answers(
     for batch in asked.chunks(ASKED_TOGETHER) {
         let requests: Vec<CompletionRequest> = batch
             .iter()
-            .map(|(_, conversation)| CompletionRequest {
-                conversation,
-                seed: None,
-            })
+            .map(|(_, conversation)| CompletionRequest::new(conversation, None))
             .collect();
         for ((index, _), completion) in batch.iter().zip(policy.complete(&requests)?) {
             let text = completion?.text;

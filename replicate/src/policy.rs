@@ -4,15 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use agent::{
-    Block, Completion, CompletionRequest, Conversation, ConversationId, MessagePart, Policy,
-};
+use agent::{Block, Conversation, ConversationId, MessagePart};
 use benchmarks::data::{EPISODE_FILE, EpisodeStyle};
 use candle_core::Tensor;
 use fused_ops::side_by_side;
-use qwen2_5_vl::{ChatMessage, ChatPart, GenerationOptions, Grid, Model, Processor, Prompt};
+use qwen2_5_vl::{ChatMessage, ChatPart, Grid, Model, Processor, Prompt};
 
 use crate::compute::Compute;
+use crate::kept_turns::{KeptTurns, Reused};
 use crate::{Error, Result, error};
 
 /// A conversation as tokens, with the block of each.
@@ -33,7 +32,8 @@ pub struct EncodedPrompt {
 pub struct Budgets {
     /// Image patches that go through the vision tower together, unless one image has more.
     pub vision_patches: usize,
-    /// Prompt tokens that are sampled from together, unless one prompt has more.
+    /// Prompt tokens that are sampled from together, unless one prompt has more; and tokens whose keys and
+    /// values are kept for a later turn.
     pub rollout_tokens: usize,
     /// Tokens of a forward pass that attributes calls, unless one prompt with its calls has more.
     pub attribution_tokens: usize,
@@ -74,6 +74,12 @@ pub struct LocalPolicy {
     pub budgets: Budgets,
     /// Whether encoded prompts keep their images' patches, for a vision tower that is trained.
     pub keeps_pixels: bool,
+    /// What of later turns was not run again, of all so far.
+    pub reused: Reused,
+    /// Turns of the last call.
+    pub(crate) kept: KeptTurns,
+    /// Completions that were given a name.
+    pub(crate) named: u64,
     encoded: HashMap<ConversationId, Arc<EncodedPrompt>>,
 }
 
@@ -98,6 +104,9 @@ impl LocalPolicy {
             max_new_tokens,
             budgets: Budgets::default(),
             keeps_pixels: false,
+            reused: Reused::default(),
+            kept: KeptTurns::default(),
+            named: 0,
             encoded: HashMap::new(),
         }
     }
@@ -137,8 +146,15 @@ impl LocalPolicy {
         )?)
     }
 
-    /// Forgets encoded conversations: after an update of the vision tower, or to save memory.
+    /// Tokens whose keys and values are kept for the next call; those that turns share count once.
+    pub fn kept_tokens(&self) -> usize {
+        self.kept.rows()
+    }
+
+    /// Forgets encoded conversations and kept turns: after an update, whose weights are others, or to save
+    /// memory.
     pub fn forget(&mut self) {
+        self.kept = KeptTurns::default();
         self.encoded.clear();
     }
 
@@ -251,79 +267,22 @@ impl LocalPolicy {
     }
 }
 
-impl Policy for LocalPolicy {
-    type Error = Error;
-
-    fn complete(&mut self, requests: &[CompletionRequest<'_>]) -> Result<Vec<Result<Completion>>> {
-        let conversations: Vec<&Conversation> = requests
-            .iter()
-            .map(|request| request.conversation)
-            .collect();
-        let encoded = self.encode_each(&conversations)?;
-        let mut completions: Vec<Option<Result<Completion>>> =
-            requests.iter().map(|_| None).collect();
-        // Requests with the same prompt share its prefill.
-        let mut groups: Vec<(Arc<EncodedPrompt>, Vec<usize>)> = Vec::new();
-        let mut group_of: HashMap<ConversationId, usize> = HashMap::new();
-        for (index, prompt) in encoded.into_iter().enumerate() {
-            let prompt = match prompt {
-                Ok(prompt) => prompt,
-                Err(error) => {
-                    completions[index] = Some(Err(error));
-                    continue;
-                }
-            };
-            let group = *group_of.entry(prompt.id).or_insert_with(|| {
-                groups.push((prompt, Vec::new()));
-                groups.len() - 1
-            });
-            groups[group].1.push(index);
-        }
-        let options = GenerationOptions {
-            max_new_tokens: self.max_new_tokens,
-            temperature: self.temperature,
-            top_p: self.top_p,
-            repetition_penalty: None,
-            stop_ids: self.processor.stop_ids().to_vec(),
-        };
-        let tokens = |group: &(Arc<EncodedPrompt>, Vec<usize>)| group.0.prompt.input_ids.len();
-        for batch in cut(&groups, self.budgets.rollout_tokens, tokens) {
-            let prompts: Vec<Prompt> = batch.iter().map(|(e, _)| e.prompt.clone()).collect();
-            let seeds: Vec<Vec<Option<u64>>> = batch
-                .iter()
-                .map(|(_, members)| members.iter().map(|&index| requests[index].seed).collect())
-                .collect();
-            let sampled = self.model.generate(&prompts, &seeds, &options)?;
-            for ((encoded, members), samples) in batch.iter().zip(sampled) {
-                for (&index, sample) in members.iter().zip(samples) {
-                    let text = self.processor.decode(&sample.token_ids, true)?;
-                    completions[index] = Some(Ok(Completion {
-                        text,
-                        prompt_ids: encoded.prompt.input_ids.clone(),
-                        token_ids: sample.token_ids,
-                        log_probs: sample.log_probs,
-                        stopped: sample.stopped,
-                    }));
-                }
-            }
-        }
-        Ok(completions
-            .into_iter()
-            .map(|completion| completion.expect("every request is refused or in exactly one group"))
-            .collect())
-    }
-}
-
 /// Items in order, cut where their sizes would add up to more than `budget`; an item that is larger
 /// alone is a part of its own.
 pub fn cut<T>(items: &[T], budget: usize, size: impl Fn(&T) -> usize) -> Vec<&[T]> {
+    cut_by(items, budget, |_, item| size(item))
+}
+
+/// As [`cut`], where an item's size depends on those before it in its part.
+pub fn cut_by<T>(items: &[T], budget: usize, size: impl Fn(&[T], &T) -> usize) -> Vec<&[T]> {
     let mut parts = Vec::new();
     let (mut start, mut sum) = (0, 0);
     for (index, item) in items.iter().enumerate() {
-        let own = size(item);
+        let mut own = size(&items[start..index], item);
         if index > start && sum + own > budget {
             parts.push(&items[start..index]);
             (start, sum) = (index, 0);
+            own = size(&[], item);
         }
         sum += own;
     }

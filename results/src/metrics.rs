@@ -97,6 +97,14 @@ pub struct UpdateTokens {
     /// trees of their own.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub not_continued: u64,
+    /// Tokens of second turns' prompts that were not run again to sample: their keys and values were kept
+    /// from the first turn.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reused: u64,
+    /// Prompts of second turns that go on with a first one and were run whole: their tokens are others than
+    /// were sampled, or what was kept went for the budget.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub run_whole: u64,
 }
 
 impl UpdateTokens {
@@ -105,6 +113,8 @@ impl UpdateTokens {
         self.computed += other.computed;
         self.separate += other.separate;
         self.not_continued += other.not_continued;
+        self.reused += other.reused;
+        self.run_whole += other.run_whole;
     }
 }
 

@@ -103,6 +103,8 @@ fn metrics() {
         tool_success_rate: Some(1.0),
         tokens: Some(UpdateTokens {
             not_continued: 1,
+            reused: 1,
+            run_whole: 1,
             ..UpdateTokens::default()
         }),
         attribution: Some(AttributionMetrics {

@@ -322,10 +322,7 @@ impl Asked<'_> {
                 ids
             }
             None => {
-                let request = agent::CompletionRequest {
-                    conversation,
-                    seed: None,
-                };
+                let request = agent::CompletionRequest::new(conversation, None);
                 agent::Policy::complete(policy, &[request])?
                     .remove(0)?
                     .token_ids

@@ -73,10 +73,12 @@ pub struct EpisodeOptions {
     pub tools: Style,
 }
 
-/// Runs one episode for each `(task, seed)`: all first turns together, then all second turns.
+/// Runs one episode for each `(task, seed)`: all first turns together, then all second turns; where the
+/// second turn goes on with the first, by the parts that the policy wants.
 ///
 /// An episode without a seed is greedy, whatever the policy's temperature. The seed of the second
-/// turn is derived from the first's, so an episode does not depend on its companions. An episode whose request failed is an `Err` in its place.
+/// turn is derived from the first's, so an episode does not depend on its companions. An episode whose
+/// request failed is an `Err` in its place.
 pub fn run_episodes<P: Policy>(
     policy: &mut P,
     tasks: &[(&Task, Option<u64>)],
@@ -99,22 +101,50 @@ pub fn run_episodes<P: Policy>(
         };
         conversation_of.push(index);
     }
+    // A second turn that asks anew has nothing of the first.
+    let goes_on = options.observation == ObservationMode::Append;
     let requests: Vec<CompletionRequest> = tasks
         .iter()
         .zip(&conversation_of)
         .map(|((_, seed), &index)| CompletionRequest {
-            conversation: &conversations[index].1,
-            seed: *seed,
+            may_be_followed: goes_on,
+            ..CompletionRequest::new(&conversations[index].1, *seed)
         })
         .collect();
-    let first = policy.complete(&requests)?;
+    let parts = match goes_on {
+        true => policy.parts(&requests)?,
+        false => vec![(0..requests.len()).collect()],
+    };
+    let mut episodes: Vec<Option<Result<Episode, P::Error>>> = tasks.iter().map(|_| None).collect();
+    for part in parts {
+        let asked: Vec<CompletionRequest> =
+            part.iter().map(|&index| requests[index].clone()).collect();
+        let asked_tasks: Vec<&Task> = part.iter().map(|&index| tasks[index].0).collect();
+        let found = both_turns(policy, &asked_tasks, &asked, options)?;
+        for (index, episode) in part.into_iter().zip(found) {
+            episodes[index] = Some(episode);
+        }
+    }
+    Ok(episodes
+        .into_iter()
+        .map(|episode| episode.expect("a policy's parts hold every request"))
+        .collect())
+}
 
+/// An episode for each first turn that is asked, with its task.
+fn both_turns<P: Policy>(
+    policy: &mut P,
+    tasks: &[&Task],
+    asked: &[CompletionRequest<'_>],
+    options: &EpisodeOptions,
+) -> Result<Vec<Result<Episode, P::Error>>, P::Error> {
+    let first = policy.complete(asked)?;
     let mut episodes: Vec<Result<Episode, P::Error>> = Vec::with_capacity(tasks.len());
     let mut pending = Vec::new();
     for (index, completion) in first.into_iter().enumerate() {
-        let (task, seed) = tasks[index];
+        let (task, request) = (tasks[index], &asked[index]);
         let episode = completion.map(|completion| {
-            let conversation = conversations[conversation_of[index]].1.clone();
+            let conversation = request.conversation.clone();
             let (call, outcome, observation) = use_tool(task, &completion.text, &options.tools);
             if outcome.called() {
                 let observed = match (&observation, &outcome) {
@@ -133,7 +163,8 @@ pub fn run_episodes<P: Policy>(
                     options.prompt,
                     options.observation,
                 );
-                pending.push((index, next, seed.map(second_seed)));
+                let follows = completion.id.filter(|_| request.may_be_followed);
+                pending.push((index, next, request.seed.map(second_seed), follows));
             }
             let answer = if outcome.called() {
                 None
@@ -156,13 +187,13 @@ pub fn run_episodes<P: Policy>(
 
     let requests: Vec<CompletionRequest> = pending
         .iter()
-        .map(|(_, conversation, seed)| CompletionRequest {
-            conversation,
-            seed: *seed,
+        .map(|(_, conversation, seed, follows)| CompletionRequest {
+            follows: *follows,
+            ..CompletionRequest::new(conversation, *seed)
         })
         .collect();
     let second = policy.complete(&requests)?;
-    for ((index, conversation, _), completion) in pending.into_iter().zip(second) {
+    for ((index, conversation, ..), completion) in pending.into_iter().zip(second) {
         match (completion, &mut episodes[index]) {
             (Ok(completion), Ok(episode)) => {
                 episode.answer = final_answer(&completion.text).map(str::to_owned);

@@ -14,7 +14,7 @@ pub use conversation::{Block, Conversation, ConversationId, Message, MessagePart
 pub use episode::{
     Episode, EpisodeOptions, Observation, ToolOutcome, Turn, run_episodes, use_tool,
 };
-pub use policy::{Completion, CompletionRequest, Policy};
+pub use policy::{Completion, CompletionId, CompletionRequest, Policy};
 pub use prompt::{ObservationMode, PromptStyle, final_answer, first_turn, second_turn};
 pub use task::Task;
 

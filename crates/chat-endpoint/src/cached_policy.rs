@@ -102,6 +102,15 @@ impl<P: Policy> Policy for CachedPolicy<P> {
         // The policy gave a completion for each request, so none is missing.
         Ok(completions.into_iter().flatten().collect())
     }
+
+    fn parts(
+        &mut self,
+        requests: &[CompletionRequest<'_>],
+    ) -> Result<Vec<Vec<usize>>, Self::Error> {
+        self.policy
+            .parts(requests)
+            .map_err(CachedPolicyError::Policy)
+    }
 }
 
 fn kept(completion: &Completion) -> Cached {
@@ -173,10 +182,7 @@ mod tests {
             let conversations: Vec<Conversation> = asked.iter().map(|text| ask(text)).collect();
             let requests: Vec<CompletionRequest<'_>> = conversations
                 .iter()
-                .map(|conversation| CompletionRequest {
-                    conversation,
-                    seed: None,
-                })
+                .map(|conversation| CompletionRequest::new(conversation, None))
                 .collect();
             let said = policy.complete(&requests).unwrap();
             let texts = said
@@ -210,10 +216,7 @@ mod tests {
         let mut policy = CachedPolicy::new(Counting(0), cache, "m", parameters);
         let conversation = ask("a");
         let mut said = |seed: Option<u64>| {
-            let request = CompletionRequest {
-                conversation: &conversation,
-                seed,
-            };
+            let request = CompletionRequest::new(&conversation, seed);
             let mut said = policy.complete(&[request]).unwrap();
             said.remove(0).unwrap().text
         };

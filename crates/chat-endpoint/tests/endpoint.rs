@@ -248,10 +248,7 @@ fn one_question_refused_costs_that_question_alone() {
     let conversations = questions(6);
     let requests: Vec<CompletionRequest<'_>> = conversations
         .iter()
-        .map(|conversation| CompletionRequest {
-            conversation,
-            seed: None,
-        })
+        .map(|conversation| CompletionRequest::new(conversation, None))
         .collect();
     let completions = policy.complete(&requests).unwrap();
     for (index, completion) in completions.iter().enumerate() {
@@ -429,10 +426,7 @@ fn samples_differ_by_their_seed_and_greedy_decoding_has_none() {
     let conversation = ask("q");
     let requests: Vec<CompletionRequest<'_>> = [Some(5), Some(u64::MAX), None]
         .into_iter()
-        .map(|seed| CompletionRequest {
-            conversation: &conversation,
-            seed,
-        })
+        .map(|seed| CompletionRequest::new(&conversation, seed))
         .collect();
     let mut parameters = SamplingParameters::greedy(4);
     let texts = |parameters: &SamplingParameters| -> Vec<String> {

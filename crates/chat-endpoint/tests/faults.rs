@@ -423,10 +423,7 @@ fn a_thought_is_kept_in_the_cache_and_out_of_the_answer() {
     }
     let mut policy = chat_endpoint::EndpointPolicy::new(&client, greedy);
     let conversation = ask("q");
-    let request = agent::CompletionRequest {
-        conversation: &conversation,
-        seed: None,
-    };
+    let request = agent::CompletionRequest::new(&conversation, None);
     let completions = agent::Policy::complete(&mut policy, &[request]).unwrap();
     assert_eq!(completions[0].as_ref().unwrap().text, "FINAL ANSWER: 4");
     assert_eq!(server.received().len(), 1);

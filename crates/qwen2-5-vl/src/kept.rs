@@ -38,9 +38,9 @@ impl KeptRows {
     }
 
     /// Rows that none of `others` holds.
-    pub fn rows_beside(&self, others: &[&KeptRows]) -> usize {
+    pub fn rows_beside<'a>(&self, others: impl Iterator<Item = &'a KeptRows> + Clone) -> usize {
         let held = |own: &&Arc<Segment>| {
-            let mut theirs = others.iter().flat_map(|other| &other.segments);
+            let mut theirs = others.clone().flat_map(|other| &other.segments);
             theirs.any(|other| Arc::ptr_eq(own, other))
         };
         let own = self.segments.iter().filter(|own| !held(own));

@@ -42,7 +42,7 @@ fn only_rows_that_were_filled_are_kept_and_no_more_than_asked() {
             .filter_map(|own| own.kept.as_ref())
             .collect();
         let rows: usize = (0..kept.len())
-            .map(|index| kept[index].rows_beside(&kept[..index]))
+            .map(|index| kept[index].rows_beside(kept[..index].iter().copied()))
             .sum();
         let prompts = found
             .iter()

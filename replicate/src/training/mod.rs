@@ -29,6 +29,7 @@ use qwen2_5_vl::{LoraOptions, Model, ModelPart};
 use results::UpdateMetrics;
 use seeded_random::Stream;
 
+use crate::kept_turns::Reused;
 use crate::policy::LocalPolicy;
 use crate::profile::Profile;
 use crate::state::Trainer;
@@ -197,6 +198,7 @@ impl<'a> Training<'a> {
             .data
             .training(&self.stream, index, self.profile.grpo.prompts)?;
         let undecodable = std::mem::take(&mut questions.undecodable);
+        self.policy.reused = Reused::default();
         let sampled = rollout::sample(
             &mut self.policy,
             self.data,
@@ -205,6 +207,7 @@ impl<'a> Training<'a> {
             &stream,
             self.graders.scoring,
         )?;
+        let reused = self.policy.reused;
         let mut groups = sampled.groups;
         for question in undecodable.iter().chain(&sampled.refused) {
             eprintln!(
@@ -271,6 +274,9 @@ impl<'a> Training<'a> {
         line.unjudged = unjudged;
         line.left_out = (undecodable.len() + sampled.refused.len()) as u64;
         step.describe(&mut line);
+        if let Some(tokens) = &mut line.tokens {
+            (tokens.reused, tokens.run_whole) = (reused.tokens, reused.run_whole);
+        }
         line.seconds = seconds;
         let count = self.profile.episodes.groups;
         Ok(MadeUpdate {

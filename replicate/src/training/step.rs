@@ -254,6 +254,7 @@ impl MicroBatch<'_> {
             computed: packed.input_ids.len() as u64,
             separate: packed.separate_tokens as u64,
             not_continued: packed.not_continued as u64,
+            ..UpdateTokens::default()
         };
         let reference = self.stepping.reference;
         self.encode_images(&mut packed, reference, batch)?;

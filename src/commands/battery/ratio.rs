@@ -37,10 +37,7 @@ pub fn check(
     let requests: Vec<CompletionRequest> = conversations
         .iter()
         .flat_map(|conversation| {
-            (0..8).map(move |seed| CompletionRequest {
-                conversation,
-                seed: Some(seed),
-            })
+            (0..8).map(move |seed| CompletionRequest::new(conversation, Some(seed)))
         })
         .collect();
     let sampled = policy
