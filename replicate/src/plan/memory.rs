@@ -9,8 +9,8 @@
 //! - the features of an update's images, of all turns: they are kept from rollout to step;
 //! - gradients: the f32 sum, and those of one micro-batch in the model's type;
 //! - the largest of
-//!   - a rollout: keys and values of `rollout_tokens` prompt tokens and of their samples, and the widest
-//!     moment of a layer over them;
+//!   - a rollout: keys and values of prompts and of room for their samples, in the larger of the turns, of
+//!     `rollout_tokens` that are kept from the first turn for the second, and the widest moment of a layer;
 //!   - an update: what one token keeps in a decoder layer, `9h + 3kv + 3i` values for its norms,
 //!     projections, rotations, attention and feed-forward (adapters keep three outputs of each projection
 //!     more), for one layer with recompute and for all without, over `update_tokens`; with recompute the
@@ -260,17 +260,30 @@ fn tower_values(model: &ModelSizes) -> u64 {
     2 * 1176 + 2 * width + (4 * width).max(3 * inner)
 }
 
-/// Keys, values and the widest moment of a batch of prompts that is sampled from.
+/// Keys, values and the widest moment of a batch of prompts that is sampled from, and what is kept of first
+/// turns.
 fn rollout(profile: &Profile, model: &ModelSizes, workload: &Workload, b: u64) -> u64 {
-    let compute = &profile.compute;
-    let second = workload.second_prompt() as u64;
-    let prompts = (compute.rollout_tokens as u64).max(second);
-    // In the second turn every episode has a prompt of its own.
-    let samples = (prompts / second).max(1);
-    let new = samples * (profile.grpo.max_new_tokens as u64);
-    let cache = (prompts + new) * 2 * model.layers * model.kv * b;
+    let (compute, grpo) = (&profile.compute, &profile.grpo);
+    let (samples, new) = (grpo.samples as u64, grpo.max_new_tokens as u64);
+    let (first, second) = (
+        workload.first_prompt() as u64,
+        workload.second_prompt() as u64,
+    );
+    let budget = compute.rollout_tokens as u64;
+    let together = workload.asked_together(profile).min(grpo.prompts) as u64;
+    let first_turn = together * (first + samples * new);
+    let prompts = budget.max(second);
+    // In the second turn every episode has a prompt of its own, but for what is kept of its question.
+    let own = match profile.data {
+        Some(_) => first / samples + second.saturating_sub(first),
+        None => second,
+    };
+    let episodes = (prompts / own).clamp(1, together * samples);
+    let second_turn = prompts + episodes * new;
+    let kept = if profile.data.is_some() { budget } else { 0 };
+    let cache = (first_turn.max(second_turn) + kept) * 2 * model.layers * model.kv * b;
     let widest = prompts * (3 * model.hidden + (3 * model.inner).max(2 * model.hidden)) * b;
-    let logits = samples * model.vocabulary * 4;
+    let logits = episodes.max(together * samples) * model.vocabulary * 4;
     cache + widest + logits
 }
 

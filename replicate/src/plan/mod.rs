@@ -76,6 +76,24 @@ impl Workload {
         self.prompt_tokens + self.image_patches / 4
     }
 
+    /// Questions that are sampled from together in their first turn. Where the second goes on with it, half
+    /// of the budget is for their prompts; in the generated world it asks anew.
+    pub fn asked_together(&self, profile: &Profile) -> usize {
+        let share = if profile.data.is_some() { 2 } else { 1 };
+        (profile.compute.rollout_tokens / share / self.first_prompt()).max(1)
+    }
+
+    /// The share of first turns whose keys and values are there for their second, with so many samples of
+    /// a question.
+    pub fn kept_turns(&self, profile: &Profile, samples: f64) -> f64 {
+        if profile.data.is_none() {
+            return 0.0;
+        }
+        let of_question = self.first_prompt() as f64 + samples * self.call_tokens as f64;
+        let rows = self.asked_together(profile) as f64 * of_question;
+        (profile.compute.rollout_tokens as f64 / rows).min(1.0)
+    }
+
     /// Tokens of the second prompt: the first, the call, the observation.
     pub fn second_prompt(&self) -> usize {
         self.first_prompt() + self.call_tokens + self.observation_tokens + self.image_patches / 4

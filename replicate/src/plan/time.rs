@@ -76,16 +76,24 @@ struct Assumptions<'a> {
 }
 
 impl Assumptions<'_> {
-    /// Sampling `prompts` times `samples` episodes: prefills of both turns, then token by token.
+    /// Sampling `prompts` times `samples` episodes: prefills of both turns, then token by token. A second
+    /// turn whose first is kept runs what was said since.
     fn sampling(&self, parts: &mut Parts, model: &ModelSizes, prompts: f64, samples: f64) {
         let Assumptions { workload, card, .. } = self;
         let (first, second) = (
             workload.first_prompt() as f64,
             workload.second_prompt() as f64,
         );
-        let prefill = prompts * first + prompts * samples * second;
+        let kept = workload.kept_turns(self.profile, samples);
+        let (known, seconds) = (first + workload.call_tokens as f64, prompts * samples);
+        let (since, whole) = (
+            kept * seconds * (second - known),
+            (1.0 - kept) * seconds * second,
+        );
+        let prefill = prompts * first + since + whole;
         let operations = forward(model, prompts * first, first)
-            + forward(model, prompts * samples * second, second);
+            + forward(model, since, known + second)
+            + forward(model, whole, second);
         parts.add("prefill", prefill, operations, operations / card.flops);
         let decoded = prompts * samples * (workload.call_tokens + workload.answer_tokens) as f64;
         let operations = forward(model, decoded, 2.0 * second);
