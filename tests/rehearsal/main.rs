@@ -215,6 +215,8 @@ fn rehearse(sizes: &Sizes, changes: &[&str]) {
     // now and then tokenised in another way than it was sampled, and then is a tree of its own.
     println!("{tokens:?}");
     assert!(2 * tokens.separate > 3 * tokens.computed, "{tokens:?}");
+    // And it is sampled after what was kept of the call.
+    assert!(tokens.reused > 0, "{tokens:?}");
     let asked = |words: &str| {
         let received = stage.server.received();
         received
