@@ -89,9 +89,14 @@ impl Workload {
         if profile.data.is_none() {
             return 0.0;
         }
-        let of_question = self.first_prompt() as f64 + samples * self.call_tokens as f64;
-        let rows = self.asked_together(profile) as f64 * of_question;
-        (profile.compute.rollout_tokens as f64 / rows).min(1.0)
+        let (first, call) = (self.first_prompt() as f64, self.call_tokens as f64);
+        let question = first + samples * call;
+        let budget = profile.compute.rollout_tokens as f64;
+        let whole = (budget / question).floor();
+        // A question's samples have its prompt only once, and none without it.
+        let of_another = ((budget - whole * question - first) / call).clamp(0.0, samples);
+        let kept = whole * samples + of_another.floor();
+        (kept / (self.asked_together(profile) as f64 * samples)).min(1.0)
     }
 
     /// Tokens of the second prompt: the first, the call, the observation.
@@ -338,6 +343,28 @@ mod tests {
         assert_eq!(
             tokens("compute.update_tokens=4096"),
             32.0 * (4.0 * 1350.0 + 8.0 * 990.0)
+        );
+    }
+
+    /// 32 questions of 1,350 tokens whose 256 second turns add 740 to prompt and call. A budget that has room
+    /// for a question and four of its eight calls keeps these.
+    #[test]
+    fn a_second_turn_costs_what_was_said_since_the_first() {
+        let prefill = |budget: &str| {
+            let plan = plan("paper", &[budget], 80);
+            let stage = plan.time.iter().find(|one| one.stage == "vtool-r1");
+            let update = stage.unwrap().update.as_ref().unwrap();
+            let own = update.tokens.iter().find(|(part, _)| *part == "prefill");
+            own.unwrap().1
+        };
+        let firsts = 32.0 * 1350.0;
+        assert_eq!(
+            prefill("compute.rollout_tokens=65536"),
+            firsts + 256.0 * 740.0
+        );
+        assert_eq!(
+            prefill("compute.rollout_tokens=1950"),
+            firsts + 128.0 * 740.0 + 128.0 * 2240.0
         );
     }
 
