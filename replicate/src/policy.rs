@@ -27,7 +27,8 @@ pub struct EncodedPrompt {
     pub pixel_values: Option<Tensor>,
 }
 
-/// How much a policy holds at once. On a processor no result depends on it.
+/// How much a policy holds at once. On a processor no result depends on it, but for the rounding of second
+/// turns that go on with a first or, where there is no room, are run whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budgets {
     /// Image patches that go through the vision tower together, unless one image has more.
