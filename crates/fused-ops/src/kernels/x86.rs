@@ -187,3 +187,56 @@ impl Simd for Avx2 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::portable::Portable;
+    use crate::kernels::simd::Pair;
+
+    /// The sums of 16 vectors at once, and those of each.
+    #[inline(always)]
+    unsafe fn both<S: Simd>(values: &[[f32; 16]; 16]) -> ([f32; 16], [f32; 16]) {
+        let (mut at_once, mut each) = ([0f32; 16], [0f32; 16]);
+        // SAFETY: 16 values are read and written; the instruction set is the caller's promise.
+        unsafe {
+            let vectors = values.map(|row| S::load(row.as_ptr()));
+            S::store(at_once.as_mut_ptr(), S::sum_each(&vectors));
+            for (sum, vector) in each.iter_mut().zip(vectors) {
+                *sum = S::sum(vector);
+            }
+        }
+        (at_once, each)
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+    fn by_avx512(values: &[[f32; 16]; 16]) -> ([f32; 16], [f32; 16]) {
+        // SAFETY: this code is compiled for the instruction set.
+        unsafe { both::<Avx512>(values) }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    fn by_avx2(values: &[[f32; 16]; 16]) -> ([f32; 16], [f32; 16]) {
+        // SAFETY: this code is compiled for the instruction set.
+        unsafe { both::<Pair<Avx2>>(values) }
+    }
+
+    #[test]
+    fn sums_of_sixteen_vectors_at_once_are_those_of_each() {
+        let mut values = [[0f32; 16]; 16];
+        for (index, value) in values.iter_mut().flatten().enumerate() {
+            *value = (index as f32 * 0.37).sin() * 10f32.powi(index as i32 % 7);
+        }
+        // SAFETY: every machine has the portable vectors.
+        let (portable, wanted) = unsafe { both::<Pair<Portable>>(&values) };
+        assert_eq!(portable, wanted);
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has the instruction set.
+            assert_eq!(unsafe { by_avx2(&values) }, (wanted, wanted));
+        }
+        if is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl") {
+            // SAFETY: the processor has the instruction set.
+            assert_eq!(unsafe { by_avx512(&values) }, (wanted, wanted));
+        }
+    }
+}
