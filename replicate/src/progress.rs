@@ -1,5 +1,6 @@
 //! Progress with an estimate of what remains: a bar on a terminal, a line now and then elsewhere.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -12,6 +13,14 @@ pub struct Progress {
     bar: Option<ProgressBar>,
     stage: String,
     printed: Instant,
+}
+
+/// Whether this process shows none.
+static SILENT: AtomicBool = AtomicBool::new(false);
+
+/// Shows no progress from here on, in the whole process.
+pub fn silence() {
+    SILENT.store(true, Ordering::Relaxed);
 }
 
 /// Between two lines where there is no terminal.
@@ -42,6 +51,9 @@ impl Progress {
 
     /// `done` of `total` steps of a stage are made; `figures` is what they gave.
     pub fn report(&mut self, stage: &str, done: usize, total: usize, figures: &str) {
+        if SILENT.load(Ordering::Relaxed) {
+            return;
+        }
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
         if self.stage != stage || self.bar.is_none() {
             if let Some(bar) = self.bar.take() {

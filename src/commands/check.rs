@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use replicate::profile::Profile;
 use results::{Finding, Level, check};
 
-use super::output::{print, within};
+use super::output::{Form, print, within};
 
 /// Whether recorded runs are whole: checksums, line counts, the same questions for every arm and
 /// seed, profile known. One line per finding; exits with 1 if one of them is a fault.
@@ -18,13 +18,6 @@ pub struct Args {
     /// text or json
     #[arg(long, value_enum, default_value_t = Form::Text)]
     format: Form,
-}
-
-/// The form of the findings.
-#[derive(clap::ValueEnum, Clone, Copy, Debug)]
-enum Form {
-    Text,
-    Json,
 }
 
 /// Runs the command.

@@ -43,6 +43,9 @@ use clap::{Parser, Subcommand};
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// No progress on standard error: results, warnings and errors alone.
+    #[arg(long, global = true)]
+    quiet: bool,
 }
 
 #[derive(Subcommand)]
@@ -83,6 +86,9 @@ impl Cli {
 
     /// Runs the chosen subcommand.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        if self.quiet {
+            ::replicate::progress::silence();
+        }
         match self.command {
             Command::Replicate(args) => replicate::run(args),
             Command::Plan(args) => plan::run(args),

@@ -4,6 +4,15 @@ use std::io::{ErrorKind, Write};
 
 use anyhow::Context;
 
+/// The form of what a command says, for people or for programs.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Lines.
+    Text,
+    /// One object.
+    Json,
+}
+
 /// The columns of the terminal that standard output is, else those that `COLUMNS` says; `None` where
 /// nobody reads lines by their width.
 pub fn width() -> Option<usize> {

@@ -11,6 +11,8 @@ use benchmarks::predictions::{PredictionsError, ScoreSummary, Scorer, score_file
 use benchmarks::scorers::{Crashes, ScoredSet};
 use chat_endpoint::{ApiKey, Cache, Client, Settings};
 
+use super::output::{Form, print};
+
 /// The environment variable with the judge's key.
 const KEY: &str = "OPENAI_API_KEY";
 
@@ -38,6 +40,9 @@ pub struct Args {
     /// to the standard output, and the accuracy to standard error.
     #[arg(long, value_name = "FILE.jsonl")]
     out: Option<PathBuf>,
+    /// How the accuracy is told: `text`, or `json`: set, accuracy, interval and counts as one object.
+    #[arg(long, value_enum, default_value_t = Form::Text)]
+    format: Form,
     /// The judge's OpenAI-compatible server; its key is read from OPENAI_API_KEY.
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
@@ -114,9 +119,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Rule::Relaxed => scored(&args, &Scorer::Relaxed)?,
         Rule::Judge => judged(&args)?,
     };
-    let report = report(args.set, &summary);
+    let report = match args.format {
+        Form::Text => report(args.set, &summary),
+        Form::Json => object(args.set, &summary)?,
+    };
     match file(&args) {
-        Some(_) => print!("{report}"),
+        Some(_) => print(&report)?,
         None => eprint!("{report}"),
     }
     if summary.nothing_judged() {
@@ -183,6 +191,16 @@ fn judged(args: &Args) -> anyhow::Result<ScoreSummary> {
         eprintln!("judge: {sentence}");
     }
     Ok(summary)
+}
+
+/// A summary as one object: its fields, the set, accuracy and interval as shares of 1, null without a
+/// verdict.
+fn object(set: ScoredSet, summary: &ScoreSummary) -> anyhow::Result<String> {
+    let mut object = serde_json::to_value(summary)?;
+    object["set"] = set.to_string().into();
+    object["accuracy"] = summary.accuracy().into();
+    object["interval"] = serde_json::to_value(summary.interval())?;
+    Ok(format!("{object:#}\n"))
 }
 
 /// What is printed of a summary.
@@ -257,6 +275,11 @@ mod tests {
             &out,
         )
         .expect("scored");
+        let object: serde_json::Value =
+            serde_json::from_str(&object(parsed(&flags).set, &summary).expect("told"))
+                .expect("an object");
+        assert_eq!(object["accuracy"], 0.5);
+        assert_eq!(object["reasons"]["both_labels"], 1);
         insta::assert_snapshot!(report(parsed(&flags).set, &summary), @r"
         vtabfact: accuracy 50.00 % (95 % interval 9.45 to 90.55, Wilson), 1 right of n = 2, not judged 1 (a row that says both true and false counts in n, as in the official accuracy)
           both_labels: 1

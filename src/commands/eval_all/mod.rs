@@ -28,8 +28,8 @@ use replicate::checkpoint::weights_hash;
 use replicate::compute::{Compute, DeviceName, WeightType};
 use replicate::policy::LocalPolicy;
 use results::{
-    ArmName, RECORDS, Runs, Table, plain_table, repeats, repeats_table, run_folder, share_name,
-    share_of,
+    ArmName, Format, RECORDS, Runs, Table, plain_table, repeats, repeats_table, run_folder,
+    share_name, share_of,
 };
 
 use super::output::{print, width, within};
@@ -78,6 +78,9 @@ pub struct Args {
     /// --out; `iapo tables` shows them together.
     #[arg(long, value_name = "i/n", default_value = "1/1")]
     shard: Shard,
+    /// The form of the table: terminal, markdown, csv, latex or json.
+    #[arg(long, default_value = "terminal")]
+    format: Format,
     /// Where records, manifests and completions go. What is there already is not asked again;
     /// what was not judged is judged again on the completion that is there.
     #[arg(long, default_value = "runs/eval-all", value_name = "DIR")]
@@ -189,6 +192,24 @@ impl Args {
     }
 }
 
+/// What is shown of a table on a terminal, and what is to be known beside it.
+fn shown(table: &Table, runs: &Runs, args: &Args) -> String {
+    let mut text = table.for_terminal(width());
+    let repeated = repeats_table(&repeats(runs));
+    if !repeated.is_empty() {
+        text += &format!("\nIn percent; each question was asked several times:\n{repeated}\n");
+    }
+    if args.shard.count() > 1 {
+        text += &format!(
+            "Share {} of {} alone: `iapo tables {}` shows all that are there.\n",
+            args.shard.number(),
+            args.shard.count(),
+            args.out.display()
+        );
+    }
+    text
+}
+
 /// Runs the command: records first, then the table of everything in `--out`, or of this share.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.list {
@@ -296,20 +317,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let runs = Runs::load(std::slice::from_ref(&out))?;
     let table = Table::committed(&runs)?;
-    let mut text = table.for_terminal(width());
-    let repeated = repeats_table(&repeats(&runs));
-    if !repeated.is_empty() {
-        text += &format!("\nIn percent; each question was asked several times:\n{repeated}\n");
+    match args.format {
+        Format::Terminal => print(&within(&shown(&table, &runs, &args)))?,
+        format => print(&table.render(format))?,
     }
-    if args.shard.count() > 1 {
-        text += &format!(
-            "Share {} of {} alone: `iapo tables {}` shows all that are there.\n",
-            args.shard.number(),
-            args.shard.count(),
-            args.out.display()
-        );
-    }
-    print(&within(&text))?;
     if let Some((reason, questions)) = tally.nothing_judged() {
         let next = match reason == Reason::NeedsJudge.name() {
             true => "give a judge with --judge and --judge-model",
