@@ -10,6 +10,8 @@ pub mod predictions;
 mod question;
 pub mod scorers;
 pub mod sources;
+mod suggestion;
 
 pub use micro::Difficulty;
 pub use question::{Question, TestSet, Verdict};
+pub use suggestion::suggestion;

@@ -6,6 +6,8 @@ use std::str::FromStr;
 use agent::Task;
 use serde::{Deserialize, Serialize};
 
+use crate::suggestion;
+
 /// The six test sets of the paper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum TestSet {
@@ -82,8 +84,9 @@ impl FromStr for TestSet {
             .ok_or_else(|| {
                 let known: Vec<_> = TestSet::ALL.iter().map(|set| set.name()).collect();
                 format!(
-                    "unknown test set '{name}': expected one of {}",
-                    known.join(", ")
+                    "unknown test set '{name}': expected one of {}{}",
+                    known.join(", "),
+                    suggestion(name, known.iter().copied())
                 )
             })
     }

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use benchmarks::suggestion;
+
 use super::Profile;
 use crate::{Error, Result, error};
 
@@ -93,10 +95,14 @@ fn text_of(name_or_file: &str) -> Result<String> {
     }
     let path = Path::new(name_or_file);
     if !path.exists() {
-        let known = BUILT_IN.map(|(name, _)| name).join(", ");
+        let known = BUILT_IN.map(|(name, _)| name);
         return Err(problem(
             name_or_file,
-            format!("neither a file nor one of the built-in profiles: {known}"),
+            format!(
+                "neither a file nor one of the built-in profiles: {}{}",
+                known.join(", "),
+                suggestion(name_or_file, known)
+            ),
         ));
     }
     std::fs::read_to_string(path).map_err(error::at(path))
@@ -150,7 +156,7 @@ fn apply_change(table: &mut toml::Table, change: &str) -> std::result::Result<()
     let mut path: Vec<&str> = key.split('.').collect();
     let last = path.pop().unwrap_or_default();
     for (depth, part) in path.iter().enumerate() {
-        let known = known_keys(place, |value| value.is_table());
+        let known = known_keys(place, part, |value| value.is_table());
         place = place
             .get_mut(*part)
             .and_then(toml::Value::as_table_mut)
@@ -159,7 +165,7 @@ fn apply_change(table: &mut toml::Table, change: &str) -> std::result::Result<()
                 format!("--set {key}: there is no section '{section}'; {known}")
             })?;
     }
-    let known = known_keys(place, |_| true);
+    let known = known_keys(place, last, |_| true);
     let value = place
         .get_mut(last)
         .ok_or_else(|| format!("--set {key}: unknown key '{last}'; {known}"))?;
@@ -171,13 +177,18 @@ fn apply_change(table: &mut toml::Table, change: &str) -> std::result::Result<()
     Ok(())
 }
 
-fn known_keys(table: &toml::Table, wanted: impl Fn(&toml::Value) -> bool) -> String {
+/// The keys that there are, and the one that `key` was probably meant to be.
+fn known_keys(table: &toml::Table, key: &str, wanted: impl Fn(&toml::Value) -> bool) -> String {
     let known: Vec<&str> = table
         .iter()
         .filter(|(_, value)| wanted(value))
         .map(|(key, _)| key.as_str())
         .collect();
-    format!("here are {}", known.join(", "))
+    format!(
+        "here are {}{}",
+        known.join(", "),
+        suggestion(key, known.iter().copied())
+    )
 }
 
 #[cfg(test)]
