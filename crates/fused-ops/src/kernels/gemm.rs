@@ -1,7 +1,7 @@
 //! C = A B, or C + A B, for row-major f32 matrices of any size.
 //!
 //! Goto's blocking: the inner dimension in blocks of 512, B packed block by block, rows and
-//! columns of C shared out as tasks of fixed size. Rows of A that are a little longer stay whole.
+//! columns of C shared out. Adjacent rows of A that are a little longer stay whole.
 //! A B of many products may be packed once ([`PackedMatrix`]).
 
 use super::memory::{Pointer, Scratch, parallel, threads_at_hand};
@@ -64,7 +64,7 @@ impl PackedMatrix {
     pub(crate) fn new(b: Matrix<'_>, (n, k): (usize, usize)) -> Self {
         let padded = n.next_multiple_of(panel_width());
         let mut values = vec![0f32; k * padded];
-        let step = inner_block(true, k);
+        let step = inner_block(k);
         for inner in (0..k).step_by(step) {
             let depth = (k - inner).min(step);
             // SAFETY: rows inner.. of B are `depth` long, and the block has room for all panels.
@@ -114,9 +114,9 @@ impl<'a> From<Matrix<'a>> for Right<'a> {
     }
 }
 
-/// How much of an inner dimension of `k` is one block; `adjacent`: rows of A are.
-fn inner_block(adjacent: bool, k: usize) -> usize {
-    k.clamp(1, if adjacent && k <= WHOLE { WHOLE } else { INNER })
+/// How much of an inner dimension of `k` is one block where rows of A are adjacent.
+fn inner_block(k: usize) -> usize {
+    k.clamp(1, if k <= WHOLE { WHOLE } else { INNER })
 }
 
 /// What C holds before the product is added.
@@ -159,7 +159,7 @@ pub(crate) unsafe fn gemm<'a>(
         return;
     }
     let b = b.into();
-    // Columns of A, which have to be copied, or a long inner dimension (gradients of weights).
+    // Columns of A have to be copied: those of a gradient of weights, few and long.
     match b {
         Right::Matrix(b) if a.column != 1 => {
             // SAFETY: as the caller promises.
@@ -183,7 +183,7 @@ unsafe fn by_blocks_of_b(
 ) {
     let width = panel_width();
     let tile = tile_rows();
-    let inner_block = inner_block(true, k);
+    let inner_block = inner_block(k);
     let column_block = (PACKED / inner_block / width).max(1) * width;
     let mut scratch = match b {
         Right::Matrix(_) => Scratch::new(inner_block * column_block.min(n.next_multiple_of(width))),
@@ -408,6 +408,29 @@ mod tests {
                     let pairs = a[i * k..].iter().zip(&b[j * k..(j + 1) * k]);
                     let chain = pairs.fold(0f32, |sum, (a, b)| a.mul_add(*b, sum));
                     assert_eq!(c[i * n + j], chain + bias[j], "{k} values, [{i}, {j}]");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn columns_of_a_are_summed_block_by_block_whatever_part_of_c_an_element_is_in() {
+        for (m, n, k) in [(5, 3, 40), (64, 128, 1100), (200, 70, 513), (30, 530, 1024)] {
+            let a: Vec<f32> = (0..m * k).map(|i| value(i) / 3.0).collect();
+            let b: Vec<f32> = (0..n * k).map(|i| value(i + 77) / 3.0).collect();
+            let mut c = vec![0f32; m * n];
+            let (left, right) = (Matrix::rows(&a, m).transposed(), Matrix::rows(&b, n));
+            // SAFETY: c holds m · n values.
+            unsafe { gemm((m, n, k), left, right, Start::Zero, Pointer::to(&mut c)) };
+            for i in 0..m {
+                for j in 0..n {
+                    let chain = |inner: usize| {
+                        let block = inner..(inner + INNER).min(k);
+                        block.fold(0f32, |sum, p| a[p * m + i].mul_add(b[p * n + j], sum))
+                    };
+                    let blocks = (0..k).step_by(INNER).map(chain);
+                    let sum = blocks.reduce(|sum, block| sum + block).unwrap_or(0.0);
+                    assert_eq!(c[i * n + j], sum, "{m} {n} {k}, [{i}, {j}]");
                 }
             }
         }
