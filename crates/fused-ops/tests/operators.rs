@@ -214,7 +214,14 @@ fn attention_of_single_queries() {
         block(3, &[], Some(67)),
     ];
     let layout = AttentionLayout::new(blocks, 4, 68).unwrap();
-    for (heads, kv_heads, dim) in [(4, 2, 32), (3, 3, 20), (8, 1, 5), (2, 1, 80)] {
+    for (heads, kv_heads, dim) in [
+        (4, 2, 32),
+        (3, 3, 20),
+        (8, 1, 5),
+        (2, 1, 80),
+        (2, 2, 128),
+        (1, 1, 64),
+    ] {
         check_attention(&layout, heads, kv_heads, dim);
     }
 }

@@ -88,17 +88,12 @@ unsafe fn single_in<S: Simd>(
             for head in 0..heads {
                 let query = query.add(head * dim);
                 let keys = k.as_ptr().add(tile.start * stride + head / group * dim);
+                // Heads of 32, 80 and 128 values, whose loops are then written out.
                 let products = match whole / S::LANES {
-                    2 => products::<S, 2>(query, keys, stride, tile.len()),
-                    5 => products::<S, 5>(query, keys, stride, tile.len()),
-                    8 => products::<S, 8>(query, keys, stride, tile.len()),
-                    vectors => {
-                        let mut products = [S::splat(0.0); TILE];
-                        for (index, sums) in products[..tile.len()].iter_mut().enumerate() {
-                            *sums = product::<S>(query, keys.add(index * stride), vectors);
-                        }
-                        S::sum_each(&products)
-                    }
+                    2 => products::<S>(query, keys, stride, tile.len(), 2),
+                    5 => products::<S>(query, keys, stride, tile.len(), 5),
+                    8 => products::<S>(query, keys, stride, tile.len(), 8),
+                    vectors => products::<S>(query, keys, stride, tile.len(), vectors),
                 };
                 let scale = S::splat(sizes.scale);
                 let products = if whole == dim {
@@ -181,38 +176,30 @@ unsafe fn lanes<S: Simd>(vector: S::V) -> [f32; TILE] {
     lanes
 }
 
-/// Lane by lane, the sum of products of a query and a key of `vectors` vectors.
+/// The products of a query with `count` keys, each of `vectors` vectors, in the lanes of one.
 #[inline(always)]
-unsafe fn product<S: Simd>(query: *const f32, key: *const f32, vectors: usize) -> S::V {
-    // SAFETY: both have the vectors, as the caller promises with the instruction set.
-    unsafe {
-        let mut sums = S::splat(0.0);
-        for vector in 0..vectors {
-            let d = vector * S::LANES;
-            sums = S::fma(S::load(query.add(d)), S::load(key.add(d)), sums);
-        }
-        sums
-    }
-}
-
-/// The products of a query with `count` keys of `VECTORS` vectors, in the lanes of one.
-#[inline(always)]
-unsafe fn products<S: Simd, const VECTORS: usize>(
+unsafe fn products<S: Simd>(
     query: *const f32,
     keys: *const f32,
     stride: usize,
     count: usize,
+    vectors: usize,
 ) -> S::V {
-    // SAFETY: the instruction set is the caller's promise.
-    let mut products = [unsafe { S::splat(0.0) }; TILE];
-    for (index, sums) in products.iter_mut().enumerate() {
-        // Lanes without a key get the last one's product: no branch is needed.
-        let key = keys.wrapping_add(index.min(count - 1) * stride);
-        // SAFETY: there are `count` keys, as the caller promises with the instruction set.
-        *sums = unsafe { product::<S>(query, key, VECTORS) };
+    // SAFETY: the query and `count` keys have the vectors, as the caller promises with the instruction
+    // set; a tile has a key for each lane.
+    unsafe {
+        let mut products = [S::splat(0.0); TILE];
+        for (index, sums) in products.iter_mut().enumerate() {
+            // Lanes without a key get the last one's product: no branch is needed.
+            let key = keys.add(index.min(count - 1) * stride);
+            let mut sum = S::splat(0.0);
+            for d in (0..vectors * S::LANES).step_by(S::LANES) {
+                sum = S::fma(S::load(query.add(d)), S::load(key.add(d)), sum);
+            }
+            *sums = sum;
+        }
+        S::sum_each(&products)
     }
-    // SAFETY: a tile has a key for each lane.
-    unsafe { S::sum_each(&products) }
 }
 
 /// Adds `VECTORS` vectors of each of `count` values to sums, times the values' weights; gives
