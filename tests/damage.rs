@@ -85,45 +85,38 @@ fn a_process_that_starts_while_another_writes_its_first_file_is_refused_by_the_l
     assert!(text.contains("not empty and holds no run"), "{text}");
 }
 
-#[test]
-fn a_changed_configuration_of_a_finished_checkpoint_is_named() {
+/// Changes a text in a file of a finished run, which going on must name.
+fn going_on_names(file: &str, from: &str, to: &str) {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let output = small(&out).output().unwrap();
     assert!(output.status.success(), "{}", error_text(&output));
-    let path = out.join("cold-start/seed-0/checkpoint/config.json");
+    let path = out.join(file);
     let text = std::fs::read_to_string(&path).unwrap();
-    let changed = text.replacen("\"rms_norm_eps\": 1e-6", "\"rms_norm_eps\": 1e-4", 1);
+    let changed = text.replacen(from, to, 1);
     assert_ne!(changed, text, "{text}");
     std::fs::write(&path, changed).unwrap();
     let output = small(&out).arg("--resume").output().unwrap();
     let error = error_text(&output);
     assert!(!output.status.success(), "it went on with it");
-    assert!(
-        error.contains("config.json") && error.contains("damaged"),
-        "{error}"
+    let name = path.file_name().unwrap().to_str().unwrap();
+    assert!(error.contains(name) && error.contains("damaged"), "{error}");
+}
+
+#[test]
+fn a_changed_configuration_of_a_finished_checkpoint_is_named() {
+    going_on_names(
+        "cold-start/seed-0/checkpoint/config.json",
+        "\"rms_norm_eps\": 1e-6",
+        "\"rms_norm_eps\": 1e-4",
     );
 }
 
 #[test]
 fn changed_metrics_of_a_finished_stage_are_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("out");
-    let output = small(&out).output().unwrap();
-    assert!(output.status.success(), "{}", error_text(&output));
     // Arms begin with these lines, and no manifest tells of them.
-    let path = out.join("cold-start/seed-0/metrics.jsonl");
-    let text = std::fs::read_to_string(&path).unwrap();
-    let changed = text.replacen("\"accuracy\":0.", "\"accuracy\":1.", 1);
-    assert_ne!(changed, text, "{text}");
-    std::fs::write(&path, changed).unwrap();
-    let output = small(&out).arg("--resume").output().unwrap();
-    let error = error_text(&output);
-    assert!(!output.status.success(), "it went on with it");
-    assert!(
-        error.contains("metrics.jsonl") && error.contains("damaged"),
-        "{error}"
-    );
+    let file = "cold-start/seed-0/metrics.jsonl";
+    going_on_names(file, "\"accuracy\":0.", "\"accuracy\":1.");
 }
 
 fn rendered(source: &str) -> Result<String, String> {
