@@ -5,9 +5,8 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use candle_core::Tensor;
-use common::{largest_difference, model, options, pixels, prompt};
-use qwen2_5_vl::{GenerationOptions, Grid, Model, Prompt, SampleId, Sampled, SessionPrompt};
+use common::{continued, largest_difference, model, options, prompt};
+use qwen2_5_vl::{GenerationOptions, Prompt, SampleId, Sampled, SessionPrompt};
 
 fn requests<'a>(prompts: &'a [Prompt], seeds: &[Vec<Option<u64>>]) -> Vec<SessionPrompt<'a>> {
     let pairs = prompts.iter().zip(seeds);
@@ -58,22 +57,6 @@ fn a_session_samples_what_generate_samples() {
     }
 }
 
-/// What a second turn sees: the first turn, what was sampled, another image, words.
-fn continued(model: &Model, first: &Prompt, seed: u64, said: &Sampled) -> Prompt {
-    let grid = Grid { t: 1, h: 4, w: 6 };
-    let mut input_ids = [&first.input_ids[..], &said.token_ids].concat();
-    input_ids.extend([3, 37]);
-    input_ids.extend([35; 6]);
-    input_ids.extend([38, 4, 5, seed as u32 % 30]);
-    let edited = model.encode_images(&pixels(&grid, seed), &[grid]).unwrap();
-    let features = [first.image_features.clone().unwrap(), edited];
-    Prompt {
-        input_ids,
-        image_features: Some(Tensor::cat(&features, 0).unwrap()),
-        grids: [first.grids.clone(), vec![grid]].concat(),
-    }
-}
-
 #[test]
 fn a_later_turn_runs_only_what_was_said_since() {
     let model = model(false, 3);
@@ -90,7 +73,7 @@ fn a_later_turn_runs_only_what_was_said_since() {
     for (first, samples) in firsts.iter().zip(&found) {
         for (seed, sample) in samples.iter().enumerate() {
             let said = &sample.sampled;
-            let prompt = continued(&model, first, 50 + seed as u64, said);
+            let prompt = continued(&model, first, 50 + seed as u64, &said.token_ids);
             // The last token that was sampled has not been run.
             let fresh = prompt.input_ids.len() - first.input_ids.len() - said.token_ids.len() + 1;
             seconds.push((prompt, sample.id, fresh));

@@ -75,3 +75,19 @@ pub fn options(temperature: f64) -> GenerationOptions {
         stop_ids: vec![1, 2],
     }
 }
+
+/// What a second turn sees: the first turn, what was sampled, another image, words.
+pub fn continued(model: &Model, first: &Prompt, seed: u64, said: &[u32]) -> Prompt {
+    let grid = Grid { t: 1, h: 4, w: 6 };
+    let mut input_ids = [&first.input_ids[..], said].concat();
+    input_ids.extend([3, 37]);
+    input_ids.extend([35; 6]);
+    input_ids.extend([38, 4, 5, seed as u32 % 30]);
+    let edited = model.encode_images(&pixels(&grid, seed), &[grid]).unwrap();
+    let features = [first.image_features.clone().unwrap(), edited];
+    Prompt {
+        input_ids,
+        image_features: Some(Tensor::cat(&features, 0).unwrap()),
+        grids: [first.grids.clone(), vec![grid]].concat(),
+    }
+}
