@@ -9,16 +9,8 @@ use regex::Regex;
 use replicate::compute::{Compute, DeviceName, WeightType};
 use serde_json::json;
 
+use super::output::Form;
 use crate::parity::Check;
-
-/// How the checks are told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    /// One line per check as it is made, and a verdict.
-    Text,
-    /// One object: `passed` and `failed` (counts), `absent` (groups that the folder lacks), `checks`.
-    Json,
-}
 
 /// Compares our numbers with those of transformers, Captum and TRL, one line per check.
 ///
@@ -34,9 +26,10 @@ pub struct Args {
     /// Where models run, in f32: `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value_t)]
     device: DeviceName,
-    /// `text` or `json`.
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
+    /// `text`: a line for each check as it is made, and a verdict; `json`: one object, `passed` and `failed`
+    /// (counts), `absent` (groups that the folder lacks), `checks`.
+    #[arg(long, value_enum, default_value_t = Form::Text)]
+    format: Form,
 }
 
 /// Runs the checks.
@@ -46,8 +39,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut made: Vec<Check> = Vec::new();
     let report = {
         let mut sink = |check: Check| match args.format {
-            Format::Text => writeln!(out, "{check}"),
-            Format::Json => {
+            Form::Text => writeln!(out, "{check}"),
+            Form::Json => {
                 made.push(check);
                 Ok(())
             }
@@ -56,7 +49,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let summary = report.summary;
     match args.format {
-        Format::Text => {
+        Form::Text => {
             let all = summary.passed + summary.failed;
             let verdict = if summary.failed == 0 { "PASS" } else { "FAIL" };
             let absent = match report.absent.as_slice() {
@@ -66,7 +59,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             let passed = summary.passed;
             writeln!(out, "{verdict}: {passed} of {all} checks passed{absent}")
         }
-        Format::Json => {
+        Form::Json => {
             let report = json!({
                 "passed": summary.passed,
                 "failed": summary.failed,
