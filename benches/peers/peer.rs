@@ -25,8 +25,9 @@ use grpo::{
 use qwen2_5_vl::{GenerationOptions, ImageProcessor, ImageSettings, Model, ModelPart, Prompt};
 use replicate::alignment::{AttributedCall, CalledPrompt, attribute};
 use replicate::compute::Compute;
+use replicate::encoding::EncodedPrompt;
 use replicate::packing::{Packed, Tree};
-use replicate::policy::{Budgets, EncodedPrompt, LocalPolicy};
+use replicate::policy::{Budgets, LocalPolicy};
 use results::plot::{Growth, Ratio, growth, ratios};
 use seeded_random::Stream;
 use serde_json::{Value, json};

@@ -19,8 +19,9 @@ use fused_ops::{AttentionLayout, QueryBlock, side_by_side};
 use qwen2_5_vl::{Model, Positions, Prefix, Tokenizer};
 
 use crate::call_content::content_tokens;
+use crate::encoding::EncodedPrompt;
 use crate::packing::{Packed, Tree};
-use crate::policy::{Budgets, EncodedPrompt, cut};
+use crate::policy::{Budgets, cut};
 use crate::{Error, Result};
 
 /// A tool call as it is attributed.

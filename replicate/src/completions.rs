@@ -6,7 +6,8 @@ use std::sync::Arc;
 use agent::{Completion, CompletionId, CompletionRequest, Conversation, ConversationId, Policy};
 use qwen2_5_vl::{GenerationOptions, KeptRows, TurnPrompt};
 
-use crate::policy::{EncodedPrompt, LocalPolicy, cut, cut_by};
+use crate::encoding::EncodedPrompt;
+use crate::policy::{LocalPolicy, cut, cut_by};
 use crate::{Error, Result};
 
 /// Requests with the same prompt, which share its prefill.

@@ -86,6 +86,7 @@ pub fn deviations(profile: &Profile, arms: &[String], facts: ModelFacts) -> Vec<
         attribution_gradient_tokens,
         rollout_tokens,
         vision_patches,
+        image_features_mib,
     } = compute;
     list.without_influence(&(
         recompute,
@@ -97,6 +98,7 @@ pub fn deviations(profile: &Profile, arms: &[String], facts: ModelFacts) -> Vec<
         attribution_gradient_tokens,
         rollout_tokens,
         vision_patches,
+        image_features_mib,
     ));
     list.ours(
         "weights",

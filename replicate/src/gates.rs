@@ -25,8 +25,9 @@ use serde::Serialize;
 
 use crate::Result;
 use crate::alignment::{CalledPrompt, attribute};
+use crate::encoding::EncodedPrompt;
 use crate::evaluation::{BaseCard, MeanInterval, OwnCallsCard};
-use crate::policy::{EncodedPrompt, LocalPolicy};
+use crate::policy::LocalPolicy;
 use crate::profile::{GateSettings, Profile};
 
 /// How well a score tells wrong calls from right ones.

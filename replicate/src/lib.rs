@@ -8,6 +8,7 @@ pub mod checkpoint;
 mod completions;
 pub mod compute;
 pub mod deviations;
+pub mod encoding;
 mod error;
 pub mod evaluation;
 pub mod gates;

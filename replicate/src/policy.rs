@@ -4,28 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use agent::{Block, Conversation, ConversationId, MessagePart};
+use agent::{Conversation, ConversationId};
 use benchmarks::data::{EPISODE_FILE, EpisodeStyle};
-use candle_core::Tensor;
-use fused_ops::side_by_side;
-use qwen2_5_vl::{ChatMessage, ChatPart, Grid, Model, Processor, Prompt};
+use qwen2_5_vl::{Model, Processor};
 
 use crate::compute::Compute;
+use crate::encoding::{EncodedPrompt, SeenImages, SharedImages, encode};
 use crate::kept_turns::{KeptTurns, Reused};
 use crate::{Error, Result, error};
-
-/// A conversation as tokens, with the block of each.
-#[derive(Clone, Debug)]
-pub struct EncodedPrompt {
-    /// The conversation that it encodes.
-    pub id: ConversationId,
-    /// Tokens, image features and grids.
-    pub prompt: Prompt,
-    /// The block of every token of the prompt.
-    pub blocks: Vec<Block>,
-    /// The images' patches, `(patches, values)`, where the vision tower is trained on them.
-    pub pixel_values: Option<Tensor>,
-}
 
 /// How much a policy holds at once. On a processor no result depends on it, but for the rounding of second
 /// turns that go on with a first or, where there is no room, are run whole.
@@ -81,6 +67,7 @@ pub struct LocalPolicy {
     pub(crate) kept: KeptTurns,
     /// Completions that were given a name.
     pub(crate) named: u64,
+    images: SeenImages,
     encoded: HashMap<ConversationId, Arc<EncodedPrompt>>,
 }
 
@@ -108,6 +95,7 @@ impl LocalPolicy {
             reused: Reused::default(),
             kept: KeptTurns::default(),
             named: 0,
+            images: SeenImages::own(),
             encoded: HashMap::new(),
         }
     }
@@ -136,6 +124,16 @@ impl LocalPolicy {
         Ok(())
     }
 
+    /// Looks for the features of images among those that other policies have seen, and leaves its own
+    /// there. The vision tower and its limits must not change from here on.
+    ///
+    /// # Errors
+    /// When the tower's weights cannot be read.
+    pub fn share_images(&mut self, images: &SharedImages) -> Result<()> {
+        self.images = SeenImages::shared(images, &self.model, &self.processor)?;
+        Ok(())
+    }
+
     /// Writes the checkpoint's folder: weights, processor, and how the model is asked.
     pub fn save(&self, dir: &Path) -> Result<()> {
         self.model.save(dir)?;
@@ -153,14 +151,14 @@ impl LocalPolicy {
     }
 
     /// Forgets encoded conversations and kept turns: after an update, whose weights are others, or to save
-    /// memory.
+    /// memory. Features of images that are shared stay.
     pub fn forget(&mut self) {
         self.kept = KeptTurns::default();
+        self.images.forget();
         self.encoded.clear();
     }
 
-    /// Conversations as prompts. Images of conversations that were not seen yet go through the
-    /// vision tower together.
+    /// Conversations as prompts. Images that were not seen yet go through the vision tower together.
     ///
     /// # Errors
     /// The first conversation that cannot be encoded.
@@ -181,34 +179,19 @@ impl LocalPolicy {
                 fresh.push(conversation);
             }
         }
+        let how = (self.budgets.vision_patches, self.keeps_pixels);
+        let encoded = encode(&self.model, &self.processor, &self.images, &fresh, how);
         let mut refused: HashMap<ConversationId, String> = HashMap::new();
-        let device = self.model.device();
-        let batches = self.by_patches(&fresh);
-        let keep = self.keeps_pixels;
-        let encoded = side_by_side(device, batches.len(), |index| {
-            encode_batch(&self.model, &self.processor, batches[index], keep)
-        });
-        for (batch, encoded) in batches.into_iter().zip(encoded) {
-            let one_by_one = match encoded {
-                Ok(prompts) => {
-                    let known = prompts.into_iter().map(|own| (own.id, Arc::new(own)));
-                    self.encoded.extend(known);
-                    continue;
+        for (conversation, encoded) in fresh.iter().zip(encoded) {
+            let id = *conversation.id();
+            match encoded {
+                Ok(prompt) => {
+                    self.encoded.insert(id, Arc::new(prompt));
                 }
-                // Whose fault it was is found out alone.
-                Err(_) => batch,
-            };
-            for conversation in one_by_one {
-                match encode_batch(&self.model, &self.processor, &[conversation], keep) {
-                    Ok(prompts) => {
-                        let known = prompts.into_iter().map(|own| (own.id, Arc::new(own)));
-                        self.encoded.extend(known);
-                    }
-                    Err(error @ (Error::Processor(_) | Error::Model(_))) => {
-                        refused.insert(*conversation.id(), error.to_string());
-                    }
-                    Err(error) => return Err(error),
+                Err(error @ (Error::Processor(_) | Error::Model(_))) => {
+                    refused.insert(id, error.to_string());
                 }
+                Err(error) => return Err(error),
             }
         }
         Ok(conversations
@@ -232,39 +215,11 @@ impl LocalPolicy {
         other: &Model,
         conversations: &[&Conversation],
     ) -> Result<Vec<EncodedPrompt>> {
-        let batches = self.by_patches(conversations);
-        let encoded = side_by_side(other.device(), batches.len(), |index| {
-            encode_batch(other, &self.processor, batches[index], false)
-        });
-        let mut prompts = Vec::with_capacity(conversations.len());
-        for batch in encoded {
-            prompts.extend(batch?);
-        }
-        Ok(prompts)
-    }
-
-    /// Conversations in order, cut where the patches of their images would grow too many.
-    fn by_patches<'c, 'a>(
-        &self,
-        conversations: &'c [&'a Conversation],
-    ) -> Vec<&'c [&'a Conversation]> {
-        let patches = |conversation: &Conversation| -> usize {
-            let images = conversation.iter().flat_map(|message| &message.parts);
-            images
-                .filter_map(|part| match part {
-                    MessagePart::Image(image) => {
-                        let (height, width) = (image.height() as usize, image.width() as usize);
-                        // One that cannot be processed is told so when it is.
-                        let grid = self.processor.image_processor().grid(height, width).ok()?;
-                        Some(grid.t * grid.h * grid.w)
-                    }
-                    MessagePart::Text { .. } => None,
-                })
-                .sum()
-        };
-        cut(conversations, self.budgets.vision_patches, |conversation| {
-            patches(conversation)
-        })
+        let how = (self.budgets.vision_patches, false);
+        let seen = SeenImages::own();
+        encode(other, &self.processor, &seen, conversations, how)
+            .into_iter()
+            .collect()
     }
 }
 
@@ -291,103 +246,6 @@ pub fn cut_by<T>(items: &[T], budget: usize, size: impl Fn(&[T], &T) -> usize) -
         parts.push(&items[start..]);
     }
     parts
-}
-
-/// A conversation as tokens and blocks, still without image features, with the pixel values of its
-/// images and their grids.
-pub fn tokenize(
-    processor: &Processor,
-    conversation: &Conversation,
-) -> Result<(EncodedPrompt, Option<Tensor>, Vec<Grid>)> {
-    let (messages, images) = chat_messages(conversation);
-    let encoded = processor.encode(&messages, &images, true)?;
-    let blocks = encoded
-        .sources
-        .iter()
-        .map(|source| match source {
-            None => Block::P,
-            Some(index) => match &conversation[index.message].parts[index.part] {
-                MessagePart::Text { block, .. } => *block,
-                MessagePart::Image(_) => Block::I,
-            },
-        })
-        .collect();
-    let prompt = Prompt {
-        input_ids: encoded.input_ids,
-        image_features: None,
-        grids: encoded.grids.clone(),
-    };
-    let tokenized = EncodedPrompt {
-        id: *conversation.id(),
-        prompt,
-        blocks,
-        pixel_values: None,
-    };
-    Ok((tokenized, encoded.pixel_values, encoded.grids))
-}
-
-/// Conversations as prompts; their images go through the vision tower together, without gradients.
-/// The prompts keep their images' patches where `keep_pixels` says so.
-pub fn encode_batch(
-    model: &Model,
-    processor: &Processor,
-    conversations: &[&Conversation],
-    keep_pixels: bool,
-) -> Result<Vec<EncodedPrompt>> {
-    let mut prompts = Vec::with_capacity(conversations.len());
-    let (mut pixels, mut grids) = (Vec::new(), Vec::new());
-    for conversation in conversations {
-        let (mut encoded, values, own) = tokenize(processor, conversation)?;
-        if let Some(values) = values {
-            if keep_pixels {
-                encoded.pixel_values = Some(values.clone());
-            }
-            pixels.push(values.to_device(model.device())?);
-        }
-        grids.extend_from_slice(&own);
-        prompts.push(encoded);
-    }
-    if pixels.is_empty() {
-        return Ok(prompts);
-    }
-    // Nothing below the features is trained on them: a tower that tracks no gradient keeps no graph.
-    let features = model
-        .detached()?
-        .encode_images(&Tensor::cat(&pixels, 0)?, &grids)?;
-    let merge = model.config().vision.spatial_merge_size;
-    let mut offset = 0;
-    for encoded in &mut prompts {
-        let own = encoded.prompt.grids.iter().map(|grid| grid.tokens(merge));
-        let tokens: usize = own.sum();
-        if tokens > 0 {
-            encoded.prompt.image_features = Some(features.narrow(0, offset, tokens)?);
-        }
-        offset += tokens;
-    }
-    Ok(prompts)
-}
-
-/// The agent's conversation in the processor's terms, and its images in order.
-fn chat_messages(conversation: &Conversation) -> (Vec<ChatMessage>, Vec<&image::RgbImage>) {
-    let mut images = Vec::new();
-    let messages = conversation
-        .iter()
-        .map(|message| ChatMessage {
-            role: message.role.name().to_owned(),
-            content: message
-                .parts
-                .iter()
-                .map(|part| match part {
-                    MessagePart::Text { text, .. } => ChatPart::Text(text.clone()),
-                    MessagePart::Image(image) => {
-                        images.push(image.as_ref());
-                        ChatPart::Image
-                    }
-                })
-                .collect(),
-        })
-        .collect();
-    (messages, images)
 }
 
 #[cfg(test)]

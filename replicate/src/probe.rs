@@ -16,7 +16,8 @@ use results::Alignment;
 
 use crate::Result;
 use crate::alignment::{CallAttribution, CalledPrompt, attribute};
-use crate::policy::{EncodedPrompt, LocalPolicy};
+use crate::encoding::EncodedPrompt;
+use crate::policy::LocalPolicy;
 
 /// A prompt with the tokens of a right and, where there is one, a wrong call.
 struct Probed {

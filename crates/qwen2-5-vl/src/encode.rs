@@ -1,47 +1,11 @@
 //! Images through the vision tower: with its graph to train it, without to use it.
 
-use std::collections::{HashMap, HashSet};
-
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 
 use crate::error::Result;
 use crate::model::Model;
 use crate::positions::Grid;
 use crate::vision::VisionTrace;
-
-/// Features of images that went through the vision tower, by a hash of the images: an image that comes
-/// again, as that of a question in each of its conversations, is not encoded again. Forget them after an
-/// update of the tower.
-#[derive(Clone, Debug, Default)]
-pub struct ImageCache {
-    features: HashMap<blake3::Hash, Tensor>,
-    /// Images that went through the tower.
-    encoded: usize,
-}
-
-impl ImageCache {
-    /// Forgets all features.
-    pub fn clear(&mut self) {
-        self.features.clear();
-    }
-
-    /// Images that went through the tower since the cache was made.
-    pub fn encoded(&self) -> usize {
-        self.encoded
-    }
-}
-
-fn hash((pixels, grid): &(Tensor, Grid)) -> Result<blake3::Hash> {
-    let values = pixels.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-    let mut hasher = blake3::Hasher::new();
-    for side in [grid.t, grid.h, grid.w] {
-        hasher.update(&(side as u64).to_le_bytes());
-    }
-    let bytes = values.flatten_all()?.to_vec1::<f32>()?;
-    let bytes: Vec<u8> = bytes.into_iter().flat_map(f32::to_le_bytes).collect();
-    hasher.update(&bytes);
-    Ok(hasher.finalize())
-}
 
 impl Model {
     /// Runs the vision tower, with a graph for the parts of it that are not frozen (for inference:
@@ -92,42 +56,13 @@ impl Model {
                 // A copy, so that one image's features do not hold on to those of all.
                 features.push(match batch {
                     [_] => encoded.clone(),
-                    _ => encoded.narrow(0, first, own)?.copy()?,
+                    _ => encoded.narrow(0, first, own)?.force_contiguous()?,
                 });
                 first += own;
             }
             start = end;
         }
         Ok(features)
-    }
-
-    /// [`Model::image_features`] through a cache: of equal images one is encoded, and none that the
-    /// cache has.
-    ///
-    /// # Errors
-    /// When pixel values and grids do not agree.
-    pub fn cached_image_features(
-        &self,
-        cache: &mut ImageCache,
-        images: &[(Tensor, Grid)],
-        token_budget: usize,
-    ) -> Result<Vec<Tensor>> {
-        let hashes = images.iter().map(hash).collect::<Result<Vec<_>>>()?;
-        let mut met = HashSet::new();
-        let (mut fresh, mut fresh_hashes) = (Vec::new(), Vec::new());
-        for (image, hash) in images.iter().zip(&hashes) {
-            if !cache.features.contains_key(hash) && met.insert(*hash) {
-                fresh.push(image.clone());
-                fresh_hashes.push(*hash);
-            }
-        }
-        let features = self.image_features(&fresh, token_budget)?;
-        cache.encoded += fresh.len();
-        cache
-            .features
-            .extend(fresh_hashes.into_iter().zip(features));
-        let known = hashes.iter().map(|hash| cache.features.get(hash).cloned());
-        Ok(known.flatten().collect())
     }
 
     /// [`Model::encode_images`] with all that is computed on the way.

@@ -17,6 +17,7 @@ mod error;
 mod files;
 mod generate;
 mod generation_config;
+mod image_cache;
 mod image_processor;
 mod kept;
 mod layers;
@@ -46,8 +47,8 @@ mod weights;
 
 pub use chat_template::ChatTemplate;
 pub use config::{Config, TextConfig, VisionConfig};
-pub use encode::ImageCache;
 pub use error::{Error, Result};
+pub use image_cache::{ImageCache, VisionKey};
 pub use image_processor::{ImageProcessor, ImageSettings, read_image};
 pub use kept::{KeptRows, TurnPrompt, TurnSample, keep_last};
 pub use lora::LoraOptions;

@@ -128,19 +128,38 @@ impl Processor {
         images: &[&RgbImage],
         add_generation_prompt: bool,
     ) -> Result<Encoded, ProcessorError> {
-        let image_parts = check_images(messages, images.len())?;
-        self.check_roles(messages)?;
         let (pixel_values, grids) = if images.is_empty() {
             (None, Vec::new())
         } else {
+            check_images(messages, images.len())?;
             let (pixels, grids) = self.images.process(images)?;
             (Some(pixels), grids)
         };
+        let encoded = self.encode_for_grids(messages, grids, add_generation_prompt)?;
+        Ok(Encoded {
+            pixel_values,
+            ..encoded
+        })
+    }
+
+    /// [`Processor::encode`] for images whose features are there: of each the grid of its patches
+    /// ([`ImageProcessor::grid`]) is known, and `pixel_values` is `None`.
+    ///
+    /// # Errors
+    /// As [`Processor::encode`], but that no image is processed.
+    pub fn encode_for_grids(
+        &self,
+        messages: &[ChatMessage],
+        grids: Vec<Grid>,
+        add_generation_prompt: bool,
+    ) -> Result<Encoded, ProcessorError> {
+        let image_parts = check_images(messages, grids.len())?;
+        self.check_roles(messages)?;
         let rendered = render(&self.template, messages, add_generation_prompt)?;
         let mut encoded = Encoded {
             input_ids: Vec::new(),
             sources: Vec::new(),
-            pixel_values,
+            pixel_values: None,
             grids,
         };
         self.tokenize(&rendered, &image_parts, &mut encoded)?;

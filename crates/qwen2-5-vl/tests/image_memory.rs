@@ -96,6 +96,12 @@ fn memory_of_encoding_follows_the_token_budget() {
         pairs > one_by_one && pairs < 3 * two + 12 * features,
         "{pairs}"
     );
+    // Features of images that went through together do not hold on to each other.
+    let before = in_use();
+    let kept = shallow.image_features(&many, usize::MAX).unwrap();
+    let held = in_use() - before;
+    assert!(held < 10 * features + 20_000, "{held}");
+    drop(kept);
     let single = shallow.image_features(&many[7..8], 1).unwrap();
     let together = shallow.image_features(&many, usize::MAX).unwrap();
     let difference = values(&single[0])

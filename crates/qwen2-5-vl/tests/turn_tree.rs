@@ -254,11 +254,12 @@ fn the_chat_template_continues_a_turn_and_its_image_is_encoded_once() {
     let second = processor
         .encode(&told, &[&original, &edited], true)
         .unwrap();
-    let mut cache = ImageCache::default();
-    let mut prompt = |encoded: &qwen2_5_vl::Encoded| {
-        let images = encoded.images().unwrap();
+    let images = processor.image_processor();
+    let vision = model.vision_key(images.settings()).unwrap();
+    let mut cache = ImageCache::new(usize::MAX);
+    let mut prompt = |encoded: &qwen2_5_vl::Encoded, pictures: &[&image::RgbImage]| {
         let features = model
-            .cached_image_features(&mut cache, &images, 4096)
+            .cached_image_features(&mut cache, vision, images, pictures, 4096)
             .unwrap();
         Prompt {
             input_ids: encoded.input_ids.clone(),
@@ -266,7 +267,10 @@ fn the_chat_template_continues_a_turn_and_its_image_is_encoded_once() {
             grids: encoded.grids.clone(),
         }
     };
-    let (first, second) = (prompt(&first), prompt(&second));
+    let (first, second) = (
+        prompt(&first, &[&original]),
+        prompt(&second, &[&original, &edited]),
+    );
     assert_eq!(cache.encoded(), 2);
     let expected = model
         .image_features(&[(pixel_values(&processor, &edited), second.grids[1])], 1)

@@ -168,8 +168,8 @@ fn of_stage(
     let logits = LOGITS.min(3 * 4 * policy.vocabulary * compute.update_tokens as u64);
     add("logits", logits, true);
     add("attention tile", scores(policy), true);
-    // A second turn has two images.
-    let images = grpo.prompts * (1 + 2 * grpo.samples);
+    // Each picture's once, and those of the two pictures of a second turn one after the other.
+    let images = grpo.prompts * (1 + grpo.samples + 2 * grpo.samples);
     let tokens = (images * workload.image_patches / 4) as u64;
     add("image features", tokens * policy.hidden * b, true);
 

@@ -23,8 +23,9 @@ use grpo::{Decay, Gradients, LearningRateSchedule, OptimizerPlace, clip_grad_nor
 use qwen2_5_vl::{Model, ModelPart, Processor, Prompt};
 use seeded_random::{Draw, Stream};
 
+use crate::encoding::{EncodedPrompt, SeenImages, encode, tokenize};
 use crate::packing::{Packed, Tree};
-use crate::policy::{EncodedPrompt, LocalPolicy, encode_batch, tokenize};
+use crate::policy::LocalPolicy;
 use crate::progress::Report;
 use crate::state::Trainer;
 use crate::{Error, Result, error};
@@ -293,7 +294,7 @@ fn train_reading(
             .iter()
             .map(|material| &material.conversations[0])
             .collect();
-        let firsts = encode_batch(shared, processor, &firsts, false)?;
+        let firsts = encode_whole(shared, processor, &firsts)?;
         let packs = materials
             .iter()
             .zip(firsts)
@@ -347,6 +348,18 @@ fn answer_loss(packed: &Packed, scored: &TokenLogProbs, answers: &[usize]) -> Re
     Ok(chosen.mean_all()?.neg()?)
 }
 
+/// Conversations as prompts, all their images through the vision tower together.
+fn encode_whole(
+    model: &Model,
+    processor: &Processor,
+    conversations: &[&Conversation],
+) -> Result<Vec<EncodedPrompt>> {
+    let (seen, how) = (SeenImages::own(), (usize::MAX, false));
+    encode(model, processor, &seen, conversations, how)
+        .into_iter()
+        .collect()
+}
+
 /// `first` is the encoded first conversation of `material`, with the image's features.
 fn pack_questions(
     processor: &Processor,
@@ -357,7 +370,7 @@ fn pack_questions(
     let shared = curriculum::from_request(&first.blocks);
     let (mut branches, mut answers) = (Vec::new(), Vec::new());
     for (conversation, answer) in material.conversations.iter().zip(&material.answers) {
-        let (encoded, _, _) = tokenize(processor, conversation)?;
+        let encoded = tokenize(processor, conversation, false)?;
         let mut branch = encoded.prompt.input_ids[shared..].to_vec();
         let mut completion = processor.tokenizer().encode(answer)?;
         completion.push(stop);
@@ -412,7 +425,7 @@ fn train_demonstrations(
             .collect();
         let conversations: Vec<&Conversation> =
             turns.iter().map(|turn| &turn.conversation).collect();
-        let prompts = encode_batch(shared, processor, &conversations, false)?;
+        let prompts = encode_whole(shared, processor, &conversations)?;
         let completions = turns
             .iter()
             .map(|turn| {

@@ -270,6 +270,17 @@ pub struct ComputeSettings {
     pub rollout_tokens: usize,
     /// Image patches that go through the vision tower together.
     pub vision_patches: usize,
+    /// MiB of pictures' features that the stages of an experiment share on a processor, where the vision
+    /// tower is frozen: all arms are asked the same questions. 0 shares none.
+    #[serde(default)]
+    pub image_features_mib: usize,
+}
+
+impl ComputeSettings {
+    /// Bytes of images' features that stages share.
+    pub fn shared_image_bytes(&self) -> usize {
+        self.image_features_mib.saturating_mul(1 << 20)
+    }
 }
 
 /// How trained policies are evaluated.

@@ -11,6 +11,7 @@ mod train;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use baselines::Reward;
 use baselines::vtool_r1::VtoolR1;
@@ -18,12 +19,13 @@ use benchmarks::TestSet;
 use benchmarks::data::{Data, Item, LoadedData, ValidationSource};
 use benchmarks::sources::checkpoint::resolve;
 use candle_core::Device;
-use qwen2_5_vl::{Config, Model, shapes};
+use qwen2_5_vl::{Config, ImageCache, Model, shapes};
 use results::{ArmName, RunHashes, UpdateMetrics};
 
 use crate::checkpoint::weights_hash;
 use crate::compute::Compute;
 use crate::deviations::ModelFacts;
+use crate::encoding::SharedImages;
 use crate::evaluation::{base_card, own_calls_card};
 use crate::gates::{Base, Gates, detections};
 use crate::policy::{Budgets, LocalPolicy};
@@ -51,6 +53,8 @@ pub struct Replication<'a> {
     student: PathBuf,
     teacher: PathBuf,
     compute: Compute,
+    /// Features of images that the policies have seen.
+    images: SharedImages,
     /// The commit that froze the settings of the study which the runs are counted in.
     preregistration: Option<String>,
 }
@@ -103,6 +107,9 @@ impl<'a> Replication<'a> {
             student,
             teacher,
             compute,
+            images: Arc::new(Mutex::new(ImageCache::new(
+                profile.compute.shared_image_bytes(),
+            ))),
             preregistration: None,
         })
     }
@@ -352,7 +359,6 @@ impl<'a> Replication<'a> {
         })
     }
 
-    /// A checkpoint as a policy.
     /// A model that is asked now and then, where the profile wants it to wait.
     fn waiting(&self, dir: &Path) -> Result<Model> {
         let Compute { device, dtype } = match self.profile.compute.teacher {
@@ -365,7 +371,10 @@ impl<'a> Replication<'a> {
         Ok(Model::load(dir, &device, dtype)?.detached()?)
     }
 
+    /// A checkpoint as a policy, with which a stage begins.
     fn policy(&self, dir: &Path) -> Result<LocalPolicy> {
+        // Few of the blocks that the stage before left have sizes that this one asks for.
+        fused_ops::allocator::release();
         let tokens = self.profile.grpo.max_new_tokens;
         let mut policy = LocalPolicy::load(dir, &self.compute, tokens)?;
         policy.style = self.data.style();
@@ -379,6 +388,11 @@ impl<'a> Replication<'a> {
             attribution_tokens: compute.attribution_tokens,
             attribution_gradient_tokens: compute.attribution_gradient_tokens,
         };
+        // Elsewhere features may differ in their last bits by what was encoded together with them, so that
+        // a stage that is resumed would not see the same.
+        if self.compute.device.is_cpu() && !self.profile.grpo.trains_vision() {
+            policy.share_images(&self.images)?;
+        }
         Ok(policy)
     }
 }

@@ -15,8 +15,9 @@ use results::{AttributionMetrics, CallShares};
 use super::rollout::RolloutGroup;
 use crate::Result;
 use crate::alignment::{CalledPrompt, attribute};
+use crate::encoding::EncodedPrompt;
 use crate::packing::{Packed, Tree};
-use crate::policy::{EncodedPrompt, LocalPolicy, cut};
+use crate::policy::{LocalPolicy, cut};
 use crate::records::call_shares;
 
 /// The distinct calls of one prompt.

@@ -17,7 +17,8 @@ use qwen2_5_vl::{Grid, Model, PackedTurns, SampledTurn};
 use results::{UpdateMetrics, UpdateTokens};
 
 use super::rollout::RolloutGroup;
-use crate::policy::{EncodedPrompt, LocalPolicy};
+use crate::encoding::EncodedPrompt;
+use crate::policy::LocalPolicy;
 use crate::profile::Grpo;
 use crate::state::Trainer;
 use crate::{Error, Result};
