@@ -4,8 +4,8 @@
 
 Processes, one for our side and one for each form of the other, prepare the same work on the same
 weights and then do it in turns; each has the same number of threads. The best form of the other side
-counts. Medians, spreads and ratios go to `peers.json`, `peers.md` and `peers.svg`, beside those of
-the other instruction set if they are there; how our time grows goes to `growth.md` and `growth.svg`.
+counts. Medians, spreads and ratios go to `peers.json`, `peers.md` and `peers.svg`; how our time grows
+goes to `growth.json`, `growth.md` and `growth.svg`; both beside the other instruction set's, if they are there.
 `just bench-peers` installs the pinned packages, builds our side and runs this.
 """
 
@@ -13,12 +13,12 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import growth
 import report
+import sizes
 from worker import HERE, LLAMA_AVX2, Worker, alternate
 
 ROOT = HERE.parents[1]
@@ -74,8 +74,7 @@ def compare(options, scratch, keep):
         settings, what, repeats = step, "training step, 32 × 256 tokens", None
         if hidden:
             folder = scratch / name
-            made = [sys.executable, str(HERE / "sizes.py"), str(options.checkpoint), str(folder), str(hidden), str(layers)]
-            count = int(subprocess.run(made, check=True, stdout=subprocess.PIPE).stdout)
+            count = sizes.make(options.checkpoint, folder, hidden, layers)
             settings, what = {**step, "checkpoint": folder}, f"{what}, {count / 1e6:.1f} M parameters"
             repeats = min(options.repeats, 5)
         forms = {label: ("theirs.py", {**settings, "form": form}) for label, form in COMPILER.items()}
@@ -198,7 +197,7 @@ def main():
     options = parser.parse_args()
     if not options.peer.exists():
         raise SystemExit(f"{options.peer} is missing: cargo build --release --example peer")
-    if options.simd == "avx2" and not LLAMA_AVX2.exists():
+    if options.simd == "avx2" and options.only != ["growth"] and not LLAMA_AVX2.exists():
         raise SystemExit(f"{LLAMA_AVX2} is missing: requirements.txt says how llama.cpp is built for it")
     options.out.mkdir(parents=True, exist_ok=True)
     about = report.machine(options, ROOT)
@@ -212,8 +211,8 @@ def main():
 
         if options.only != ["growth"]:
             compare(options, Path(scratch), keep)
-    if not options.only or "growth" in options.only:
-        growth.report(about, growth.measure(options, say), options)
+        if not options.only or "growth" in options.only:
+            growth.write(about, growth.measure(options, Path(scratch), say), options)
     subprocess.run([str(options.peer), "plots", str(options.out)], check=True)
 
 

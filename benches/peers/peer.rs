@@ -99,7 +99,7 @@ fn main() -> Result<()> {
 }
 
 /// `peers.svg` and `growth.svg` from the measurements beside them, as far as they are there; of the
-/// instruction sets in `peers.json` the widest is drawn.
+/// instruction sets in `peers.json` the widest is drawn, of those in `growth.json` all.
 fn plots(folder: &Path) -> Result<()> {
     let read = |name: &str| -> Result<Option<Value>> {
         let path = folder.join(name);
@@ -122,8 +122,21 @@ fn plots(folder: &Path) -> Result<()> {
         write("peers.svg", ratios(&rows)?)?;
     }
     if let Some(found) = read("growth.json")? {
-        let found: Growth = serde_json::from_value(found)?;
-        write("growth.svg", growth(&found)?)?;
+        let sets = InstructionSet::ALL.map(InstructionSet::name).into_iter();
+        let sets = sets.filter(|set| found["sets"][set].is_object());
+        let sets = sets
+            .map(|set| {
+                Ok(Growth {
+                    set: set.to_owned(),
+                    points: serde_json::from_value(found["sets"][set]["points"].clone())?,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        ensure!(
+            !sets.is_empty(),
+            "growth.json has no instruction sets: run just bench-peers --only growth"
+        );
+        write("growth.svg", growth(&sets)?)?;
     }
     Ok(())
 }

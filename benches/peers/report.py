@@ -37,7 +37,7 @@ def write(about, rows, options):
     """Puts the rows of this instruction set beside those of the others, and the cases that were run
     beside the same machine's other cases."""
     record = options.out / "peers.json"
-    sets = json.loads(record.read_text()).get("sets", {}) if record.exists() else {}
+    sets = read_sets(record)
     rows = [{**row, "commit": about["commit"]} for row in rows]
     known = sets.get(about["simd"])
     if known and all(known["machine"][key] == about[key] for key in ["processor", "threads", "packages", "repeats"]):
@@ -45,9 +45,7 @@ def write(about, rows, options):
         rows = [row for row in known["rows"] if row["case"] not in again] + rows
     rows.sort(key=lambda row: CASES.index(row["case"]))
     sets[about["simd"]] = {"machine": about, "rows": rows}
-    # The widest first.
-    sets = {name: sets[name] for name in sorted(sets, key=["avx512", "avx2", "portable"].index)}
-    record.write_text(json.dumps({"sets": sets}, indent=1) + "\n")
+    sets = write_sets(record, sets)
     lines = [
         "# Beside the reference libraries", "",
         "Same weights (the micro student, or random ones where a size is said), same work, in turns. The other side "
@@ -57,6 +55,18 @@ def write(about, rows, options):
     for name, found in sets.items():
         lines += section(name, found["machine"], found["rows"])
     (options.out / "peers.md").write_text("\n".join(lines) + "\n")
+
+
+def read_sets(record):
+    """What a record has of each instruction set."""
+    return json.loads(record.read_text()).get("sets", {}) if record.exists() else {}
+
+
+def write_sets(record, sets):
+    """Writes them and returns them, the widest first."""
+    sets = {name: sets[name] for name in sorted(sets, key=["avx512", "avx2", "portable"].index)}
+    record.write_text(json.dumps({"sets": sets}, indent=1) + "\n")
+    return sets
 
 
 def section(name, about, rows):

@@ -5,6 +5,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +29,12 @@ def write(folder, out, hidden, layers):
     (out / "config.json").write_text(json.dumps(config))
     text = model.model.language_model.parameters()
     print(sum(parameter.numel() for parameter in text))
+
+
+def make(folder, out, hidden, layers):
+    """Writes it in a process of its own, which ends with what it loaded; the number of parameters of its text."""
+    command = [sys.executable, __file__, *map(str, [folder, out, hidden, layers])]
+    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
 if __name__ == "__main__":

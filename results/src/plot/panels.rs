@@ -52,6 +52,8 @@ pub struct Series {
     pub look: Option<Look>,
     /// A line through (x, y).
     pub line: Vec<(f64, f64)>,
+    /// Dash and gap of the line in pixels; `None` is a whole line.
+    pub dash: Option<(u32, u32)>,
     /// A band from low to high: (x, low, high).
     pub band: Vec<(f64, f64, f64)>,
     /// Single observations.
@@ -181,11 +183,18 @@ impl PanelGrid {
                 chart.draw_series([band]).map_err(failed)?;
             }
             let points: Vec<(f64, f64)> = series.line.iter().copied().map(at).collect();
-            if !points.is_empty() {
-                chart
-                    .draw_series(LineSeries::new(points, color.stroke_width(2)))
-                    .map_err(failed)?;
-            }
+            let style = color.stroke_width(2);
+            let drawn = match series.dash {
+                _ if points.is_empty() => Ok(()),
+                None => chart
+                    .draw_series(LineSeries::new(points, style))
+                    .map(|_| ()),
+                Some((dash, gap)) => {
+                    let line = DashedLineSeries::new(points, dash, gap, style);
+                    chart.draw_series(line).map(|_| ())
+                }
+            };
+            drawn.map_err(failed)?;
             let dots = series.dots.iter().copied().map(at);
             chart
                 .draw_series(dots.map(|dot| Circle::new(dot, 2, color.mix(0.6).filled())))
@@ -217,6 +226,7 @@ mod tests {
             dots: line.clone(),
             intervals: vec![(3.0, 0.4, 0.35, 0.45)],
             line,
+            ..Series::default()
         };
         let behind = Series {
             line: vec![(1.0, 0.1), (4.0, 0.2)],

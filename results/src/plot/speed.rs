@@ -17,6 +17,16 @@ const RIGHT: i32 = 820;
 /// Marks of the logarithmic scale.
 const TICKS: [f64; 9] = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 
+/// Names and places in the palette of numbers of threads: the fewest in the colour of IAPO, the most in
+/// that of the baseline, which are far apart, in grey too.
+const THREADS: [(&str, usize); 4] = [("orange", 5), ("blue", 2), ("green", 3), ("pink", 4)];
+/// Names of the lines of instruction sets, their dash and gap.
+const SETS: [(&str, Option<(u32, u32)>); 3] = [
+    ("whole lines", None),
+    ("dashed", Some((8, 4))),
+    ("dotted", Some((2, 3))),
+];
+
 /// The same work on both sides.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Ratio {
@@ -104,9 +114,11 @@ pub fn ratios(rows: &[Ratio]) -> Result<String> {
     })
 }
 
-/// How times grow.
-#[derive(Clone, Debug, Deserialize)]
+/// How times grow with one instruction set.
+#[derive(Clone, Debug)]
 pub struct Growth {
+    /// The instruction set.
+    pub set: String,
     /// All measurements.
     pub points: Vec<GrowthPoint>,
 }
@@ -124,14 +136,14 @@ pub struct GrowthPoint {
     pub seconds: f64,
 }
 
-/// One panel a size, one line a number of threads, both axes logarithmic.
+/// One panel a size, both axes logarithmic; a line for each instruction set and number of threads.
 ///
 /// # Errors
 /// [`Error::Plot`](crate::Error::Plot) when the drawing library fails.
-pub fn growth(found: &Growth) -> Result<String> {
+pub fn growth(sets: &[Growth]) -> Result<String> {
     let mut sizes: Vec<&str> = Vec::new();
     let mut threads: Vec<u64> = Vec::new();
-    for point in &found.points {
+    for point in sets.iter().flat_map(|found| &found.points) {
         if !sizes.contains(&point.what.as_str()) {
             sizes.push(&point.what);
         }
@@ -139,48 +151,77 @@ pub fn growth(found: &Growth) -> Result<String> {
             threads.push(point.threads);
         }
     }
-    // The fewest in the colour of IAPO, the most in that of the baseline: far apart, in grey too.
-    let looks = [5, 2, 3, 4].map(Look::slot);
-    let panel = |size: &&str| PlotPanel {
-        title: String::new(),
-        x: (*size).to_string(),
-        series: threads
-            .iter()
-            .enumerate()
-            .map(|(place, count)| {
+    let colors = THREADS.iter().cycle();
+    let dashes = SETS.iter().cycle();
+    let panel = |size: &&str| {
+        let lines = sets.iter().zip(dashes.clone()).flat_map(|(found, dash)| {
+            let counts = threads.iter().zip(colors.clone());
+            counts.map(move |(count, color)| {
                 let own = found.points.iter();
                 let line: Vec<(f64, f64)> = own
-                    .filter(|point| point.what == **size && point.threads == *count)
+                    .filter(|point| point.what == *size && point.threads == *count)
                     .map(|point| (point.value, 1e3 * point.seconds))
                     .collect();
                 Series {
-                    look: Some(looks[place % looks.len()]),
+                    look: Some(Look::slot(color.1)),
+                    dash: dash.1,
                     dots: line.clone(),
                     line,
                     ..Series::default()
                 }
             })
-            .collect(),
+        });
+        PlotPanel {
+            title: String::new(),
+            x: (*size).to_string(),
+            series: lines.collect(),
+        }
     };
-    let names = ["orange", "blue", "green", "pink"];
-    let lines: Vec<String> = threads
-        .iter()
-        .zip(names)
-        .map(|(count, name)| {
-            format!(
-                "{name}: {count} thread{}",
-                if *count == 1 { "" } else { "s" }
-            )
-        })
-        .collect();
+    let colored = threads.iter().zip(colors.clone()).map(|(count, color)| {
+        let plural = if *count == 1 { "" } else { "s" };
+        format!("{}: {count} thread{plural}", color.0)
+    });
+    let dashed = sets.iter().zip(dashes.clone());
+    let dashed = dashed.map(|(found, dash)| format!("{}: {}", dash.0, found.set));
     PanelGrid {
         title: "How our time grows".to_string(),
-        caption: lines.join(", "),
+        caption: colored.chain(dashed).collect::<Vec<_>>().join(", "),
         y: "milliseconds".to_string(),
-        columns: sizes.len().clamp(1, 3),
+        columns: sizes.len().clamp(1, 2),
         axes: (AxisScale::Logarithmic, AxisScale::Logarithmic),
         shared_x: false,
         panels: sizes.iter().map(panel).collect(),
     }
     .draw()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_set_and_number_of_threads_has_a_line_in_each_panel() {
+        let point = |what: &str, threads, value: f64| GrowthPoint {
+            what: what.to_string(),
+            threads,
+            value,
+            seconds: value / threads as f64,
+        };
+        let points = ["tokens", "nodes"].iter().flat_map(|what| {
+            [1, 2].map(|threads| [1.0, 8.0].map(|value| point(what, threads, value)))
+        });
+        let points: Vec<GrowthPoint> = points.flatten().collect();
+        let sets = ["avx512", "avx2"].map(|set| Growth {
+            set: set.to_string(),
+            points: points.clone(),
+        });
+        let svg = growth(&sets).unwrap();
+        let caption = "orange: 1 thread, blue: 2 threads, whole lines: avx512, dashed: avx2";
+        for text in [caption, "tokens", "nodes"] {
+            assert!(svg.contains(text), "{text}");
+        }
+        assert_eq!(svg.matches("<circle").count(), 2 * points.len());
+        let one = growth(&sets[..1]).unwrap();
+        assert!(!one.contains("avx2"));
+    }
 }
