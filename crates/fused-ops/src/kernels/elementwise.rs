@@ -4,8 +4,8 @@ use super::dispatch::dispatched;
 use super::memory::{Pointer, parallel_chunks};
 use super::simd::Simd;
 
-/// Runs `$body` for each vector of `0..$len`; the last, partial one goes through padded copies
-/// of the inputs. `$body` sees the inputs as vectors and gives the outputs as a tuple of vectors.
+/// Runs `$body` for each vector of `0..$len`; of the last, partial one only the lanes within are
+/// loaded and stored. `$body` sees the inputs as vectors and gives the outputs as a tuple of vectors.
 macro_rules! by_vector {
     ($simd:ident, $len:expr, [$($in:ident = $from:expr),*] => [$($out:ident = $to:expr),*] $body:block) => {{
         let len: usize = $len;
@@ -18,17 +18,9 @@ macro_rules! by_vector {
         }
         if at < len {
             let left = len - at;
-            $(
-                let mut padded = [0f32; 16];
-                std::ptr::copy_nonoverlapping($from.add(at), padded.as_mut_ptr(), left);
-                let $in = $simd::load(padded.as_ptr());
-            )*
+            $(let $in = $simd::load_part($from.add(at), left);)*
             let ($($out,)*) = $body;
-            $(
-                let mut padded = [0f32; 16];
-                $simd::store(padded.as_mut_ptr(), $out);
-                std::ptr::copy_nonoverlapping(padded.as_ptr(), $to.add(at), left);
-            )*
+            $($simd::store_part($to.add(at), $out, left);)*
         }
     }};
 }

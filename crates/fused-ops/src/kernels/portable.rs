@@ -70,6 +70,22 @@ impl Simd for Portable {
         // SAFETY: the caller has room for 8 values.
         unsafe { to.cast::<[f32; 8]>().write_unaligned(value) }
     }
+    #[inline(always)]
+    unsafe fn load_part(from: *const f32, count: usize) -> Self::V {
+        let mut value = [0f32; 8];
+        for (lane, value) in value.iter_mut().enumerate().take(count) {
+            // SAFETY: the caller has `count` values to read.
+            *value = unsafe { *from.add(lane) };
+        }
+        value
+    }
+    #[inline(always)]
+    unsafe fn store_part(to: *mut f32, value: Self::V, count: usize) {
+        for (lane, value) in value.into_iter().enumerate().take(count) {
+            // SAFETY: the caller has room for `count` values.
+            unsafe { *to.add(lane) = value };
+        }
+    }
     lanewise! {
         fn add(a, b) = a + b;
         fn sub(a, b) = a - b;

@@ -10,7 +10,7 @@
 ///
 /// # Safety
 /// Every function must be inlined into code compiled for the instruction set, on a processor
-/// that has it; loads and stores touch [`Simd::LANES`] values.
+/// that has it; loads and stores touch [`Simd::LANES`] values, those of a part its `count`.
 pub(crate) trait Simd {
     /// The vector.
     type V: Copy;
@@ -20,6 +20,10 @@ pub(crate) trait Simd {
     unsafe fn splat(value: f32) -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(to: *mut f32, value: Self::V);
+    /// The first `count` lanes, at most [`Simd::LANES`]; the others are 0.
+    unsafe fn load_part(from: *const f32, count: usize) -> Self::V;
+    /// Stores the first `count` lanes, at most [`Simd::LANES`].
+    unsafe fn store_part(to: *mut f32, value: Self::V, count: usize);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
@@ -129,6 +133,26 @@ impl<H: Simd> Simd for Pair<H> {
         unsafe {
             H::store(to, value.0);
             H::store(to.add(H::LANES), value.1);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_part(from: *const f32, count: usize) -> Self::V {
+        let lower = count.min(H::LANES);
+        // SAFETY: the caller's values are those of both halves; of none, the address is not read.
+        unsafe {
+            (
+                H::load_part(from, lower),
+                H::load_part(from.wrapping_add(H::LANES), count - lower),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_part(to: *mut f32, value: Self::V, count: usize) {
+        let lower = count.min(H::LANES);
+        // SAFETY: the caller's values are those of both halves; of none, the address is not written.
+        unsafe {
+            H::store_part(to, value.0, lower);
+            H::store_part(to.wrapping_add(H::LANES), value.1, count - lower);
         }
     }
     halves! {

@@ -170,7 +170,8 @@ unsafe fn registers<S: Simd, const ROWS: usize, const VECTORS: usize>(
         let width = (product.columns - column).min(VECTORS * S::LANES);
         let full = width == VECTORS * S::LANES;
         let c = c.add(column);
-        let mut edge = [0f32; 8 * 16];
+        // Columns of vector V that exist, where not all do.
+        let part = |vector: usize| width.saturating_sub(vector * S::LANES).min(S::LANES);
         let mut sums = [[S::splat(0.0); VECTORS]; ROWS];
         let mut from_a = a;
         let mut from_b = panel;
@@ -190,9 +191,12 @@ unsafe fn registers<S: Simd, const ROWS: usize, const VECTORS: usize>(
         }
         if !product.bias.is_null() {
             let bias = product.bias.add(column);
-            std::ptr::copy_nonoverlapping(bias, edge.as_mut_ptr(), width);
             written_out!(V < VECTORS, {
-                let bias = S::load(edge.as_ptr().add(V * S::LANES));
+                let from = bias.wrapping_add(V * S::LANES);
+                let bias = match full {
+                    true => S::load(from),
+                    false => S::load_part(from, part(V)),
+                };
                 written_out!(ROW < ROWS, {
                     sums[ROW][V] = S::add(sums[ROW][V], bias);
                 });
@@ -200,24 +204,22 @@ unsafe fn registers<S: Simd, const ROWS: usize, const VECTORS: usize>(
         }
         written_out!(ROW < ROWS, {
             let to = c.add(ROW * product.c_row);
-            if full {
-                written_out!(V < VECTORS, {
-                    let to = to.add(V * S::LANES);
+            written_out!(V < VECTORS, {
+                let to = to.wrapping_add(V * S::LANES);
+                if full {
                     let sum = match product.accumulate {
                         true => S::add(S::load(to), sums[ROW][V]),
                         false => sums[ROW][V],
                     };
                     S::store(to, sum);
-                });
-            } else {
-                written_out!(V < VECTORS, {
-                    S::store(edge.as_mut_ptr().add(V * S::LANES), sums[ROW][V]);
-                });
-                for (index, sum) in edge[..width].iter().enumerate() {
-                    let to = to.add(index);
-                    *to = if product.accumulate { *to + sum } else { *sum };
+                } else {
+                    let sum = match product.accumulate {
+                        true => S::add(S::load_part(to, part(V)), sums[ROW][V]),
+                        false => sums[ROW][V],
+                    };
+                    S::store_part(to, sum, part(V));
                 }
-            }
+            });
         });
     }
 }

@@ -9,6 +9,25 @@ pub(crate) struct Avx512;
 /// 8 lanes.
 pub(crate) struct Avx2;
 
+/// A mask of the first `count` of 16 lanes.
+#[inline(always)]
+fn first_lanes(count: usize) -> __mmask16 {
+    ((1u32 << count) - 1) as __mmask16
+}
+
+/// The sign bits of the first `count` of 8 lanes.
+///
+/// # Safety
+/// The caller's code is compiled for AVX2, on a processor that has it.
+#[inline(always)]
+unsafe fn first_of_eight(count: usize) -> __m256i {
+    // SAFETY: as the caller promises; the instructions touch registers alone.
+    unsafe {
+        let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), lanes)
+    }
+}
+
 /// Functions that are one instruction.
 macro_rules! instructions {
     ($vector:ty: $(fn $name:ident($($arg:ident),*) = $instruction:ident;)*) => {$(
@@ -39,6 +58,17 @@ impl Simd for Avx512 {
     unsafe fn store(to: *mut f32, value: __m512) {
         // SAFETY: the caller has the instruction set and room for 16 values.
         unsafe { _mm512_storeu_ps(to, value) }
+    }
+    #[inline(always)]
+    unsafe fn load_part(from: *const f32, count: usize) -> __m512 {
+        // SAFETY: the caller has the instruction set and `count` values; no others are read.
+        unsafe { _mm512_maskz_loadu_ps(first_lanes(count), from) }
+    }
+    #[inline(always)]
+    unsafe fn store_part(to: *mut f32, value: __m512, count: usize) {
+        // SAFETY: the caller has the instruction set and room for `count` values; no others are
+        // written.
+        unsafe { _mm512_mask_storeu_ps(to, first_lanes(count), value) }
     }
     instructions! {
         __m512:
@@ -122,6 +152,17 @@ impl Simd for Avx2 {
     unsafe fn store(to: *mut f32, value: __m256) {
         // SAFETY: the caller has the instruction set and room for 8 values.
         unsafe { _mm256_storeu_ps(to, value) }
+    }
+    #[inline(always)]
+    unsafe fn load_part(from: *const f32, count: usize) -> __m256 {
+        // SAFETY: the caller has the instruction set and `count` values; no others are read.
+        unsafe { _mm256_maskload_ps(from, first_of_eight(count)) }
+    }
+    #[inline(always)]
+    unsafe fn store_part(to: *mut f32, value: __m256, count: usize) {
+        // SAFETY: the caller has the instruction set and room for `count` values; no others are
+        // written.
+        unsafe { _mm256_maskstore_ps(to, first_of_eight(count), value) }
     }
     instructions! {
         __m256:
@@ -207,6 +248,54 @@ mod tests {
             }
         }
         (at_once, each)
+    }
+
+    /// What a load of the first `count` values gives, and what a store of as many lanes leaves.
+    #[inline(always)]
+    unsafe fn parts<S: Simd>(values: &[f32; 16], count: usize) -> ([f32; 16], [f32; 16]) {
+        let (mut loaded, mut stored) = ([-1f32; 16], [-1f32; 16]);
+        let exact = values[..count].to_vec();
+        // SAFETY: no more than `count` of 16 values are touched, or all 16; the instruction set is the
+        // caller's promise.
+        unsafe {
+            S::store(loaded.as_mut_ptr(), S::load_part(exact.as_ptr(), count));
+            S::store_part(stored.as_mut_ptr(), S::load(values.as_ptr()), count);
+        }
+        (loaded, stored)
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+    fn parts_by_avx512(values: &[f32; 16], count: usize) -> ([f32; 16], [f32; 16]) {
+        // SAFETY: this code is compiled for the instruction set.
+        unsafe { parts::<Avx512>(values, count) }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    fn parts_by_avx2(values: &[f32; 16], count: usize) -> ([f32; 16], [f32; 16]) {
+        // SAFETY: this code is compiled for the instruction set.
+        unsafe { parts::<Pair<Avx2>>(values, count) }
+    }
+
+    #[test]
+    fn a_part_is_loaded_beside_zeros_and_stored_alone() {
+        let values: [f32; 16] = std::array::from_fn(|lane| lane as f32 + 1.5);
+        for count in 0..=16 {
+            let (mut loaded, mut stored) = ([0f32; 16], [-1f32; 16]);
+            loaded[..count].copy_from_slice(&values[..count]);
+            stored[..count].copy_from_slice(&values[..count]);
+            let wanted = (loaded, stored);
+            // SAFETY: every machine has the portable vectors.
+            let portable = unsafe { parts::<Pair<Portable>>(&values, count) };
+            assert_eq!(portable, wanted);
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                // SAFETY: the processor has the instruction set.
+                assert_eq!(unsafe { parts_by_avx2(&values, count) }, wanted);
+            }
+            if is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl") {
+                // SAFETY: the processor has the instruction set.
+                assert_eq!(unsafe { parts_by_avx512(&values, count) }, wanted);
+            }
+        }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
