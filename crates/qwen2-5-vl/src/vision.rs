@@ -11,8 +11,9 @@
 //! the reference's convolution adds up: a sum of 1,176 f32 products in another order differs by
 //! 5e-6, and six blocks make 2e-4 of that.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor, WithDType};
 use fused_ops::AttentionLayout;
+use rayon::prelude::*;
 
 use crate::config::VisionConfig;
 use crate::error::{Error, Result};
@@ -175,14 +176,11 @@ impl VisionTower {
         let (device, dtype) = (self.patches.device(), self.patches.dtype());
         let unit = config.merge_unit();
         let units = patches / unit;
-        let order = Tensor::from_slice(&layout.window_index, units, device)?;
-        let pixels = pixel_values
-            .to_device(device)?
-            .to_dtype(dtype)?
-            .reshape((units, unit * config.patch_values()))?
-            .index_select(&order, 0)?
-            .reshape((patches, config.patch_values()))?;
-        let pixels = channels_last(config, &pixels)?;
+        let pixels = match pixel_values.dtype() {
+            DType::F64 => arranged::<f64>(config, &layout, pixel_values, device)?,
+            _ => arranged::<f32>(config, &layout, &pixel_values.to_dtype(DType::F32)?, device)?,
+        };
+        let pixels = pixels.to_dtype(dtype)?;
         let rotary = self.rotary(&layout, dtype)?;
         let windows = AttentionLayout::bidirectional(&layout.window_lengths);
         let frames = AttentionLayout::bidirectional(&layout.frame_lengths);
@@ -223,6 +221,38 @@ impl VisionTower {
             self.patches.device(),
         )
     }
+}
+
+/// The rows of `pixel_values` in window order, each with its channels last, on `device`. Both orders at once
+/// and on the host, where pixels come from: candle would copy the rows twice, the second time value by
+/// value.
+fn arranged<T: WithDType + Send + Sync>(
+    config: &VisionConfig,
+    layout: &VisionLayout,
+    pixel_values: &Tensor,
+    device: &Device,
+) -> Result<Tensor> {
+    /// Values that are worth a task of their own.
+    const TASK: usize = 64 * 1024;
+    let rows = pixel_values.flatten_all()?.to_vec1::<T>()?;
+    let (channels, row) = (config.in_channels, config.patch_values());
+    let (unit, plane) = (config.merge_unit() * row, row / channels);
+    let mut out = vec![T::zero(); rows.len()];
+    out.par_chunks_exact_mut(unit)
+        .zip(&layout.window_index)
+        .with_min_len(TASK.div_ceil(unit))
+        .for_each(|(to, &place)| {
+            let from = &rows[place as usize * unit..][..unit];
+            for (to, from) in to.chunks_exact_mut(row).zip(from.chunks_exact(row)) {
+                for (channel, values) in from.chunks_exact(plane).enumerate() {
+                    for (pixel, value) in to.chunks_exact_mut(channels).zip(values) {
+                        pixel[channel] = *value;
+                    }
+                }
+            }
+        });
+    let shape = (layout.positions.len(), row);
+    Ok(Tensor::from_vec(out, shape, device)?)
 }
 
 /// Rows of (channel, frame, y, x) values to rows of (frame, y, x, channel).
@@ -281,6 +311,30 @@ impl Block {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn pixels_are_arranged_as_by_candles_operators() {
+        let config = crate::config::tests::tiny().vision;
+        let grids = [Grid { t: 1, h: 10, w: 6 }, Grid { t: 2, h: 4, w: 8 }];
+        let layout = VisionLayout::new(&config, &grids).unwrap();
+        let (patches, row) = (layout.positions.len(), config.patch_values());
+        let values = Tensor::arange(0f32, (patches * row) as f32, &Device::Cpu).unwrap();
+        let pixels = values.reshape((patches, row)).unwrap();
+        let units = layout.window_index.len();
+        let order = Tensor::from_slice(&layout.window_index, units, &Device::Cpu).unwrap();
+        let sorted = pixels
+            .reshape((units, config.merge_unit() * row))
+            .and_then(|units| units.index_select(&order, 0))
+            .and_then(|units| units.reshape((patches, row)));
+        let wanted = channels_last(&config, &sorted.unwrap()).unwrap();
+        let wanted: Vec<Vec<f32>> = wanted.to_vec2().unwrap();
+        let found = arranged::<f32>(&config, &layout, &pixels, &Device::Cpu).unwrap();
+        assert_eq!(found.to_vec2::<f32>().unwrap(), wanted);
+        let wide = pixels.to_dtype(DType::F64).unwrap();
+        let found = arranged::<f64>(&config, &layout, &wide, &Device::Cpu).unwrap();
+        let found = found.to_dtype(DType::F32).unwrap();
+        assert_eq!(found.to_vec2::<f32>().unwrap(), wanted);
+    }
 
     proptest! {
         #[test]
