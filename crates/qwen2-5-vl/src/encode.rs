@@ -10,7 +10,7 @@ use crate::vision::VisionTrace;
 impl Model {
     /// Runs the vision tower, with a graph for the parts of it that are not frozen (for inference:
     /// [`Model::image_features`]): `pixel_values` `(patches, channels * frames * patch * patch)` of all
-    /// images one after the other, to `(merged, hidden)`.
+    /// images one after the other, best on the host, where they are put in order, to `(merged, hidden)`.
     ///
     /// Fails when pixel values and grids do not agree.
     pub fn encode_images(&self, pixel_values: &Tensor, grids: &[Grid]) -> Result<Tensor> {
@@ -45,10 +45,7 @@ impl Model {
                 end += 1;
             }
             let batch = &images[start..end];
-            let pixels = batch
-                .iter()
-                .map(|(pixels, _)| pixels.detach().to_device(self.device()))
-                .collect::<candle_core::Result<Vec<_>>>()?;
+            let pixels: Vec<Tensor> = batch.iter().map(|(pixels, _)| pixels.detach()).collect();
             let grids: Vec<Grid> = batch.iter().map(|&(_, grid)| grid).collect();
             let encoded = model.encode_images(&Tensor::cat(&pixels, 0)?, &grids)?;
             let mut first = 0;

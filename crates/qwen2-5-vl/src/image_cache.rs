@@ -222,7 +222,7 @@ impl Model {
     ) -> Result<Vec<Tensor>> {
         let pictures: Vec<&RgbImage> = pictures.iter().map(|(_, picture, _)| *picture).collect();
         let (pixels, grids) = processor.process(&pictures).map_err(unprocessed)?;
-        let encoded = self.encode_images(&pixels.to_device(self.device())?, &grids)?;
+        let encoded = self.encode_images(&pixels, &grids)?;
         let merge = self.config().vision.spatial_merge_size;
         let mut first = 0;
         grids

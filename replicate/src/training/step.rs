@@ -344,7 +344,7 @@ impl MicroBatch<'_> {
             if let (Some(values), Some(grid)) = (&own.pixel_values, after.first()) {
                 let first = before.iter().map(Grid::patches).sum();
                 let values = values.narrow(0, first, grid.patches())?;
-                pixels.push(values.to_device(model.device())?);
+                pixels.push(values.clone());
                 grids.push(*grid);
             }
         }
