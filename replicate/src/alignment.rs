@@ -6,7 +6,7 @@
 //! arXiv 2606.11652). The methods are those of the `attribution` crate, which says where F or its
 //! gradient is needed; here a model gives them. Values share one forward pass among all calls of a
 //! prompt and the points of several prompts. For gradients a prompt is run once a node for all its calls,
-//! several nodes a pass, and the backward passes are taken call by call.
+//! several nodes a pass ([`crate::call_gradients`]).
 
 use agent::Block;
 use attribution::{
@@ -15,11 +15,12 @@ use attribution::{
 };
 use baselines::attribution_settings::{AttributedTokens, AttributionSettings};
 use candle_core::Tensor;
-use fused_ops::{AttentionLayout, QueryBlock, side_by_side};
-use qwen2_5_vl::{Model, Positions, Prefix, Tokenizer};
+use fused_ops::{side_by_side, side_by_side_in_turn, threads};
+use qwen2_5_vl::{Model, Tokenizer};
 
 use crate::call_content::content_tokens;
 use crate::encoding::EncodedPrompt;
+use crate::call_gradients::call_gradients;
 use crate::packing::{Packed, Tree};
 use crate::policy::{Budgets, cut};
 use crate::{Error, Result};
@@ -217,10 +218,34 @@ impl AttributedFunctions for CallLogProbs<'_> {
     }
 
     fn gradients(&mut self, paths: &[Path], nodes: &[Node]) -> Result<Vec<Vec<GradientSum>>> {
-        let found = side_by_side(self.model.device(), paths.len(), |index| {
-            self.gradients_of(&paths[index], &self.prompts[index], nodes)
+        let with_calls = paths.iter().zip(self.prompts).enumerate();
+        let with_calls = with_calls.filter(|(_, (_, called))| !called.calls.is_empty());
+        let passes = with_calls.flat_map(|(index, (_, called))| {
+            let nodes = nodes.chunks(self.nodes_per_pass(called, nodes.len()));
+            nodes.map(move |nodes| (index, nodes))
         });
-        found.into_iter().collect()
+        let passes: Vec<(usize, &[Node])> = passes.collect();
+        let sums = paths.iter().zip(self.prompts);
+        let sums = sums.map(|(path, called)| vec![GradientSum::new(path); called.calls.len()]);
+        let mut sums: Vec<Vec<GradientSum>> = sums.collect();
+        side_by_side_in_turn(
+            self.model.device(),
+            passes.len(),
+            |pass| {
+                let (index, nodes) = passes[pass];
+                let points = paths[index].along(nodes)?;
+                let counts = |content| self.counts(content);
+                call_gradients(self.model, &self.prompts[index], &points, counts)
+            },
+            |pass, found| -> Result<()> {
+                let (index, nodes) = passes[pass];
+                for (sum, own) in sums[index].iter_mut().zip(found?) {
+                    sum.add_gradients(nodes, &own.values, &own.gradients)?;
+                }
+                Ok(())
+            },
+        )?;
+        Ok(sums)
     }
 
     fn attentions(&mut self, path: usize, call: usize) -> Result<Attentions> {
@@ -298,85 +323,18 @@ impl CallLogProbs<'_> {
             .collect())
     }
 
-    /// The gradients of every call's F on one prompt, several nodes of its path a pass. The prompt is run
-    /// once a node for all its calls, but for its last token, which predicts a call's first and is run
-    /// with it.
-    fn gradients_of(
-        &self,
-        path: &Path,
-        called: &CalledPrompt<'_>,
-        nodes: &[Node],
-    ) -> Result<Vec<GradientSum>> {
-        let prompt = &called.prompt.prompt;
-        if called.calls.is_empty() {
-            return Ok(Vec::new());
-        }
-        let positions = self.model.positions(&prompt.input_ids, &prompt.grids)?;
-        let before = positions.len().saturating_sub(1);
+    /// Nodes of a prompt's path that are run together: no more than leave every thread a pass.
+    fn nodes_per_pass(&self, called: &CalledPrompt<'_>, nodes: usize) -> usize {
         let calls = called.calls.iter().map(|call| call.token_ids.len());
+        // The last token of the prompt is run with a call.
+        let before = called.prompt.blocks.len().saturating_sub(1);
         let tokens = before + calls.max().unwrap_or(0);
-        let nodes_per_pass = (self.budgets.attribution_gradient_tokens / tokens.max(1)).max(1);
-        let mut sums = vec![GradientSum::new(path); called.calls.len()];
-        for nodes in nodes.chunks(nodes_per_pass) {
-            let points = path.along(nodes)?;
-            let (count, _, hidden) = points.dims3()?;
-            let own = positions.narrow(0..before)?;
-            let prefix = self.model.prefix(
-                &points
-                    .narrow(1, 0, before)?
-                    .reshape((count * before, hidden))?,
-                &Positions::concat(std::iter::repeat_n(&own, count)),
-                &AttentionLayout::causal(&vec![before; count]),
-            )?;
-            for (call, sum) in called.calls.iter().zip(&mut sums) {
-                let scored = self.after(&prefix, &points, &positions, call)?;
-                sum.add(nodes, &points, &scored)?;
-            }
-        }
-        Ok(sums)
-    }
-
-    /// F of a call `(nodes)` after the prompts of some nodes, `points` `(nodes, prompt, hidden)`, whose
-    /// tokens but the last were run as `prefix`.
-    fn after(
-        &self,
-        prefix: &Prefix,
-        points: &Tensor,
-        positions: &Positions,
-        call: &AttributedCall<'_>,
-    ) -> Result<Tensor> {
-        let (count, prompt, hidden) = points.dims3()?;
-        let (before, length) = (prompt - 1, call.token_ids.len());
-        let mut own = positions.narrow(before..prompt)?;
-        own.extend(&Positions::text(positions.next(), length - 1));
-        let mut parts = vec![points.narrow(1, before, 1)?];
-        if length > 1 {
-            let words = self.model.embed(&call.token_ids[..length - 1], None)?;
-            let words = words.detach().unsqueeze(0)?;
-            parts.push(words.expand((count, length - 1, hidden))?);
-        }
-        let embeddings = Tensor::cat(&parts, 1)?.reshape((count * length, hidden))?;
-        let blocks = (0..count).map(|node| {
-            let prompt = node * before..(node + 1) * before;
-            QueryBlock {
-                queries: node * length..(node + 1) * length,
-                visible: vec![prompt],
-                causal: Some(count * before + node * length),
-            }
-        });
-        let layout =
-            AttentionLayout::new(blocks.collect(), count * length, count * (before + length))?;
-        let positions = Positions::concat(std::iter::repeat_n(&own, count));
-        let states = self
-            .model
-            .hidden_after(prefix, &embeddings, &positions, &layout)?;
-        let targets = call.token_ids.repeat(count);
-        let scored = self.model.token_log_probs(&states, &targets, 1.0)?;
-        let weights = call.content.iter();
-        let weights = weights.map(|content| f32::from(self.counts(*content)));
-        let weights = Tensor::from_vec(weights.collect(), (1, length), self.model.device())?;
-        let log_probs = scored.log_probs.reshape((count, length))?;
-        Ok(log_probs.broadcast_mul(&weights)?.sum(1)?)
+        let room = self.budgets.attribution_gradient_tokens / tokens.max(1);
+        let shared_out = match self.model.device().is_cpu() {
+            true => (self.prompts.len() * nodes).div_ceil(threads()),
+            false => nodes,
+        };
+        room.min(shared_out).max(1)
     }
 
     /// The input embeddings of packed trees with those of the prompts given, `(tokens, hidden)` for

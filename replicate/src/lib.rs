@@ -4,6 +4,7 @@ pub mod alarms;
 pub mod alignment;
 pub mod attribution_map;
 pub mod call_content;
+mod call_gradients;
 pub mod checkpoint;
 mod completions;
 pub mod compute;

@@ -119,16 +119,35 @@ impl GradientSum {
     /// # Errors
     /// Values of another shape or not finite, or a graph that was cut between points and values.
     pub fn add(&mut self, nodes: &[Node], points: &Var, values: &Tensor) -> Result<()> {
+        let gradients = values.sum_all()?.backward()?;
+        let gradient = gradients.get(points).ok_or(Error::NoGradient)?;
+        self.add_gradients(nodes, values, gradient)
+    }
+
+    /// As [`GradientSum::add`], of gradients that are known: those of `F` at each node, `(nodes, tokens,
+    /// hidden)`.
+    ///
+    /// # Errors
+    /// Values of another shape or not finite, gradients of another shape.
+    pub fn add_gradients(
+        &mut self,
+        nodes: &[Node],
+        values: &Tensor,
+        gradients: &Tensor,
+    ) -> Result<()> {
         for (value, node) in vector(values, nodes.len())?.into_iter().zip(nodes) {
             finite(|| format!("f at α = {}", node.alpha), value)?;
         }
-        let gradients = values.sum_all()?.backward()?;
-        let gradients = host(gradients.get(points).ok_or(Error::NoGradient)?)?;
         let length = self.elements.len();
+        expect(
+            gradients.elem_count(),
+            nodes.len() * length,
+            "the elements of the gradients",
+        )?;
         if length == 0 {
             return Ok(());
         }
-        for (node, gradient) in nodes.iter().zip(gradients.chunks(length)) {
+        for (node, gradient) in nodes.iter().zip(host(gradients)?.chunks(length)) {
             for (total, g) in self.elements.iter_mut().zip(gradient) {
                 *total += node.weight * g;
             }

@@ -77,8 +77,8 @@ impl CustomOp3 for Attention {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (out, log_sums) = kernel::forward(
             slice(q, q_layout)?,
-            slice(k, k_layout)?,
-            slice(v, v_layout)?,
+            slice(k, k_layout)?.into(),
+            slice(v, v_layout)?.into(),
             &self.layout,
             &self.sizes,
         );
@@ -101,8 +101,8 @@ impl CustomOp3 for Attention {
         let grad = grad.contiguous()?;
         let (q_grad, k_grad, v_grad) = kernel::backward(
             Values::of(q).slice()?,
-            Values::of(k).slice()?,
-            Values::of(v).slice()?,
+            Values::of(k).slice()?.into(),
+            Values::of(v).slice()?.into(),
             Values::of(out).slice()?,
             log_sums,
             Values::of(&grad).slice()?,

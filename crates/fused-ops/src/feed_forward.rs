@@ -48,16 +48,7 @@ pub fn feed_forward(x: &Tensor, weights: &FeedForwardWeights<'_>) -> Result<Tens
         up,
         down,
     } = *weights;
-    let &[tokens, hidden] = x.dims() else {
-        return Err(shape_error(OPERATOR, "x", "(tokens, hidden)", x));
-    };
-    let inner = match *down.dims() {
-        [outputs, inner] if outputs == hidden => inner,
-        _ => {
-            let expected = format!("({hidden}, inner)");
-            return Err(shape_error(OPERATOR, "down", expected, down));
-        }
-    };
+    let (tokens, hidden, inner) = sizes(x, down)?;
     // The projections are copied into one argument: not worth it for a few tokens.
     let too_much = 3 * inner * hidden > tokens * (hidden + 3 * inner);
     if too_much || !fusible(&[x, norm, gate, up, down])? {
@@ -65,6 +56,42 @@ pub fn feed_forward(x: &Tensor, weights: &FeedForwardWeights<'_>) -> Result<Tens
         let inner = swiglu(&linear(&n, gate, None)?, &linear(&n, up, None)?)?;
         return Ok((x + linear(&inner, down, None)?)?);
     }
+    check(x, weights)?;
+    let projections = flat(&[gate, up, down])?;
+    let operator = FeedForward {
+        eps: eps as f32,
+        inner,
+        trains: projections.track_op(),
+        kept: OnceLock::new(),
+    };
+    Ok(x.contiguous()?
+        .apply_op3(&norm.contiguous()?, &projections, operator)?)
+}
+
+/// (tokens, hidden, inner)
+fn sizes(x: &Tensor, down: &Tensor) -> Result<(usize, usize, usize)> {
+    let &[tokens, hidden] = x.dims() else {
+        return Err(shape_error(OPERATOR, "x", "(tokens, hidden)", x));
+    };
+    match *down.dims() {
+        [outputs, inner] if outputs == hidden => Ok((tokens, hidden, inner)),
+        _ => {
+            let expected = format!("({hidden}, inner)");
+            Err(shape_error(OPERATOR, "down", expected, down))
+        }
+    }
+}
+
+/// The outputs of gate and up, if all shapes fit.
+pub(crate) fn check(x: &Tensor, weights: &FeedForwardWeights<'_>) -> Result<usize> {
+    let FeedForwardWeights {
+        norm,
+        gate,
+        up,
+        down,
+        ..
+    } = *weights;
+    let (_, hidden, inner) = sizes(x, down)?;
     for (name, weight) in [("gate", gate), ("up", up)] {
         if weight.dims() != [inner, hidden] {
             let expected = format!("({inner}, {hidden})");
@@ -75,15 +102,7 @@ pub fn feed_forward(x: &Tensor, weights: &FeedForwardWeights<'_>) -> Result<Tens
         let expected = format!("({hidden})");
         return Err(shape_error(OPERATOR, "norm", expected, norm));
     }
-    let projections = flat(&[gate, up, down])?;
-    let operator = FeedForward {
-        eps: eps as f32,
-        inner,
-        trains: projections.track_op(),
-        kept: OnceLock::new(),
-    };
-    Ok(x.contiguous()?
-        .apply_op3(&norm.contiguous()?, &projections, operator)?)
+    Ok(inner)
 }
 
 /// What the backward pass reads of the forward pass.

@@ -24,6 +24,7 @@ mod embedding;
 mod error;
 mod feed_forward;
 mod functions;
+mod kept_layer;
 mod kernels;
 mod layout;
 mod linear;
@@ -47,6 +48,7 @@ pub use embedding::embedding;
 pub use error::{Error, Result};
 pub use feed_forward::{FeedForwardWeights, feed_forward};
 pub use functions::{exp, gelu, log};
+pub use kept_layer::KeptLayer;
 pub use kernels::instruction_set::InstructionSet;
 pub use layout::{AttentionLayout, QueryBlock, Segment};
 pub use linear::linear;
@@ -60,7 +62,7 @@ pub use self_attention::{
     Projection, QueryTokens, SelfAttentionOptions, SelfAttentionWeights, self_attention,
 };
 pub use swiglu::swiglu;
-pub use threads::side_by_side;
+pub use threads::{side_by_side, side_by_side_in_turn, threads};
 #[cfg(feature = "cuda")]
 pub use values::cuda_kernels;
 pub use values::{composed_only, instruction_set};

@@ -113,11 +113,67 @@ pub fn self_attention(
     if too_much || !fusible(&all)? {
         return by_operators(x, weights, options);
     }
-    if options.layout.keys() != tokens || kv_heads == 0 || heads % kv_heads != 0 || dim % 2 != 0 {
+    let sizes = check(x, weights, options, tokens)?;
+    let own = options.queries.map_or(options.rotary, |own| own.rotary);
+    let projections = flat(&[q.weight, q.bias, k.weight, k.bias, v.weight, v.bias, o])?;
+    let table = |tables: [&Tensor; 2]| -> candle_core::Result<[Tensor; 2]> {
+        let [cos, sin] = tables;
+        Ok([cos.detach().contiguous()?, sin.detach().contiguous()?])
+    };
+    let indices = match options.queries {
+        Some(queries) => Some(queries.index.to_vec1::<u32>()?),
+        None => None,
+    };
+    if let Some(indices) = &indices
+        && indices.iter().any(|&token| token as usize >= tokens)
+    {
+        let expected = format!("more tokens than the queries' indices {indices:?}");
+        return Err(shape_error(OPERATOR, "x", expected, x));
+    }
+    let operator = SelfAttention {
+        eps: eps as f32,
+        sizes,
+        layout: options.layout.clone(),
+        rotary: table(options.rotary)?,
+        query_rotary: table(own)?,
+        queries: indices,
+        trains: projections.track_op(),
+        kept: OnceLock::new(),
+    };
+    Ok(x.contiguous()?
+        .apply_op3(&norm.contiguous()?, &projections, operator)?)
+}
+
+/// The sizes of a layer's attention against some keys, if all shapes fit.
+pub(crate) fn check(
+    x: &Tensor,
+    weights: &SelfAttentionWeights<'_>,
+    options: &SelfAttentionOptions<'_>,
+    keys: usize,
+) -> Result<Sizes> {
+    let SelfAttentionWeights {
+        norm,
+        q,
+        k,
+        v,
+        o,
+        heads,
+        kv_heads,
+        ..
+    } = *weights;
+    let [cos, sin] = options.rotary;
+    let &[tokens, hidden] = x.dims() else {
+        return Err(shape_error(OPERATOR, "x", "(tokens, hidden)", x));
+    };
+    let &[_, dim] = cos.dims() else {
+        return Err(shape_error(OPERATOR, "cos", "(tokens, dim)", cos));
+    };
+    let (of_heads, of_keys) = (heads * dim, kv_heads * dim);
+    if options.layout.keys() != keys || kv_heads == 0 || heads % kv_heads != 0 || dim % 2 != 0 {
         let expected = format!(
             "({}, hidden) as its layout says, with heads of an even number of values and a whole \
              number of query heads for each of keys: {heads} and {kv_heads} of {dim}",
-            options.layout.keys()
+            (options.layout.keys() + tokens).saturating_sub(keys)
         );
         return Err(shape_error(OPERATOR, "x", expected, x));
     }
@@ -162,39 +218,13 @@ pub fn self_attention(
             return Err(shape_error(OPERATOR, name, format!("({length})"), bias));
         }
     }
-    let projections = flat(&[q.weight, q.bias, k.weight, k.bias, v.weight, v.bias, o])?;
-    let table = |tables: [&Tensor; 2]| -> candle_core::Result<[Tensor; 2]> {
-        let [cos, sin] = tables;
-        Ok([cos.detach().contiguous()?, sin.detach().contiguous()?])
-    };
-    let indices = match options.queries {
-        Some(queries) => Some(queries.index.to_vec1::<u32>()?),
-        None => None,
-    };
-    if let Some(indices) = &indices
-        && indices.iter().any(|&token| token as usize >= tokens)
-    {
-        let expected = format!("more tokens than the queries' indices {indices:?}");
-        return Err(shape_error(OPERATOR, "x", expected, x));
-    }
-    let operator = SelfAttention {
-        eps: eps as f32,
-        sizes: Sizes {
-            queries,
-            heads,
-            kv_heads,
-            dim,
-            scale: options.scale as f32,
-        },
-        layout: options.layout.clone(),
-        rotary: table(options.rotary)?,
-        query_rotary: table(own)?,
-        queries: indices,
-        trains: projections.track_op(),
-        kept: OnceLock::new(),
-    };
-    Ok(x.contiguous()?
-        .apply_op3(&norm.contiguous()?, &projections, operator)?)
+    Ok(Sizes {
+        queries,
+        heads,
+        kv_heads,
+        dim,
+        scale: options.scale as f32,
+    })
 }
 
 /// The operators that it is made of.
@@ -364,7 +394,10 @@ impl CustomOp3 for SelfAttention {
         );
         self.rotate(&mut k, self.sizes.kv_heads, &self.rotary, false)?;
         self.rotate(&mut q, self.sizes.heads, &self.query_rotary, false)?;
-        let (attended, log_sums) = kernel::forward(&q, &k, &v, &self.layout, &self.sizes);
+        let (attended, log_sums) = {
+            let (k, v) = (k.as_slice().into(), v.as_slice().into());
+            kernel::forward(&q, k, v, &self.layout, &self.sizes)
+        };
         let mut out = product(&attended, weights.o, None, (queries, hidden, of_heads));
         add_all(&self.query_rows(x, hidden), &mut out);
         self.kept.get_or_init(|| Kept {
@@ -409,8 +442,8 @@ impl CustomOp3 for SelfAttention {
         };
         let (mut q_grad, mut k_grad, v_grad) = kernel::backward(
             &kept.q,
-            &kept.k,
-            &kept.v,
+            kept.k.as_slice().into(),
+            kept.v.as_slice().into(),
             &kept.attended,
             &kept.log_sums,
             &attended_grad,

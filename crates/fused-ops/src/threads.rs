@@ -58,6 +58,39 @@ pub fn side_by_side<R: Send>(
         .collect()
 }
 
+/// The threads of the pool.
+pub fn threads() -> usize {
+    rayon::current_num_threads()
+}
+
+/// As [`side_by_side`], for results that are large: `take` has them in the order of the tasks, and no more
+/// than a few for each thread wait for it. Ends with the first error of `take`.
+///
+/// # Errors
+/// What `take` gives.
+pub fn side_by_side_in_turn<R: Send, E>(
+    device: &Device,
+    tasks: usize,
+    task: impl Fn(usize) -> R + Sync + Send,
+    mut take: impl FnMut(usize, R) -> Result<(), E>,
+) -> Result<(), E> {
+    /// Results that wait for each thread: so many that threads seldom wait for the slowest.
+    const WAITING: usize = 4;
+    let at_once = match device.is_cpu() {
+        true => WAITING * threads(),
+        false => 1,
+    };
+    for first in (0..tasks).step_by(at_once) {
+        let own = at_once.min(tasks - first);
+        // What is left may be a single task: it has all threads then.
+        let found = side_by_side(device, own, |index| task(first + index));
+        for (index, result) in found.into_iter().enumerate() {
+            take(first + index, result)?;
+        }
+    }
+    Ok(())
+}
+
 /// Whether an operator on this thread may hand out parts of its work.
 pub(crate) fn splits_work() -> bool {
     rayon::current_num_threads() > 1 && !ALONE.get()

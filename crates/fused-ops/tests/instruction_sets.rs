@@ -99,6 +99,10 @@ fn print_value(name: &str, tensor: &Tensor) {
 #[test]
 #[ignore = "printed for the other tests"]
 fn print_digests() {
+    let kept = kept_layers::Case::new().by_kept_layers();
+    for (part, tensor) in kept.iter().enumerate() {
+        print_value(&format!("kept layers, part {part}"), tensor);
+    }
     let mut random = Stream::new(7).purpose("shapes").generator();
     // Small sizes with every tail of 16 lanes, and now and then one that crosses a block.
     let mut size = |most: usize| match random.below(8) {

@@ -57,7 +57,7 @@ pub use model::Model;
 pub use parameters::{Parameters, shapes};
 pub use parts::ModelPart;
 pub use positions::{Grid, Positions};
-pub use prefix::Prefix;
+pub use prefix::{Continuations, Prefix};
 pub use processor::{Encoded, Processor};
 pub use processor_error::ProcessorError;
 pub use prompt::{Prompt, Sampled};

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 use fused_ops::{
-    AttentionLayout, FeedForwardWeights, PackedWeight, Projection, QueryTokens,
+    AttentionLayout, FeedForwardWeights, KeptLayer, PackedWeight, Projection, QueryTokens,
     SelfAttentionOptions, SelfAttentionWeights,
 };
 
@@ -293,15 +293,7 @@ impl DecoderLayer {
 
     /// The residual feed-forward layer.
     fn feed_forward(&self, x: &Tensor) -> Result<Tensor> {
-        let FeedForward { gate, up, down } = &self.mlp;
-        if [gate, up, down].into_iter().all(Linear::is_weight_alone) {
-            let weights = FeedForwardWeights {
-                norm: &self.post_norm,
-                eps: self.eps,
-                gate: &gate.weight,
-                up: &up.weight,
-                down: &down.weight,
-            };
+        if let Some(weights) = self.unadapted_feed_forward() {
             return Ok(fused_ops::feed_forward(x, &weights)?);
         }
         let inner = fused_ops::rms_norm(x, &self.post_norm, self.eps)?;
@@ -325,6 +317,40 @@ impl DecoderLayer {
             scale: self.scale(),
             queries,
         }
+    }
+
+    /// Runs it on `(tokens, hidden)` for gradients that come later, or no further than its keys and
+    /// values: [`KeptLayer::new`]. `None` where it is made of operators.
+    pub fn kept(
+        &self,
+        x: &Tensor,
+        before: Option<(&KeptLayer, usize)>,
+        rotary: &Rotary,
+        layout: &AttentionLayout,
+        keys_alone: bool,
+    ) -> Result<Option<KeptLayer>> {
+        let (Some(attention), Some(feed_forward)) =
+            (self.unadapted_attention(), self.unadapted_feed_forward())
+        else {
+            return Ok(None);
+        };
+        let feed_forward = (!keys_alone).then_some(&feed_forward);
+        let options = self.options(rotary, layout, None);
+        let kept = KeptLayer::new(x, before, &attention, feed_forward, &options)?;
+        Ok(kept)
+    }
+
+    /// What the feed-forward layer is made of where no projection has an adapter or is packed.
+    fn unadapted_feed_forward(&self) -> Option<FeedForwardWeights<'_>> {
+        let FeedForward { gate, up, down } = &self.mlp;
+        let alone = [gate, up, down].into_iter().all(Linear::is_weight_alone);
+        alone.then_some(FeedForwardWeights {
+            norm: &self.post_norm,
+            eps: self.eps,
+            gate: &gate.weight,
+            up: &up.weight,
+            down: &down.weight,
+        })
     }
 
     /// What attention is made of where no projection has an adapter or is packed.

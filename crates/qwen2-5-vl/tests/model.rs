@@ -261,72 +261,98 @@ fn hidden_states_of_some_tokens_are_those_of_all() {
     }
 }
 
-/// Two prompts run once, with continuations of one and of four tokens, beside the same as trees.
+/// Two prompts run once, with continuations of one and of four tokens together, beside each as a sequence;
+/// with the layers kept, and with adapters, where they are graphs.
 #[test]
-fn continuations_of_a_prefix_are_those_of_a_tree() {
-    let model = model(true, 2);
-    let ids: Vec<u32> = (0..19).map(|token| token * 5 % 30).collect();
-    let whole = model.embed(&ids, None).unwrap().detach();
-    let prompts = Var::from_tensor(&whole.narrow(0, 0, 13).unwrap()).unwrap();
-    let text = Positions::text;
-    let close = |name: &str, found: &Tensor, expected: &Tensor| {
-        let (found, expected) = (values(found), values(expected));
-        let off = largest_difference(&found, &expected);
-        assert!(off < 1e-5, "{name}: {off}");
+fn continuations_of_a_prefix_are_those_of_sequences() {
+    let mut adapted = model(true, 2);
+    let options = LoraOptions {
+        rank: 2,
+        alpha: 4.0,
+        targets: vec!["q_proj".into(), "down_proj".into()],
     };
-    let prefix = model
-        .prefix(
-            &prompts,
-            &Positions::concat(&[text(0, 6), text(0, 7)]),
-            &AttentionLayout::causal(&[6, 7]),
-        )
-        .unwrap();
-    for (length, from) in [(1, 13), (4, 15)] {
-        let words = whole.narrow(0, from, length).unwrap();
-        let both = Tensor::cat(&[&words, &words], 0).unwrap();
-        let positions = Positions::concat(&[text(6, length), text(7, length)]);
-        let block = |index: usize, visible| QueryBlock {
-            queries: index * length..(index + 1) * length,
-            visible: vec![visible],
-            causal: Some(13 + index * length),
-        };
-        let blocks = vec![block(0, 0..6), block(1, 6..13)];
-        let layout = AttentionLayout::new(blocks, 2 * length, 13 + 2 * length).unwrap();
-        let found = model
-            .hidden_after(&prefix, &both, &positions, &layout)
-            .unwrap();
-
-        let (first, second) = (
-            prompts.narrow(0, 0, 6).unwrap(),
-            prompts.narrow(0, 6, 7).unwrap(),
-        );
-        let packed = Tensor::cat(&[&first, &words, &second, &words], 0).unwrap();
-        let positions = [text(0, 6 + length), text(0, 7 + length)];
-        let lengths = [6 + length, 7 + length];
-        let expected = model
-            .hidden(
-                &packed,
-                &Positions::concat(&positions),
-                &AttentionLayout::causal(&lengths),
+    adapted.add_lora(&options, Stream::new(3)).unwrap();
+    for (name, variable) in adapted.trainable() {
+        let values = (variable.as_tensor() + 0.1).unwrap();
+        variable
+            .set(&values)
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+    for model in [model(true, 2), adapted] {
+        let ids: Vec<u32> = (0..19).map(|token| token * 5 % 30).collect();
+        let whole = model.embed(&ids, None).unwrap().detach();
+        let prompts = whole.narrow(0, 0, 13).unwrap();
+        let text = Positions::text;
+        let prefix = model
+            .prefix(
+                &prompts,
+                &Positions::concat(&[text(0, 6), text(0, 7)]),
+                &AttentionLayout::causal(&[6, 7]),
             )
             .unwrap();
-        let expected = Tensor::cat(
-            &[
-                expected.narrow(0, 6, length).unwrap(),
-                expected.narrow(0, 13 + length, length).unwrap(),
-            ],
-            0,
-        )
-        .unwrap();
-        close("hidden", &found, &expected);
-        let gradient = |hidden: &Tensor| {
-            let sum = hidden.sqr().unwrap().sum_all().unwrap();
-            sum.backward().unwrap().get(&prompts).unwrap().clone()
+        // By continuation: its length, its first word, its first row.
+        let (calls, rows) = ([(1, 13, 0), (4, 15, 2)], 10);
+        let (mut words, mut positions, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, (length, from, first)) in calls.into_iter().enumerate() {
+            for (prompt, range) in [0..6, 6..13].into_iter().enumerate() {
+                words.push(whole.narrow(0, from, length).unwrap());
+                positions.push(text(range.len() as u32, length));
+                let first = first + prompt * length;
+                blocks.push(QueryBlock {
+                    queries: first..first + length,
+                    visible: vec![index * 13 + range.start..index * 13 + range.end],
+                    causal: Some(2 * 13 + first),
+                });
+            }
+        }
+        let layout = AttentionLayout::new(blocks, rows, 2 * 13 + rows).unwrap();
+        let words = Tensor::cat(&words, 0).unwrap();
+        let positions = Positions::concat(&positions);
+        let found = model
+            .continuations(&prefix, 2, &words, &positions, &layout)
+            .unwrap();
+        let end = |hidden: &Tensor| hidden.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+        let [of_prefix, of_words] = prefix.backward(&found, &end(found.hidden())).unwrap();
+        assert_eq!(of_prefix.dims(), [2, 13, whole.dim(1).unwrap()]);
+
+        let close = |name: &str, found: Tensor, expected: Tensor| {
+            let (found, expected) = (values(&found), values(&expected));
+            let off = largest_difference(&found, &expected);
+            let largest = expected
+                .iter()
+                .fold(1f32, |most, value| most.max(value.abs()));
+            assert!(off < 1e-5 * largest, "{name}: {off} of {largest}");
         };
-        close("gradient", &gradient(&found), &gradient(&expected));
-        let other = AttentionLayout::causal(&[2 * length]);
-        let refused = model.hidden_after(&prefix, &both, &text(6, 2 * length), &other);
+        for (index, (length, _, first)) in calls.into_iter().enumerate() {
+            for (prompt, range) in [0..6, 6..13].into_iter().enumerate() {
+                let first = first + prompt * length;
+                let parts = [
+                    prompts.narrow(0, range.start, range.len()).unwrap(),
+                    words.narrow(0, first, length).unwrap(),
+                ];
+                let sequence = Var::from_tensor(&Tensor::cat(&parts, 0).unwrap()).unwrap();
+                let tokens = range.len() + length;
+                let layout = AttentionLayout::causal(&[tokens]);
+                let hidden = model.hidden(&sequence, &text(0, tokens), &layout).unwrap();
+                let hidden = hidden.narrow(0, range.len(), length).unwrap();
+                let gradients = end(&hidden);
+                let gradient = gradients.get(&sequence).unwrap();
+                let own = found.hidden().narrow(0, first, length).unwrap();
+                close("hidden", own, hidden);
+                let own = of_words.narrow(0, first, length).unwrap();
+                let expected = gradient.narrow(0, range.len(), length).unwrap();
+                close("gradient of words", own, expected);
+                let own = of_prefix.get(index).unwrap();
+                let own = own.narrow(0, range.start, range.len()).unwrap();
+                let expected = gradient.narrow(0, 0, range.len()).unwrap();
+                close("gradient of a prompt", own, expected);
+            }
+        }
+        let other = AttentionLayout::causal(&[rows]);
+        let refused = model.continuations(&prefix, 2, &words, &positions, &other);
         assert!(refused.is_err());
+        let elsewhere = end(&Var::from_tensor(&words).unwrap());
+        assert!(prefix.backward(&found, &elsewhere).is_err());
     }
 }
 

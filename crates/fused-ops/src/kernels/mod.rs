@@ -15,6 +15,7 @@ pub(crate) mod norm;
 mod portable;
 pub(crate) mod simd;
 pub(crate) mod softmax;
+pub(crate) mod swiglu_slopes;
 pub(crate) mod tile;
 #[cfg(target_arch = "x86_64")]
 mod x86;

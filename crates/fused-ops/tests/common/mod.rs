@@ -5,6 +5,8 @@
     reason = "a block may see one run of keys"
 )]
 
+pub mod kept_layers;
+
 use candle_core::{Device, Result, Tensor, Var};
 use fused_ops::AttentionLayout;
 use seeded_random::{Draw, Stream};

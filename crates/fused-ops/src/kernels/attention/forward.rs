@@ -3,6 +3,7 @@
 use libm::{expf, logf};
 
 use super::packed::Packed;
+use super::rows::Rows;
 use super::sizes::{KEYS, Sizes};
 use super::tile::{Tile, against, gather, weighted};
 use crate::kernels::dispatch::dispatched;
@@ -13,8 +14,8 @@ use crate::layout::AttentionLayout;
 /// Gives the output (queries, heads, dim) and the log-sum-exp (queries, heads).
 pub(crate) fn forward(
     q: &[f32],
-    k: &[f32],
-    v: &[f32],
+    k: Rows<'_>,
+    v: Rows<'_>,
     layout: &AttentionLayout,
     sizes: &Sizes,
 ) -> (Vec<f32>, Vec<f32>) {
@@ -69,8 +70,8 @@ unsafe fn forward_tile_in<S: Simd>(
         gather(tile, sizes, q, sizes.scale, &mut query_rows);
         for &(index, causal) in tile.runs {
             let run = &tile.all_runs[index];
-            let packed_keys = keys.run(tile.kv_head, run);
-            let packed_values = values.run(tile.kv_head, run);
+            let packed_keys = keys.run(tile.kv_head, index);
+            let packed_values = values.run(tile.kv_head, index);
             let seen = tile.seen(run, causal);
             for first in (0..seen).step_by(KEYS) {
                 let width = (seen - first).min(KEYS);

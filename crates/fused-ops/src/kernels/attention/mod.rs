@@ -17,24 +17,26 @@ mod backward;
 mod decoding;
 mod forward;
 mod packed;
+mod rows;
 mod sizes;
 mod tile;
 
 use crate::layout::AttentionLayout;
 
 pub(crate) use backward::backward;
+pub(crate) use rows::Rows;
 pub(crate) use sizes::Sizes;
 
 /// Gives the output (queries, heads, dim) and the log-sum-exp (queries, heads).
 pub(crate) fn forward(
     q: &[f32],
-    k: &[f32],
-    v: &[f32],
+    k: Rows<'_>,
+    v: Rows<'_>,
     layout: &AttentionLayout,
     sizes: &Sizes,
 ) -> (Vec<f32>, Vec<f32>) {
-    match decoding::serves(layout) {
-        true => decoding::forward(q, k, v, layout, sizes),
-        false => forward::forward(q, k, v, layout, sizes),
+    match (k.alone(), v.alone()) {
+        (Some(k), Some(v)) if decoding::serves(layout) => decoding::forward(q, k, v, layout, sizes),
+        _ => forward::forward(q, k, v, layout, sizes),
     }
 }

@@ -8,7 +8,7 @@ pub(super) const KEYS: usize = 96;
 const ROWS: usize = 48;
 
 /// The sizes of one attention.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
     pub(crate) queries: usize,
     pub(crate) heads: usize,
