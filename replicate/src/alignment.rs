@@ -197,6 +197,9 @@ fn blocks_of(encoded: &EncodedPrompt) -> Result<Blocks> {
     Ok(Blocks::new(labels.collect(), Block::ALL.len())?)
 }
 
+/// Passes that a thread has at least, where there are as many points.
+const PASSES_OF_A_THREAD: usize = 4;
+
 /// A model as attribution sees it: F of every call of every prompt.
 struct CallLogProbs<'a> {
     model: &'a Model,
@@ -270,7 +273,8 @@ impl AttributedFunctions for CallLogProbs<'_> {
 }
 
 impl CallLogProbs<'_> {
-    /// Points in order, cut where the tokens of a pass would grow too many.
+    /// Points in order, cut where the tokens of a pass would grow too many. On a processor every thread
+    /// has some passes: none waits long for another, and what a pass holds stays in the caches.
     fn batches<'p>(&self, points: &'p [Point]) -> Vec<&'p [Point]> {
         let tokens: Vec<usize> = self
             .prompts
@@ -280,9 +284,13 @@ impl CallLogProbs<'_> {
                 called.prompt.blocks.len() + calls.sum::<usize>()
             })
             .collect();
-        cut(points, self.budgets.attribution_tokens, |point| {
-            tokens[point.path]
-        })
+        let all: usize = points.iter().map(|point| tokens[point.path]).sum();
+        let shared_out = match self.model.device().is_cpu() {
+            true => all.div_ceil(PASSES_OF_A_THREAD * threads()),
+            false => all,
+        };
+        let most = self.budgets.attribution_tokens.min(shared_out);
+        cut(points, most, |point| tokens[point.path])
     }
 
     /// F of all calls at every point, in one pass: one tree per point, each with all calls as branches.
@@ -323,18 +331,22 @@ impl CallLogProbs<'_> {
             .collect())
     }
 
-    /// Nodes of a prompt's path that are run together: no more than leave every thread a pass.
+    /// Nodes of a prompt's path that are run together. On a processor the calls of a prompt go back
+    /// through it together and each counts, and nodes are left for every thread.
     fn nodes_per_pass(&self, called: &CalledPrompt<'_>, nodes: usize) -> usize {
-        let calls = called.calls.iter().map(|call| call.token_ids.len());
         // The last token of the prompt is run with a call.
         let before = called.prompt.blocks.len().saturating_sub(1);
-        let tokens = before + calls.max().unwrap_or(0);
-        let room = self.budgets.attribution_gradient_tokens / tokens.max(1);
-        let shared_out = match self.model.device().is_cpu() {
-            true => (self.prompts.len() * nodes).div_ceil(threads()),
-            false => nodes,
+        let calls = called.calls.iter();
+        let lengths = calls.map(|call| before + call.token_ids.len());
+        let (tokens, most) = match self.model.device().is_cpu() {
+            true => {
+                let all = self.prompts.len() * nodes;
+                (lengths.sum(), all.div_ceil(threads()))
+            }
+            false => (lengths.max().unwrap_or(0), nodes),
         };
-        room.min(shared_out).max(1)
+        let room = self.budgets.attribution_gradient_tokens / tokens.max(1);
+        room.min(most).max(1)
     }
 
     /// The input embeddings of packed trees with those of the prompts given, `(tokens, hidden)` for

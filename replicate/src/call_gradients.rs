@@ -89,10 +89,11 @@ impl Continued<'_> {
             own.extend(&Positions::text(self.positions.next(), length - 1));
             starts.push(rows);
             for point in 0..count {
-                let prompt = (index * count + point) * self.before;
+                let first = (index * count + point) * self.before;
+                let prompt = first..first + self.before;
                 blocks.push(QueryBlock {
                     queries: rows..rows + length,
-                    visible: vec![prompt..prompt + self.before],
+                    visible: vec![prompt],
                     causal: Some(prompts + rows),
                 });
                 rows += length;

@@ -16,7 +16,8 @@
 //!     more), for one layer with recompute and for all without, over `update_tokens`; with recompute the
 //!     input of every layer; and of the backward pass the gradients of the widest step;
 //!   - attribution: the same without adapters for `attribution_gradient_tokens`, of all layers, under the
-//!     larger model;
+//!     larger model, and a call's copy of keys and values with its gradient, `4kv` a layer (a processor
+//!     runs all calls of a prompt at once and keeps less of each layer);
 //!   - the vision tower over `vision_patches`;
 //! - logits, in chunks of 32 MiB as the fused and chunked operators hold them, and one tile of attention
 //!   scores of all heads, as the blockwise operator holds it (the processor's kernels hold none).
@@ -186,7 +187,7 @@ fn of_stage(
     if attributes {
         let longest = (workload.first_prompt() + workload.call_tokens) as u64;
         let tokens = (compute.attribution_gradient_tokens as u64).max(longest);
-        let of = |model: &ModelSizes| model.layers * tokens * kept(model) * b;
+        let of = |model: &ModelSizes| model.layers * tokens * (kept(model) + 4 * model.kv) * b;
         let largest = teacher.map_or(0, of).max(of(policy));
         let asked = if waits { asked } else { 0 };
         add("attribution", largest + asked, false);
