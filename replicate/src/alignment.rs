@@ -16,62 +16,13 @@ use attribution::{
 use baselines::attribution_settings::{AttributedTokens, AttributionSettings};
 use candle_core::Tensor;
 use fused_ops::{side_by_side, side_by_side_in_turn, threads};
-use qwen2_5_vl::{Model, Tokenizer};
+use qwen2_5_vl::Model;
 
-use crate::call_content::content_tokens;
-use crate::encoding::EncodedPrompt;
 use crate::call_gradients::call_gradients;
+pub use crate::called_prompt::{AttributedCall, CalledPrompt};
 use crate::packing::{Packed, Tree};
 use crate::policy::{Budgets, cut};
 use crate::{Error, Result};
-
-/// A tool call as it is attributed.
-#[derive(Clone, Debug)]
-pub struct AttributedCall<'a> {
-    /// The completion's tokens.
-    pub token_ids: &'a [u32],
-    /// Which of them are content: tool and names.
-    pub content: Vec<bool>,
-}
-
-impl<'a> AttributedCall<'a> {
-    /// A call whose content is found by its parser.
-    ///
-    /// # Errors
-    /// When the tokenizer's decoder fails.
-    pub fn new(tokenizer: &Tokenizer, token_ids: &'a [u32]) -> Result<Self> {
-        let content = content_tokens(tokenizer, token_ids)?;
-        Ok(AttributedCall { token_ids, content })
-    }
-}
-
-/// A prompt with the distinct tool calls that were made on it.
-#[derive(Clone, Debug)]
-pub struct CalledPrompt<'a> {
-    /// The prompt of the first turn.
-    pub prompt: &'a EncodedPrompt,
-    /// Its distinct calls.
-    pub calls: Vec<AttributedCall<'a>>,
-}
-
-impl<'a> CalledPrompt<'a> {
-    /// A prompt with calls given as tokens; their content is found by the parser.
-    ///
-    /// # Errors
-    /// When the tokenizer's decoder fails.
-    pub fn new(
-        prompt: &'a EncodedPrompt,
-        calls: impl IntoIterator<Item = &'a [u32]>,
-        tokenizer: &Tokenizer,
-    ) -> Result<Self> {
-        let calls = calls.into_iter();
-        let calls = calls.map(|token_ids| AttributedCall::new(tokenizer, token_ids));
-        Ok(CalledPrompt {
-            prompt,
-            calls: calls.collect::<Result<_>>()?,
-        })
-    }
-}
 
 /// The attribution of one call.
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use fused_ops::{AttentionLayout, QueryBlock};
 use qwen2_5_vl::{Model, Positions, Prefix};
 
 use crate::Result;
-use crate::alignment::{AttributedCall, CalledPrompt};
+use crate::called_prompt::{AttributedCall, CalledPrompt};
 
 /// F of a call at some points, and its gradient.
 pub(crate) struct CallGradient {

@@ -5,6 +5,7 @@ pub mod alignment;
 pub mod attribution_map;
 pub mod call_content;
 mod call_gradients;
+mod called_prompt;
 pub mod checkpoint;
 mod completions;
 pub mod compute;

@@ -298,9 +298,10 @@ fn continuations_of_a_prefix_are_those_of_sequences() {
                 words.push(whole.narrow(0, from, length).unwrap());
                 positions.push(text(range.len() as u32, length));
                 let first = first + prompt * length;
+                let visible = index * 13 + range.start..index * 13 + range.end;
                 blocks.push(QueryBlock {
                     queries: first..first + length,
-                    visible: vec![index * 13 + range.start..index * 13 + range.end],
+                    visible: vec![visible],
                     causal: Some(2 * 13 + first),
                 });
             }
