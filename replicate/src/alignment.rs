@@ -20,6 +20,7 @@ use qwen2_5_vl::Model;
 
 use crate::call_gradients::call_gradients;
 pub use crate::called_prompt::{AttributedCall, CalledPrompt};
+use crate::encoding::EncodedPrompt;
 use crate::packing::{Packed, Tree};
 use crate::policy::{Budgets, cut};
 use crate::{Error, Result};
