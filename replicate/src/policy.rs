@@ -24,9 +24,9 @@ pub struct Budgets {
     pub rollout_tokens: usize,
     /// Tokens of a forward pass that attributes calls, unless one prompt with its calls has more.
     pub attribution_tokens: usize,
-    /// Tokens of a forward and backward pass that attributes a call, likewise. Small models are
-    /// fastest where their activations stay in the second-level cache: 512 is 1.6 times as fast as
-    /// 4,096 there.
+    /// Tokens of a forward and backward pass that attributes a call, likewise; on a processor all calls
+    /// of a prompt count, which go through one pass. Small models are fastest where their activations
+    /// stay in the second-level cache.
     pub attribution_gradient_tokens: usize,
 }
 
