@@ -34,32 +34,31 @@ impl Model {
     ) -> Result<Vec<Tensor>> {
         let model = self.detached()?;
         let merge = self.config().vision.spatial_merge_size;
-        let tokens: Vec<usize> = images.iter().map(|(_, grid)| grid.tokens(merge)).collect();
         let mut features = Vec::with_capacity(images.len());
-        let mut start = 0;
-        while start < images.len() {
-            let mut end = start + 1;
-            let mut sum = tokens[start];
-            while end < images.len() && sum.saturating_add(tokens[end]) <= token_budget {
-                sum += tokens[end];
-                end += 1;
-            }
-            let batch = &images[start..end];
+        for batch in fitting(images, token_budget, |(_, grid)| grid.tokens(merge)) {
             let pixels: Vec<Tensor> = batch.iter().map(|(pixels, _)| pixels.detach()).collect();
             let grids: Vec<Grid> = batch.iter().map(|&(_, grid)| grid).collect();
-            let encoded = model.encode_images(&Tensor::cat(&pixels, 0)?, &grids)?;
-            let mut first = 0;
-            for &own in &tokens[start..end] {
-                // A copy, so that one image's features do not hold on to those of all.
-                features.push(match batch {
-                    [_] => encoded.clone(),
-                    _ => encoded.narrow(0, first, own)?.force_contiguous()?,
-                });
-                first += own;
-            }
-            start = end;
+            features.extend(model.encode_each(&Tensor::cat(&pixels, 0)?, &grids)?);
         }
         Ok(features)
+    }
+
+    /// [`Model::encode_images`], cut into the features `(merged, hidden)` of each image.
+    pub(crate) fn encode_each(&self, pixel_values: &Tensor, grids: &[Grid]) -> Result<Vec<Tensor>> {
+        let encoded = self.encode_images(pixel_values, grids)?;
+        let merge = self.config().vision.spatial_merge_size;
+        let mut first = 0;
+        let features = grids.iter().map(|grid| {
+            let own = grid.tokens(merge);
+            // A copy, so that one image's features do not hold on to those of all.
+            let features = match grids {
+                [_] => encoded.clone(),
+                _ => encoded.narrow(0, first, own)?.force_contiguous()?,
+            };
+            first += own;
+            Ok(features)
+        });
+        features.collect()
     }
 
     /// [`Model::encode_images`] with all that is computed on the way.
@@ -74,4 +73,19 @@ impl Model {
             merged,
         })
     }
+}
+
+/// Items in order, cut where their sizes would add up to more than `budget`; one that is larger goes alone.
+pub(crate) fn fitting<T>(items: &[T], budget: usize, size: impl Fn(&T) -> usize) -> Vec<&[T]> {
+    let mut sum = None;
+    items
+        .chunk_by(|before, next| {
+            let with_next = sum
+                .unwrap_or_else(|| size(before))
+                .saturating_add(size(next));
+            let fits = with_next <= budget;
+            sum = Some(if fits { with_next } else { size(next) });
+            fits
+        })
+        .collect()
 }

@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use fused_ops::side_by_side;
 use image::RgbImage;
 
+use crate::encode::fitting;
 use crate::error::{Error, Result};
 use crate::image_processor::{ImageProcessor, ImageSettings};
 use crate::model::Model;
@@ -192,7 +193,7 @@ impl Model {
             known.insert(key, found);
         }
         let model = self.detached()?;
-        let batches = batches(&fresh, patch_budget);
+        let batches = fitting(&fresh, patch_budget, |&(_, _, patches)| patches);
         let encoded = side_by_side(self.device(), batches.len(), |index| {
             model.features_of(processor, batches[index])
         });
@@ -222,46 +223,10 @@ impl Model {
     ) -> Result<Vec<Tensor>> {
         let pictures: Vec<&RgbImage> = pictures.iter().map(|(_, picture, _)| *picture).collect();
         let (pixels, grids) = processor.process(&pictures).map_err(unprocessed)?;
-        let encoded = self.encode_images(&pixels, &grids)?;
-        let merge = self.config().vision.spatial_merge_size;
-        let mut first = 0;
-        grids
-            .iter()
-            .map(|grid| {
-                let own = grid.tokens(merge);
-                // A copy, so that one picture's features do not hold on to those of all.
-                let features = match grids[..] {
-                    [_] => encoded.clone(),
-                    _ => encoded.narrow(0, first, own)?.force_contiguous()?,
-                };
-                first += own;
-                Ok(features)
-            })
-            .collect()
+        self.encode_each(&pixels, &grids)
     }
 }
 
 fn unprocessed(error: ProcessorError) -> Error {
     Error::Images(error.to_string())
-}
-
-/// Pictures in order, cut where their patches would add up to more than `budget`.
-fn batches<'f, 'p>(
-    pictures: &'f [(blake3::Hash, &'p RgbImage, usize)],
-    budget: usize,
-) -> Vec<&'f [(blake3::Hash, &'p RgbImage, usize)]> {
-    let mut sum = 0usize;
-    pictures
-        .chunk_by(|before, next| {
-            if sum == 0 {
-                sum = before.2;
-            }
-            sum = sum.saturating_add(next.2);
-            let fits = sum <= budget;
-            if !fits {
-                sum = next.2;
-            }
-            fits
-        })
-        .collect()
 }
