@@ -79,6 +79,18 @@ impl AttributionSettings {
         }
     }
 
+    /// The rule that needs fewest nodes from zero, for a model whose first norm has its knee there
+    /// (`qwen2_5_vl::Model::norm_knee`): sixteen rank calls as 32 log-spaced ones
+    /// do (results/attribution/nodes.md).
+    pub fn norm_midpoint(knee: f64, nodes: usize) -> Quadrature {
+        Quadrature::NormMidpoint {
+            nodes,
+            knee,
+            even: 0.7,
+            start: knee / 500.0,
+        }
+    }
+
     /// Levels of `steps` steps that suit a baseline: from zero they begin small, for the same reason.
     pub fn levels(baseline: Baseline, steps: usize) -> Levels {
         Levels {

@@ -6,7 +6,8 @@
 //! On sampled tool calls of validation questions, for each baseline and rule: the median completeness
 //! gap of the student, the distance of its block distribution from a converged one (total variation,
 //! mean), how well the penalty KL(student ‖ teacher) ranks the calls of a prompt as the converged
-//! penalty does (share of pairs in the same order), and seconds a call for both models.
+//! penalty does (share of pairs in the same order, and the correlation of what a call's penalty is above the
+//! mean of its prompt's), and seconds a call for both models.
 
 use std::time::Instant;
 
@@ -26,7 +27,7 @@ use subject::Subject;
 static ALLOCATOR: fused_ops::allocator::CachingAllocator = fused_ops::allocator::CachingAllocator;
 
 /// Prompts that are looked at, and distinct calls of each.
-const PROMPTS: usize = 12;
+const PROMPTS: usize = 24;
 const CALLS: usize = 4;
 
 /// The attributions of both models, and what they took.
@@ -72,9 +73,12 @@ fn page(
         "# Nodes of integrated gradients\n\n{calls} distinct calls of {} validation prompts, sampled \
          from the student at temperature 1; all tokens of a call. Absolute sums need the score of \
          every token; signed sums of a block are also given by path differences, whose gap is 0 by \
-         construction and whose error is in the distance. Made by `cargo run --release --example \
-         nodes`.\n",
-        sampled.prompts.len()
+         construction and whose error is in the distance. Correlated are the penalties of calls, less \
+         the mean of their prompt. Knee of the student's first norm {:.4}, of the teacher's {:.4}. Made \
+         by `cargo run --release --example nodes`.\n",
+        sampled.prompts.len(),
+        student.norm_knee()?,
+        teacher.norm_knee()?
     );
     for (baseline, masses) in [
         (Baseline::Zero, BlockMass::Absolute),
@@ -105,8 +109,8 @@ fn page(
         let reference = by_rule(&converged)?;
         page += &format!(
             "\n## Baseline {}, {} sums\n\nConverged: {}, median gap {:.1} %.\n\n\
-             | rule | nodes | median gap | distance of blocks | pairs ranked alike | seconds a call |\n\
-             |---|---:|---:|---:|---:|---:|\n",
+             | rule | nodes | median gap | distance of blocks | pairs ranked alike | correlation | seconds a call |\n\
+             |---|---:|---:|---:|---:|---:|---:|\n",
             match baseline {
                 Baseline::Zero => "zero",
                 Baseline::BlockMean => "block mean",
@@ -120,14 +124,15 @@ fn page(
         );
         let line = |name: &str, nodes: usize, found: &Measured| -> Result<String> {
             Ok(format!(
-                "| {name} | {nodes} | {:.1} % | {:.3} | {:.2} | {:.4} |\n",
+                "| {name} | {nodes} | {:.1} % | {:.3} | {:.2} | {:.2} | {:.4} |\n",
                 100.0 * median_gap(&found.student),
                 distance(&found.student, &reference.student)?,
                 agreement(&found.penalties, &reference.penalties),
+                correlation(&found.penalties, &reference.penalties),
                 found.seconds / calls as f64,
             ))
         };
-        for nodes in [4, 8, 16, 32, 64] {
+        for nodes in [4, 8, 12, 16, 24, 32, 64] {
             let mut rules = vec![
                 Quadrature::Riemann {
                     rule: Rule::Middle,
@@ -137,6 +142,10 @@ fn page(
             ];
             if baseline == Baseline::Zero && nodes >= 8 {
                 rules.push(AttributionSettings::quadrature(baseline, nodes));
+                rules.push(AttributionSettings::norm_midpoint(
+                    student.norm_knee()?,
+                    nodes,
+                ));
             }
             for rule in rules {
                 page += &line(name(&rule), nodes, &by_rule(&rule)?)?;
@@ -158,6 +167,7 @@ fn name(rule: &Quadrature) -> &'static str {
         Quadrature::Riemann { .. } => "Riemann, middle",
         Quadrature::GaussLegendre { .. } => "Gauss-Legendre",
         Quadrature::LogGaussLegendre { .. } => "Gauss-Legendre in log α",
+        Quadrature::NormMidpoint { .. } => "norm midpoints",
     }
 }
 
@@ -218,4 +228,20 @@ fn agreement(found: &[Vec<f64>], reference: &[Vec<f64>]) -> f64 {
         }
     }
     f64::from(alike as u32) / f64::from(pairs.max(1) as u32)
+}
+
+/// The correlation of two penalties over all calls, each less the mean of its prompt's calls.
+fn correlation(found: &[Vec<f64>], reference: &[Vec<f64>]) -> f64 {
+    let (mut both, mut own, mut other) = (0.0, 0.0, 0.0);
+    for (found, reference) in found.iter().zip(reference) {
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+        let (mean_found, mean_reference) = (mean(found), mean(reference));
+        for (a, b) in found.iter().zip(reference) {
+            let (a, b) = (a - mean_found, b - mean_reference);
+            both += a * b;
+            own += a * a;
+            other += b * b;
+        }
+    }
+    both / (own * other).sqrt()
 }

@@ -447,9 +447,17 @@ fn attribution(checkpoint: &Path, settings: &Settings) -> Result<Work> {
     let settings = AttributionSettings {
         method: match settings.number("steps") {
             Ok(steps) => Method::PathDifferences(AttributionSettings::levels(baseline, steps)),
-            Err(_) => Method::IntegratedGradients {
-                quadrature: AttributionSettings::quadrature(baseline, settings.number("nodes")?),
-            },
+            Err(_) => {
+                let nodes = settings.number("nodes")?;
+                Method::IntegratedGradients {
+                    quadrature: match baseline {
+                        Baseline::Zero => {
+                            AttributionSettings::norm_midpoint(model.norm_knee()?, nodes)
+                        }
+                        Baseline::BlockMean => AttributionSettings::quadrature(baseline, nodes),
+                    },
+                }
+            }
         },
         baseline,
         masses: BlockMass::Signed,

@@ -12,10 +12,12 @@ use candle_core::{Device, Tensor};
 use qwen2_5_vl::{Model, Processor};
 use replicate::alignment::{CalledPrompt, attribute, attribute_from};
 use replicate::call_content::content_tokens;
+use replicate::compute::Compute;
 use replicate::encoding::EncodedPrompt;
 use replicate::packing::{Packed, Tree};
 use replicate::policy::{Budgets, LocalPolicy};
 use replicate::pretrain::recipe::Recipe;
+use replicate::profile::Profile;
 use seeded_random::Stream;
 use visual_tools::Effect;
 
@@ -372,6 +374,24 @@ fn more_nodes_close_the_completeness_gap() {
     let fine = gap(64);
     assert!(fine < 0.05, "gap with 64 nodes: {fine}");
     assert!(fine <= gap(2) + 1e-6);
+}
+
+/// The profile's rule of sixteen nodes is spaced by the norm of the checkpoints that it is used for.
+#[test]
+fn the_profiles_knee_is_that_of_its_checkpoints() {
+    let profile = Profile::load("micro", &[]).unwrap();
+    let arm = serde_json::to_value(&profile.arms["iapo-sixteen-nodes"]).unwrap();
+    let told = &arm["attribution"]["method"]["quadrature"]["knee"];
+    let told = told.as_f64().unwrap();
+    for name in ["student", "teacher"] {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints/micro");
+        let policy = LocalPolicy::load(&folder.join(name), &Compute::cpu(), 1).unwrap();
+        let found = policy.model.norm_knee().unwrap();
+        assert!(
+            (found / told - 1.0).abs() < 0.01,
+            "{name}: {found}, profile {told}"
+        );
+    }
 }
 
 #[test]

@@ -401,6 +401,21 @@ impl Model {
         Ok(slots)
     }
 
+    /// Where the first RMS norm of the decoder begins to let an input appear: the factor `√eps / rms(e)`
+    /// at which its mean square is that norm's epsilon, for the token embedding of median size. Rules of
+    /// integration from a zero baseline are spaced by it.
+    ///
+    /// # Errors
+    /// Whatever the device reports.
+    pub fn norm_knee(&self) -> Result<f64> {
+        let squares = self.text.embedding.to_dtype(DType::F32)?.sqr()?;
+        let mut squares: Vec<f32> = squares.mean(candle_core::D::Minus1)?.to_vec1()?;
+        squares.sort_by(f32::total_cmp);
+        // A checked configuration has a vocabulary.
+        let median = f64::from(squares[squares.len() / 2]);
+        Ok((self.config.text.rms_norm_eps / median).sqrt())
+    }
+
     /// The input embeddings `(tokens, hidden)` of token ids, with image features `(merged, hidden)`
     /// in the places of the image tokens, in order.
     ///
