@@ -2,11 +2,15 @@
 //!
 //! A training step allocates and frees the same few hundred tensors again and again. The C
 //! library returns large blocks to the kernel, which then has to clear and map every page anew.
-//! [`CachingAllocator`] keeps freed blocks of 32 KiB and more in lists by size class and hands
-//! them out again; smaller ones go to the system. What it holds, in use or not, is at most twice
-//! what was ever in use at once: beyond that, blocks of one list after the other go back. It also
-//! aligns large blocks to 64 bytes, so
-//! that no vector of 16 lanes straddles two cache lines.
+//! [`CachingAllocator`] keeps freed blocks of 32 KiB and more in lists, one for each power of two,
+//! and hands them out again; smaller ones go to the system. What it holds, in use or not, is at most
+//! twice what was ever in use at once: beyond that, blocks of one list after the other go back. It
+//! also aligns large blocks to 64 bytes, so that no vector of 16 lanes straddles two cache lines.
+//!
+//! Classes nearer to the size waste less and are found less often: batches of text differ in length.
+//! With eight classes for each doubling, `iapo replicate --arms vtool-r1 --seeds 1 --set schedule.arm=6`
+//! had the kernel map 12 GB, a tenth of its processor time; with one it is 1.2 GB, and the peak is 380
+//! MiB instead of 470. What of a block is beyond the size that was asked for is seldom touched.
 //!
 //! Install it in the binary, where every library below profits:
 //!
@@ -41,12 +45,10 @@ pub struct CachingAllocator;
 const SMALLEST: usize = 32 * 1024;
 /// Their alignment: a cache line.
 const ALIGNMENT: usize = 64;
-/// Size classes for each doubling; a block is at most an eighth larger than asked for.
-const STEPS: usize = 8;
-/// Doublings above [`SMALLEST`]: up to 64 GiB.
-const DOUBLINGS: usize = 21;
+/// Powers of two from [`SMALLEST`] on: up to 32 GiB.
+const CLASSES: usize = 21;
 
-static LISTS: [List; STEPS * DOUBLINGS] = [const { List::new() }; STEPS * DOUBLINGS];
+static LISTS: [List; CLASSES] = [const { List::new() }; CLASSES];
 /// Bytes in the lists.
 static CACHED: AtomicUsize = AtomicUsize::new(0);
 /// Bytes of blocks that are in use, and the most that were at once since [`release`].
@@ -110,18 +112,12 @@ fn class_of(layout: Layout) -> Option<(usize, Layout)> {
     if size < SMALLEST || layout.align() > ALIGNMENT {
         return None;
     }
-    let doubling = (size / SMALLEST).ilog2() as usize;
-    let base = SMALLEST << doubling;
-    let step = base / STEPS;
-    let steps = (size - base).div_ceil(step);
-    let class = doubling * STEPS + steps;
-    if class >= LISTS.len() {
+    let class = size.div_ceil(SMALLEST).next_power_of_two().ilog2() as usize;
+    if class >= CLASSES {
         return None;
     }
-    Some((
-        class,
-        Layout::from_size_align(base + steps * step, ALIGNMENT).ok()?,
-    ))
+    let blocks = Layout::from_size_align(SMALLEST << class, ALIGNMENT).ok()?;
+    Some((class, blocks))
 }
 
 // SAFETY: blocks come from the system with the layout of their class, which is at least as large
@@ -236,8 +232,7 @@ fn give_back_one() -> usize {
 
 /// Gives a block of this class back to the system; its bytes, 0 where the list is empty.
 fn give_back(class: usize) -> usize {
-    let base = SMALLEST << (class / STEPS);
-    let size = base + class % STEPS * (base / STEPS);
+    let size = SMALLEST << class;
     let Ok(blocks) = Layout::from_size_align(size, ALIGNMENT) else {
         return 0;
     };
@@ -276,16 +271,16 @@ mod tests {
     fn classes_are_large_enough_and_not_wasteful() {
         for size in (SMALLEST..40 * SMALLEST)
             .step_by(997)
-            .chain([SMALLEST, 1 << 30])
+            .chain([SMALLEST, 1 << 30, 1 << 35])
         {
             let layout = Layout::from_size_align(size, 4).unwrap();
             let (class, blocks) = class_of(layout).unwrap();
-            assert!(blocks.size() >= size && blocks.size() <= size + size / 8);
+            assert!(blocks.size() >= size && blocks.size() < 2 * size, "{size}");
             // The class says the size, as `release` assumes.
-            let base = SMALLEST << (class / STEPS);
-            assert_eq!(blocks.size(), base + class % STEPS * (base / STEPS));
+            assert_eq!(blocks.size(), SMALLEST << class);
         }
         assert!(class_of(Layout::from_size_align(SMALLEST - 1, 4).unwrap()).is_none());
+        assert!(class_of(Layout::from_size_align((1 << 35) + 1, 4).unwrap()).is_none());
         assert!(class_of(Layout::from_size_align(SMALLEST, 128).unwrap()).is_none());
     }
 
