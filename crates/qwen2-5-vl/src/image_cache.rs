@@ -192,6 +192,9 @@ impl Model {
             }
             known.insert(key, found);
         }
+        if fresh.is_empty() {
+            return Ok(keys.iter().filter_map(|key| known[key].clone()).collect());
+        }
         let model = self.detached()?;
         let batches = fitting(&fresh, patch_budget, |&(_, _, patches)| patches);
         let encoded = side_by_side(self.device(), batches.len(), |index| {

@@ -5,7 +5,7 @@ use super::rows::Rows;
 use super::sizes::{KEYS, Sizes};
 use super::tile::{Tile, against, gather, weighted};
 use crate::kernels::dispatch::dispatched;
-use crate::kernels::memory::{Buffer, Pointer, parallel};
+use crate::kernels::memory::{Buffer, Pointer, Working, parallel};
 use crate::kernels::simd::Simd;
 use crate::kernels::tile::{Product, pack, packed_len, panel_width, run_product};
 use crate::layout::AttentionLayout;
@@ -92,17 +92,33 @@ unsafe fn backward_tile_in<S: Simd>(tile: &Tile, state: &Backward) {
     let (sizes, gradients) = (state.sizes, state.gradients);
     let (rows, dim, padded) = (tile.rows(sizes), sizes.dim, sizes.padded_dim());
     let (of_rows, of_sums, of_panels) = (rows * dim, rows * padded, packed_len(rows, dim));
-    let mut query_rows = vec![0f32; of_rows];
-    let mut grad_rows = vec![0f32; gradients * of_rows];
-    let mut packed_queries = vec![0f32; of_panels];
-    let mut packed_grads = vec![0f32; gradients * of_panels];
-    let mut weights = vec![0f32; rows * KEYS];
-    let mut slopes = vec![0f32; rows * KEYS];
-    let mut q_sums = vec![0f32; gradients * of_sums];
-    let mut deltas = vec![0f32; gradients * rows];
+    let of_scores = rows * KEYS;
+    let lengths = [
+        of_rows,
+        gradients * of_rows,
+        of_panels,
+        gradients * of_panels,
+        of_scores,
+        of_scores,
+        gradients * of_sums,
+        gradients * rows,
+    ];
+    let mut working = Working::new(lengths.iter().sum());
+    let [
+        query_rows,
+        grad_rows,
+        packed_queries,
+        packed_grads,
+        weights,
+        slopes,
+        q_sums,
+        deltas,
+    ] = working.parts(lengths);
+    slopes.fill(0.0);
+    q_sums.fill(0.0);
     // SAFETY: as in the forward pass; keys of the tile's component and head belong to this task.
     unsafe {
-        gather(tile, sizes, state.q, sizes.scale, &mut query_rows);
+        gather(tile, sizes, state.q, sizes.scale, query_rows);
         let to = packed_queries.as_mut_ptr();
         pack(query_rows.as_ptr(), dim, 1, rows, dim, to);
         for of in 0..gradients {
@@ -127,15 +143,7 @@ unsafe fn backward_tile_in<S: Simd>(tile: &Tile, state: &Backward) {
             let seen = tile.seen(run, causal);
             for first in (0..seen).step_by(KEYS) {
                 let width = (seen - first).min(KEYS);
-                against::<S>(
-                    rows,
-                    dim,
-                    &query_rows,
-                    keys_across,
-                    first,
-                    width,
-                    &mut weights,
-                );
+                against::<S>(rows, dim, query_rows, keys_across, first, width, weights);
                 let end = width.next_multiple_of(S::LANES);
                 for row in 0..rows {
                     let limit = tile.limit(row, sizes, causal, first, width);
@@ -157,7 +165,7 @@ unsafe fn backward_tile_in<S: Simd>(tile: &Tile, state: &Backward) {
                         values_across,
                         first,
                         width,
-                        &mut slopes,
+                        slopes,
                     );
                     for row in 0..rows {
                         let weights = weights.as_ptr().add(row * KEYS);
@@ -171,7 +179,7 @@ unsafe fn backward_tile_in<S: Simd>(tile: &Tile, state: &Backward) {
                     weighted::<S>(
                         rows,
                         sizes,
-                        &slopes,
+                        slopes,
                         keys_along,
                         run.keys.len(),
                         first,
@@ -180,8 +188,8 @@ unsafe fn backward_tile_in<S: Simd>(tile: &Tile, state: &Backward) {
                     );
                     let grads = packed_grads.as_ptr().add(of * of_panels);
                     for (left, panels, to) in [
-                        (&weights, grads, state.v_grad),
-                        (&slopes, packed_queries.as_ptr(), state.k_grad),
+                        (&*weights, grads, state.v_grad),
+                        (&*slopes, packed_queries.as_ptr(), state.k_grad),
                     ] {
                         run_product(Product {
                             rows: width,

@@ -7,7 +7,7 @@ use super::rows::Rows;
 use super::sizes::{KEYS, Sizes};
 use super::tile::{Tile, against, gather, weighted};
 use crate::kernels::dispatch::dispatched;
-use crate::kernels::memory::{Buffer, Pointer, parallel};
+use crate::kernels::memory::{Buffer, Pointer, Working, parallel};
 use crate::kernels::simd::Simd;
 use crate::layout::AttentionLayout;
 
@@ -59,15 +59,16 @@ unsafe fn forward_tile_in<S: Simd>(
     log_sums: Pointer,
 ) {
     let (rows, dim, padded) = (tile.rows(sizes), sizes.dim, sizes.padded_dim());
-    let mut query_rows = vec![0f32; rows * dim];
-    let mut scores = vec![0f32; rows * KEYS];
-    let mut sums = vec![0f32; rows * padded];
-    let mut peaks = vec![f32::NEG_INFINITY; rows];
-    let mut totals = vec![0f32; rows];
+    let lengths = [rows * dim, rows * KEYS, rows * padded, rows, rows];
+    let mut working = Working::new(lengths.iter().sum());
+    let [query_rows, scores, sums, peaks, totals] = working.parts(lengths);
+    sums.fill(0.0);
+    peaks.fill(f32::NEG_INFINITY);
+    totals.fill(0.0);
     // SAFETY: lengths were checked by the operator; the rows of a tile lie within q, out and log_sums,
     // and the buffers hold `rows` rows of their sizes.
     unsafe {
-        gather(tile, sizes, q, sizes.scale, &mut query_rows);
+        gather(tile, sizes, q, sizes.scale, query_rows);
         for &(index, causal) in tile.runs {
             let run = &tile.all_runs[index];
             let packed_keys = keys.run(tile.kv_head, index);
@@ -75,15 +76,7 @@ unsafe fn forward_tile_in<S: Simd>(
             let seen = tile.seen(run, causal);
             for first in (0..seen).step_by(KEYS) {
                 let width = (seen - first).min(KEYS);
-                against::<S>(
-                    rows,
-                    dim,
-                    &query_rows,
-                    packed_keys,
-                    first,
-                    width,
-                    &mut scores,
-                );
+                against::<S>(rows, dim, query_rows, packed_keys, first, width, scores);
                 let end = width.next_multiple_of(S::LANES);
                 for row in 0..rows {
                     let scores = &mut scores[row * KEYS..row * KEYS + end];
@@ -123,12 +116,12 @@ unsafe fn forward_tile_in<S: Simd>(
                 weighted::<S>(
                     rows,
                     sizes,
-                    &scores,
+                    scores,
                     packed_values,
                     run_len,
                     first,
                     width,
-                    &mut sums,
+                    sums,
                 );
             }
         }
