@@ -73,6 +73,10 @@ impl PixelBox {
             defects.push(Defect::Inverted);
         }
         let (w, h) = (f64::from(width), f64::from(height));
+        // Nothing lies within an image without pixels, whatever a corner becomes once it is cut.
+        if width == 0 || height == 0 {
+            return None;
+        }
         if ordered.x1 >= w || ordered.y1 >= h || ordered.x2 < 0.0 || ordered.y2 < 0.0 {
             return None;
         }

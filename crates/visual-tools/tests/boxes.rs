@@ -77,6 +77,20 @@ fn every_repair_is_counted() {
     assert_eq!((total.boxes, total.figures_without_boxes), (6, 1));
 }
 
+/// A corner just outside becomes 0 when it is cut, which a second repair found outside.
+#[test]
+fn nothing_lies_within_an_image_without_pixels() {
+    for (width, height) in [(1, 0), (0, 1), (0, 0)] {
+        let mut boxes = named(&[("a", [-1e-9, -1e-9, 0.0, 0.0])]);
+        let repairs = boxes.repair(width, height);
+        assert_eq!(
+            (boxes.0.len(), repairs.dropped),
+            (0, 1),
+            "{width} x {height}"
+        );
+    }
+}
+
 proptest! {
     #[test]
     fn mended_boxes_are_ordered_and_inside(
