@@ -16,13 +16,13 @@ use attribution::{
 use baselines::attribution_settings::{AttributedTokens, AttributionSettings};
 use candle_core::Tensor;
 use fused_ops::{side_by_side, side_by_side_in_turn, threads};
-use qwen2_5_vl::Model;
+use qwen2_5_vl::{Model, cut};
 
 use crate::call_gradients::call_gradients;
 pub use crate::called_prompt::{AttributedCall, CalledPrompt};
 use crate::encoding::EncodedPrompt;
 use crate::packing::{Packed, Tree};
-use crate::policy::{Budgets, cut};
+use crate::policy::Budgets;
 use crate::{Error, Result};
 
 /// The attribution of one call.

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use agent::{Completion, CompletionId, CompletionRequest, Conversation, ConversationId, Policy};
-use qwen2_5_vl::{GenerationOptions, KeptRows, TurnPrompt};
+use qwen2_5_vl::{GenerationOptions, KeptRows, TurnPrompt, cut, cut_by};
 
 use crate::encoding::EncodedPrompt;
-use crate::policy::{LocalPolicy, cut, cut_by};
+use crate::policy::LocalPolicy;
 use crate::{Error, Result};
 
 /// Requests with the same prompt, which share its prefill.

@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 
+use crate::batches::cut;
 use crate::error::Result;
 use crate::model::Model;
 use crate::positions::Grid;
@@ -35,7 +36,7 @@ impl Model {
         let model = self.detached()?;
         let merge = self.config().vision.spatial_merge_size;
         let mut features = Vec::with_capacity(images.len());
-        for batch in fitting(images, token_budget, |(_, grid)| grid.tokens(merge)) {
+        for batch in cut(images, token_budget, |(_, grid)| grid.tokens(merge)) {
             let pixels: Vec<Tensor> = batch.iter().map(|(pixels, _)| pixels.detach()).collect();
             let grids: Vec<Grid> = batch.iter().map(|&(_, grid)| grid).collect();
             features.extend(model.encode_each(&Tensor::cat(&pixels, 0)?, &grids)?);
@@ -73,19 +74,4 @@ impl Model {
             merged,
         })
     }
-}
-
-/// Items in order, cut where their sizes would add up to more than `budget`; one that is larger goes alone.
-pub(crate) fn fitting<T>(items: &[T], budget: usize, size: impl Fn(&T) -> usize) -> Vec<&[T]> {
-    let mut sum = None;
-    items
-        .chunk_by(|before, next| {
-            let with_next = sum
-                .unwrap_or_else(|| size(before))
-                .saturating_add(size(next));
-            let fits = with_next <= budget;
-            sum = Some(if fits { with_next } else { size(next) });
-            fits
-        })
-        .collect()
 }

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use fused_ops::side_by_side;
 use image::RgbImage;
 
-use crate::encode::fitting;
+use crate::batches::cut;
 use crate::error::{Error, Result};
 use crate::image_processor::{ImageProcessor, ImageSettings};
 use crate::model::Model;
@@ -196,7 +196,7 @@ impl Model {
             return Ok(keys.iter().filter_map(|key| known[key].clone()).collect());
         }
         let model = self.detached()?;
-        let batches = fitting(&fresh, patch_budget, |&(_, _, patches)| patches);
+        let batches = cut(&fresh, patch_budget, |&(_, _, patches)| patches);
         let encoded = side_by_side(self.device(), batches.len(), |index| {
             model.features_of(processor, batches[index])
         });

@@ -7,6 +7,7 @@
 //! padding anywhere.
 
 mod attentions;
+mod batches;
 mod chat_template;
 mod checkpoint;
 mod config;
@@ -45,6 +46,7 @@ mod turns;
 mod vision;
 mod weights;
 
+pub use batches::{cut, cut_by};
 pub use chat_template::ChatTemplate;
 pub use config::{Config, TextConfig, VisionConfig};
 pub use error::{Error, Result};

@@ -9,7 +9,7 @@ use baselines::attribution_settings::AttributionSettings;
 use baselines::{CallEvidence, Evidence};
 use benchmarks::judge::EndpointVerifier;
 use fused_ops::side_by_side;
-use qwen2_5_vl::Model;
+use qwen2_5_vl::{Model, cut};
 use results::{AttributionMetrics, CallShares};
 
 use super::rollout::RolloutGroup;
@@ -17,7 +17,7 @@ use crate::Result;
 use crate::alignment::{CalledPrompt, attribute};
 use crate::encoding::EncodedPrompt;
 use crate::packing::{Packed, Tree};
-use crate::policy::{LocalPolicy, cut};
+use crate::policy::LocalPolicy;
 use crate::records::call_shares;
 
 /// The distinct calls of one prompt.
