@@ -76,36 +76,40 @@ pub(crate) fn tile_rows() -> usize {
 dispatched! {
     /// Runs the product for the instruction set in use.
     pub(crate) fn run_product(product: Product) = {
-        avx512: rows::<Avx512, 12>,
-        avx2: rows::<Avx2, 6>,
-        portable: rows::<Portable, 4>,
+        avx512: tiles::<Avx512, 6, 12>,
+        avx2: tiles::<Avx2, 6, 6>,
+        portable: tiles::<Portable, 4, 4>,
     }
 }
 
-/// The product by vectors of `S`, `ROWS` rows at a time.
+/// The product by vectors of `S`, `ROWS` rows at a time by one panel. With registers for `TALL` rows,
+/// twice as many, by two panels: fewer loads for as many sums, and loads are what a core's threads share.
 #[inline(always)]
-unsafe fn rows<S: Simd, const ROWS: usize>(product: Product) {
-    // SAFETY: rows below `product.rows` lie within A and C, as the caller promises; prefetches may
-    // not.
+unsafe fn tiles<S: Simd, const ROWS: usize, const TALL: usize>(product: Product) {
+    let whole = product.rows / ROWS * ROWS;
+    // SAFETY: rows below `product.rows` lie within A and C, as the caller promises.
     unsafe {
-        let mut row = 0;
-        while product.rows - row >= ROWS {
-            // The next rows, which the hardware does not foresee: they are read side by side.
-            if product.a_inner == 1 && product.rows - row >= 2 * ROWS {
-                for ahead in row + ROWS..row + 2 * ROWS {
-                    let next = product.a.wrapping_add(ahead * product.a_row);
-                    for line in (0..product.inner).step_by(16) {
-                        S::prefetch(next.wrapping_add(line));
-                    }
+        let mut column = 0;
+        let mut panel = product.panels;
+        while whole > 0 && column < product.columns {
+            let panels = match product.columns - column {
+                left if TALL > ROWS && left >= 4 * S::LANES => {
+                    strip::<S, ROWS, ROWS, 4>(&product, whole, panel, column);
+                    2
                 }
-            }
-            columns::<S, ROWS>(&product, row);
-            row += ROWS;
+                left if left > S::LANES => {
+                    strip::<S, ROWS, TALL, 2>(&product, whole, panel, column);
+                    1
+                }
+                _ => {
+                    strip::<S, ROWS, TALL, 1>(&product, whole, panel, column);
+                    1
+                }
+            };
+            column += panels * 2 * S::LANES;
+            panel = panel.wrapping_add(panels * product.panel_stride);
         }
-        if ROWS > 8 && product.rows - row >= 8 {
-            columns::<S, 8>(&product, row);
-            row += 8;
-        }
+        let mut row = whole;
         if ROWS > 4 && product.rows - row >= 4 {
             columns::<S, 4>(&product, row);
             row += 4;
@@ -116,6 +120,33 @@ unsafe fn rows<S: Simd, const ROWS: usize>(product: Product) {
         }
         if product.rows - row >= 1 {
             columns::<S, 1>(&product, row);
+        }
+    }
+}
+
+/// The first `rows` rows, a multiple of `ROWS`, of a few columns: what is read of B stays at hand.
+#[inline(always)]
+unsafe fn strip<S: Simd, const ROWS: usize, const TALL: usize, const VECTORS: usize>(
+    product: &Product,
+    rows: usize,
+    panel: *const f32,
+    column: usize,
+) {
+    // SAFETY: the caller's rows lie within A and C.
+    unsafe {
+        let at = |row: usize| {
+            let a = product.a.add(row * product.a_row);
+            (a, product.c.add(row * product.c_row))
+        };
+        let mut row = 0;
+        while rows - row >= TALL {
+            let (a, c) = at(row);
+            registers::<S, TALL, VECTORS>(product, a, panel, c, column);
+            row += TALL;
+        }
+        if TALL > ROWS && rows > row {
+            let (a, c) = at(row);
+            registers::<S, ROWS, VECTORS>(product, a, panel, c, column);
         }
     }
 }
@@ -173,21 +204,32 @@ unsafe fn registers<S: Simd, const ROWS: usize, const VECTORS: usize>(
         // Columns of vector V that exist, where not all do.
         let part = |vector: usize| width.saturating_sub(vector * S::LANES).min(S::LANES);
         let mut sums = [[S::splat(0.0); VECTORS]; ROWS];
-        let mut from_a = a;
+        // Every third row has a pointer of its own, from which the next two are one and two strides away:
+        // an address that an instruction computes by itself.
+        let mut from_a = [0, 3, 6, 9].map(|row| a.wrapping_add(row * product.a_row));
         let mut from_b = panel;
-        for _ in 0..product.inner {
-            let mut b = [S::splat(0.0); VECTORS];
-            written_out!(V < VECTORS, {
-                b[V] = S::load(from_b.add(V / 2 * product.panel_stride + V % 2 * S::LANES));
+        let mut left = product.inner;
+        while product.a_inner == 1 && left >= 4 {
+            from_a = from_a.map(|a| S::opaque(a));
+            written_out!(STEP < 4, {
+                let from_b = from_b.wrapping_add(STEP * 2 * S::LANES);
+                step::<S, ROWS, VECTORS>(
+                    product,
+                    from_a.map(|a| a.wrapping_add(STEP)),
+                    from_b,
+                    &mut sums,
+                );
             });
-            written_out!(ROW < ROWS, {
-                let value = S::splat(*from_a.add(ROW * product.a_row));
-                written_out!(V < VECTORS, {
-                    sums[ROW][V] = S::fma(value, b[V], sums[ROW][V]);
-                });
-            });
-            from_a = from_a.wrapping_add(product.a_inner);
+            from_a = from_a.map(|a| a.wrapping_add(4));
+            from_b = from_b.wrapping_add(4 * 2 * S::LANES);
+            left -= 4;
+        }
+        while left > 0 {
+            from_a = from_a.map(|a| S::opaque(a));
+            step::<S, ROWS, VECTORS>(product, from_a, from_b, &mut sums);
+            from_a = from_a.map(|a| a.wrapping_add(product.a_inner));
             from_b = from_b.wrapping_add(2 * S::LANES);
+            left -= 1;
         }
         if !product.bias.is_null() {
             let bias = product.bias.add(column);
@@ -219,6 +261,30 @@ unsafe fn registers<S: Simd, const ROWS: usize, const VECTORS: usize>(
                     };
                     S::store_part(to, sum, part(V));
                 }
+            });
+        });
+    }
+}
+
+/// One step along the inner dimension: `from_a` points to rows 0, 3, 6 and 9 of a column of A, as far as
+/// there are so many, `from_b` to a row of the first panel.
+#[inline(always)]
+unsafe fn step<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    product: &Product,
+    from_a: [*const f32; 4],
+    from_b: *const f32,
+    sums: &mut [[S::V; VECTORS]; ROWS],
+) {
+    // SAFETY: the caller's rows lie within A, and its panels have as many rows.
+    unsafe {
+        let mut b = [S::splat(0.0); VECTORS];
+        written_out!(V < VECTORS, {
+            b[V] = S::load(from_b.add(V / 2 * product.panel_stride + V % 2 * S::LANES));
+        });
+        written_out!(ROW < ROWS, {
+            let value = S::splat(*from_a[ROW / 3].add(ROW % 3 * product.a_row));
+            written_out!(V < VECTORS, {
+                sums[ROW][V] = S::fma(value, b[V], sums[ROW][V]);
             });
         });
     }
