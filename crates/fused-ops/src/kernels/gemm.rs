@@ -13,6 +13,9 @@ const INNER: usize = 512;
 /// holds in three channels: cut in blocks, its sums differ from those of a convolution, which does
 /// not cut, by more than all that follows.
 const WHOLE: usize = 3 * 2 * 14 * 14;
+/// At most so many rows of C are a task, a multiple of every tile's: enough to use a packed block often,
+/// few enough to share out.
+const TASK_ROWS: usize = 96;
 /// The values of B packed at a time: 512 KiB, half of a usual second-level cache.
 const PACKED: usize = 128 * 1024;
 
@@ -190,8 +193,6 @@ unsafe fn by_blocks_of_b(
         Right::Packed(_) => Scratch::new(0),
     };
     let scratch = scratch.pointer();
-    // Rows of a task: enough to use a packed block often, few enough to share out.
-    let task_rows = tile * 8;
     for column in (0..n).step_by(column_block) {
         let columns = (n - column).min(column_block);
         let panels = columns.div_ceil(width);
@@ -224,6 +225,7 @@ unsafe fn by_blocks_of_b(
             };
             let packed = Pointer::of(first_panel.cast_mut());
             // Few rows (decoding): share out the panels too.
+            let task_rows = m.div_ceil(m.div_ceil(TASK_ROWS)).next_multiple_of(tile);
             let row_tasks = m.div_ceil(task_rows);
             let column_tasks = if row_tasks >= 8 {
                 1
@@ -251,6 +253,7 @@ unsafe fn by_blocks_of_b(
                         inner: depth,
                         a: a.at(first_row, inner),
                         a_row: a.row,
+                        a_tile: tile * a.row,
                         a_inner: 1,
                         panels: packed.at(skipped * depth),
                         panel_stride: depth * width,
@@ -283,6 +286,7 @@ unsafe fn by_parts_of_c(
     start: Start<'_>,
     c: Pointer,
 ) {
+    debug_assert_eq!(a.row, 1, "one of A's strides is 1");
     let width = panel_width();
     let tile = tile_rows();
     let threads = match m * n * k {
@@ -304,25 +308,29 @@ unsafe fn by_parts_of_c(
         let (column, row) = (part % strips * strip, part / strips * rows);
         let (columns, last_row) = ((n - column).min(strip), (row + rows).min(m));
         let mut packed = Scratch::new(packed_len(k.min(INNER), columns));
-        let mut copy = Scratch::new(tile * k.min(INNER));
+        let mut copy = Scratch::new(TASK_ROWS.min(rows) * k.min(INNER));
         let (packed, copy) = (packed.pointer(), copy.pointer());
         for inner in (0..k.max(1)).step_by(INNER) {
             let depth = (k - inner).min(INNER);
             let (accumulate, bias) = start.of_block(inner, column);
             // SAFETY: the rows and columns of this part lie within A, B and C, and no other part
-            // writes them; the scratch has room for a block of B and a tile of A.
+            // writes them; the scratch has room for a block of B and some tiles of A.
             unsafe {
                 let panels = packed.at(0);
                 pack(b.at(inner, column), b.row, b.column, depth, columns, panels);
-                for row in (row..last_row).step_by(tile) {
-                    let height = (last_row - row).min(tile);
-                    copy_tile(a, (row, inner), (height, depth), copy.at(0));
+                for row in (row..last_row).step_by(TASK_ROWS) {
+                    let height = (last_row - row).min(TASK_ROWS);
+                    for step in 0..depth {
+                        let from = a.at(row, inner + step);
+                        std::ptr::copy_nonoverlapping(from, copy.at(step * height), height);
+                    }
                     run_product(Product {
                         rows: height,
                         columns,
                         inner: depth,
                         a: copy.at(0),
                         a_row: 1,
+                        a_tile: tile,
                         a_inner: height,
                         panels,
                         panel_stride: depth * width,
@@ -335,51 +343,6 @@ unsafe fn by_parts_of_c(
             }
         }
     });
-}
-
-/// A few rows of A, whose columns are far apart, inner dimension first: (depth, height).
-///
-/// # Safety
-/// The rows and columns lie within A, and `to` has room for them.
-#[inline]
-unsafe fn copy_tile(
-    a: Matrix<'_>,
-    (row, inner): (usize, usize),
-    (height, depth): (usize, usize),
-    to: *mut f32,
-) {
-    let from = a.at(row, inner);
-    // SAFETY: as the caller promises.
-    unsafe {
-        match (a.row, height) {
-            (1, 12) => copy_rows::<12>(from, a.column, depth, to),
-            (1, 6) => copy_rows::<6>(from, a.column, depth, to),
-            (1, 4) => copy_rows::<4>(from, a.column, depth, to),
-            _ => {
-                for step in 0..depth {
-                    for offset in 0..height {
-                        let value = *from.add(offset * a.row + step * a.column);
-                        *to.add(step * height + offset) = value;
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// `depth` times `N` adjacent values, `stride` values from one to the next.
-///
-/// # Safety
-/// `from` holds them all, and `to` has room.
-#[inline]
-unsafe fn copy_rows<const N: usize>(from: *const f32, stride: usize, depth: usize, to: *mut f32) {
-    for step in 0..depth {
-        // SAFETY: as the caller promises.
-        unsafe {
-            let values = from.add(step * stride).cast::<[f32; N]>().read_unaligned();
-            to.add(step * N).cast::<[f32; N]>().write_unaligned(values);
-        }
-    }
 }
 
 #[cfg(test)]

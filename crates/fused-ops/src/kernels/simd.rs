@@ -69,6 +69,10 @@ pub(crate) trait Simd {
 
     /// The same address, of whose origin the compiler then knows nothing: it cannot make one of several
     /// pointers a chain of additions to another.
+    #[allow(
+        clippy::pointers_in_nomem_asm_block,
+        reason = "nothing is read through it"
+    )]
     #[inline(always)]
     unsafe fn opaque(address: *const f32) -> *const f32 {
         #[cfg(target_arch = "x86_64")]

@@ -1,11 +1,11 @@
 //! The inner matrix product: a tile of C = A B, or C + A B, with B packed in panels.
 //!
-//! A panel holds `2 · LANES` columns of B, row after row; the product keeps `ROWS` rows by one
-//! panel of C, or a few where rows are few, in registers and walks the inner dimension once. Every element of C is the same
+//! A panel holds `2 · LANES` columns of B, row after row; the product keeps a few rows by one or two
+//! panels of C in registers and walks the inner dimension once. Every element of C is the same
 //! chain of multiply-adds over the inner dimension whatever tile it falls into, so results do
 //! not depend on how rows and columns are split among threads or batches, nor on the width of a
-//! vector. The bias comes last, as
-//! in BLAS, whose sums these are to the bit while it does not cut the inner dimension.
+//! vector. The bias comes last, as in BLAS, whose sums these are to the bit while it does not cut
+//! the inner dimension.
 
 use super::dispatch::dispatched;
 use super::instruction_set::{InstructionSet, in_use};
@@ -38,9 +38,11 @@ pub(crate) struct Product {
     pub(crate) inner: usize,
     /// A.
     pub(crate) a: *const f32,
-    /// From a row of A to the next.
+    /// From a row of A to the next within a tile of [`tile_rows`].
     pub(crate) a_row: usize,
-    /// From a column of A to the next.
+    /// From a tile of rows of A to the next.
+    pub(crate) a_tile: usize,
+    /// From a column of A to the next; this or `a_row` is 1.
     pub(crate) a_inner: usize,
     /// The first panel of B.
     pub(crate) panels: *const f32,
@@ -67,8 +69,7 @@ pub(crate) fn panel_width() -> usize {
 /// The rows that a tile takes at a time, for splitting work.
 pub(crate) fn tile_rows() -> usize {
     match in_use() {
-        InstructionSet::Avx512 => 12,
-        InstructionSet::Avx2 => 6,
+        InstructionSet::Avx512 | InstructionSet::Avx2 => 6,
         InstructionSet::Portable => 4,
     }
 }
@@ -82,8 +83,9 @@ dispatched! {
     }
 }
 
-/// The product by vectors of `S`, `ROWS` rows at a time by one panel. With registers for `TALL` rows,
-/// twice as many, by two panels: fewer loads for as many sums, and loads are what a core's threads share.
+/// The product by vectors of `S`. A tile is `ROWS` rows by one panel; with registers for `TALL` rows, twice
+/// as many, it is `ROWS` rows by two panels, or `TALL` by the last. The squarer tile has fewer loads for as
+/// many sums (10 instead of 14 for 24), and loads are what the two threads of a core share.
 #[inline(always)]
 unsafe fn tiles<S: Simd, const ROWS: usize, const TALL: usize>(product: Product) {
     let whole = product.rows / ROWS * ROWS;
@@ -109,17 +111,21 @@ unsafe fn tiles<S: Simd, const ROWS: usize, const TALL: usize>(product: Product)
             column += panels * 2 * S::LANES;
             panel = panel.wrapping_add(panels * product.panel_stride);
         }
+        // The rows that are left are the beginning of one more tile.
+        let mut a = product.a.wrapping_add(whole / ROWS * product.a_tile);
         let mut row = whole;
         if ROWS > 4 && product.rows - row >= 4 {
-            columns::<S, 4>(&product, row);
+            columns::<S, 4>(&product, a, row);
+            a = a.wrapping_add(4 * product.a_row);
             row += 4;
         }
         if product.rows - row >= 2 {
-            columns::<S, 2>(&product, row);
+            columns::<S, 2>(&product, a, row);
+            a = a.wrapping_add(2 * product.a_row);
             row += 2;
         }
         if product.rows - row >= 1 {
-            columns::<S, 1>(&product, row);
+            columns::<S, 1>(&product, a, row);
         }
     }
 }
@@ -135,7 +141,7 @@ unsafe fn strip<S: Simd, const ROWS: usize, const TALL: usize, const VECTORS: us
     // SAFETY: the caller's rows lie within A and C.
     unsafe {
         let at = |row: usize| {
-            let a = product.a.add(row * product.a_row);
+            let a = product.a.add(row / ROWS * product.a_tile);
             (a, product.c.add(row * product.c_row))
         };
         let mut row = 0;
@@ -152,10 +158,9 @@ unsafe fn strip<S: Simd, const ROWS: usize, const TALL: usize, const VECTORS: us
 }
 
 #[inline(always)]
-unsafe fn columns<S: Simd, const ROWS: usize>(product: &Product, row: usize) {
+unsafe fn columns<S: Simd, const ROWS: usize>(product: &Product, a: *const f32, row: usize) {
     // SAFETY: the caller's rows lie within A and C, and every panel has its stride.
     unsafe {
-        let a = product.a.add(row * product.a_row);
         let c = product.c.add(row * product.c_row);
         let mut column = 0;
         let mut panel = product.panels;
@@ -204,32 +209,9 @@ unsafe fn registers<S: Simd, const ROWS: usize, const VECTORS: usize>(
         // Columns of vector V that exist, where not all do.
         let part = |vector: usize| width.saturating_sub(vector * S::LANES).min(S::LANES);
         let mut sums = [[S::splat(0.0); VECTORS]; ROWS];
-        // Every third row has a pointer of its own, from which the next two are one and two strides away:
-        // an address that an instruction computes by itself.
-        let mut from_a = [0, 3, 6, 9].map(|row| a.wrapping_add(row * product.a_row));
-        let mut from_b = panel;
-        let mut left = product.inner;
-        while product.a_inner == 1 && left >= 4 {
-            from_a = from_a.map(|a| S::opaque(a));
-            written_out!(STEP < 4, {
-                let from_b = from_b.wrapping_add(STEP * 2 * S::LANES);
-                step::<S, ROWS, VECTORS>(
-                    product,
-                    from_a.map(|a| a.wrapping_add(STEP)),
-                    from_b,
-                    &mut sums,
-                );
-            });
-            from_a = from_a.map(|a| a.wrapping_add(4));
-            from_b = from_b.wrapping_add(4 * 2 * S::LANES);
-            left -= 4;
-        }
-        while left > 0 {
-            from_a = from_a.map(|a| S::opaque(a));
-            step::<S, ROWS, VECTORS>(product, from_a, from_b, &mut sums);
-            from_a = from_a.map(|a| a.wrapping_add(product.a_inner));
-            from_b = from_b.wrapping_add(2 * S::LANES);
-            left -= 1;
+        match (product.a_row, product.a_inner) {
+            (row, 1) => chains::<S, ROWS, VECTORS>(product, a, (row, 1), panel, &mut sums),
+            (_, inner) => chains::<S, ROWS, VECTORS>(product, a, (1, inner), panel, &mut sums),
         }
         if !product.bias.is_null() {
             let bias = product.bias.add(column);
@@ -266,23 +248,60 @@ unsafe fn registers<S: Simd, const ROWS: usize, const VECTORS: usize>(
     }
 }
 
-/// One step along the inner dimension: `from_a` points to rows 0, 3, 6 and 9 of a column of A, as far as
-/// there are so many, `from_b` to a row of the first panel.
+/// The sums along the inner dimension, with the strides of A's rows and columns, one of which is a
+/// constant wherever this is inlined.
 #[inline(always)]
-unsafe fn step<S: Simd, const ROWS: usize, const VECTORS: usize>(
+unsafe fn chains<S: Simd, const ROWS: usize, const VECTORS: usize>(
     product: &Product,
-    from_a: [*const f32; 4],
-    from_b: *const f32,
+    a: *const f32,
+    (a_row, a_inner): (usize, usize),
+    panel: *const f32,
     sums: &mut [[S::V; VECTORS]; ROWS],
 ) {
+    // Every third row has a pointer of its own, from which the next two are one and two strides away:
+    // an address that an instruction computes by itself.
+    let [third, tile] = [3 * a_row, product.a_tile];
+    let mut from_a = [0, third, tile, tile + third].map(|offset| a.wrapping_add(offset));
+    let mut from_b = panel;
+    let mut left = product.inner;
     // SAFETY: the caller's rows lie within A, and its panels have as many rows.
+    unsafe {
+        while left >= 4 {
+            from_a = from_a.map(|a| S::opaque(a));
+            written_out!(STEP < 4, {
+                let from_a = from_a.map(|a| a.wrapping_add(STEP * a_inner));
+                let from_b = from_b.wrapping_add(STEP * 2 * S::LANES);
+                step::<S, ROWS, VECTORS>((from_a, a_row), (from_b, product.panel_stride), sums);
+            });
+            from_a = from_a.map(|a| a.wrapping_add(4 * a_inner));
+            from_b = from_b.wrapping_add(4 * 2 * S::LANES);
+            left -= 4;
+        }
+        while left > 0 {
+            step::<S, ROWS, VECTORS>((from_a, a_row), (from_b, product.panel_stride), sums);
+            from_a = from_a.map(|a| a.wrapping_add(a_inner));
+            from_b = from_b.wrapping_add(2 * S::LANES);
+            left -= 1;
+        }
+    }
+}
+
+/// One step along the inner dimension, with the strides of A's rows and B's panels: `from_a` points to
+/// rows 0, 3, 6 and 9, as far as there are so many, `from_b` to a row of the first panel.
+#[inline(always)]
+unsafe fn step<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    (from_a, a_row): ([*const f32; 4], usize),
+    (from_b, panel_stride): (*const f32, usize),
+    sums: &mut [[S::V; VECTORS]; ROWS],
+) {
+    // SAFETY: as the caller promises.
     unsafe {
         let mut b = [S::splat(0.0); VECTORS];
         written_out!(V < VECTORS, {
-            b[V] = S::load(from_b.add(V / 2 * product.panel_stride + V % 2 * S::LANES));
+            b[V] = S::load(from_b.wrapping_add(V / 2 * panel_stride + V % 2 * S::LANES));
         });
         written_out!(ROW < ROWS, {
-            let value = S::splat(*from_a[ROW / 3].add(ROW % 3 * product.a_row));
+            let value = S::splat(*from_a[ROW / 3].wrapping_add(ROW % 3 * a_row));
             written_out!(V < VECTORS, {
                 sums[ROW][V] = S::fma(value, b[V], sums[ROW][V]);
             });

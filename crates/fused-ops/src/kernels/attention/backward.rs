@@ -7,7 +7,7 @@ use super::tile::{Tile, against, gather, weighted};
 use crate::kernels::dispatch::dispatched;
 use crate::kernels::memory::{Buffer, Pointer, Working, parallel};
 use crate::kernels::simd::Simd;
-use crate::kernels::tile::{Product, pack, packed_len, panel_width, run_product};
+use crate::kernels::tile::{Product, pack, packed_len, panel_width, run_product, tile_rows};
 use crate::layout::AttentionLayout;
 
 /// The gradients of q, k and v for each of several gradients `grad` (gradients, queries, heads, dim) of one
@@ -197,6 +197,7 @@ unsafe fn backward_tile_in<S: Simd>(tile: &Tile, state: &Backward) {
                             inner: rows,
                             a: left.as_ptr(),
                             a_row: 1,
+                            a_tile: tile_rows(),
                             a_inner: KEYS,
                             panels,
                             panel_stride: rows * panel_width(),

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::sizes::{KEYS, Sizes};
 use crate::kernels::simd::Simd;
-use crate::kernels::tile::{Product, panel_width, run_product};
+use crate::kernels::tile::{Product, panel_width, run_product, tile_rows};
 use crate::layout::{KeyRun, QueryBlock};
 
 /// Some queries of a block, for the query heads of one key head.
@@ -91,6 +91,7 @@ pub(super) unsafe fn against<S: Simd>(
             inner: dim,
             a: left.as_ptr(),
             a_row: dim,
+            a_tile: tile_rows() * dim,
             a_inner: 1,
             panels: run.add(first * dim),
             panel_stride: dim * panel_width(),
@@ -124,6 +125,7 @@ pub(super) unsafe fn weighted<S: Simd>(
             inner: width,
             a: weights.as_ptr(),
             a_row: KEYS,
+            a_tile: tile_rows() * KEYS,
             a_inner: 1,
             panels: run.add(first * panel_width()),
             panel_stride: run_len * panel_width(),
