@@ -139,26 +139,16 @@ unsafe fn single_in<S: Simd>(
             if !warm.contains(&tile.start) {
                 ahead::<S>(v, &tile, stride);
             }
-            for head in 0..heads {
+            // Two heads of a group read its values once.
+            let at_once = if group.is_multiple_of(2) { 2 } else { 1 };
+            for head in (0..heads).step_by(at_once) {
                 let weights = scores.as_ptr().add(head * padded + at);
-                let value = v.as_ptr().add(head / group * dim);
+                let values = v.as_ptr().add(tile.start * stride + head / group * dim);
                 let sums = sums.as_mut_ptr().add(head * dim);
-                let values = value.add(tile.start * stride);
-                let mut done = 0;
-                while done < whole / S::LANES {
-                    let d = done * S::LANES;
-                    let (values, sums) = (values.add(d), sums.add(d));
-                    done += match whole / S::LANES - done {
-                        8.. => add_values::<S, 8>(tile.len(), weights, values, stride, sums),
-                        5.. => add_values::<S, 5>(tile.len(), weights, values, stride, sums),
-                        2.. => add_values::<S, 2>(tile.len(), weights, values, stride, sums),
-                        _ => add_values::<S, 1>(tile.len(), weights, values, stride, sums),
-                    };
-                }
-                for d in whole..dim {
-                    for (index, key) in tile.clone().enumerate() {
-                        *sums.add(d) += *weights.add(index) * *value.add(key * stride + d);
-                    }
+                let (weights, values) = ((weights, padded), (values, stride));
+                match at_once {
+                    2 => add_heads::<S, 2>(tile.len(), dim, weights, values, sums),
+                    _ => add_heads::<S, 1>(tile.len(), dim, weights, values, sums),
                 }
             }
         }
@@ -202,32 +192,76 @@ unsafe fn products<S: Simd>(
     }
 }
 
-/// Adds `VECTORS` vectors of each of `count` values to sums, times the values' weights; gives
-/// `VECTORS`.
+/// Adds `count` values of `dim` to the sums of each of `HEADS` heads, times the head's weights: rows of
+/// weights and values have these strides, sums follow each other.
 #[inline(always)]
-unsafe fn add_values<S: Simd, const VECTORS: usize>(
+unsafe fn add_heads<S: Simd, const HEADS: usize>(
     count: usize,
-    weights: *const f32,
-    values: *const f32,
-    stride: usize,
+    dim: usize,
+    weights: (*const f32, usize),
+    values: (*const f32, usize),
     sums: *mut f32,
+) {
+    // SAFETY: weights, values and sums exist, as the caller promises with the instruction set.
+    unsafe {
+        let mut from = 0;
+        while dim - from >= S::LANES {
+            let values = (values.0.add(from), values.1);
+            let sums = (sums.add(from), dim);
+            let vectors = match (dim - from) / S::LANES {
+                8.. if HEADS == 1 => add_values::<S, 8, HEADS>(count, weights, values, sums),
+                5.. if HEADS == 1 => add_values::<S, 5, HEADS>(count, weights, values, sums),
+                4.. => add_values::<S, 4, HEADS>(count, weights, values, sums),
+                2.. => add_values::<S, 2, HEADS>(count, weights, values, sums),
+                _ => add_values::<S, 1, HEADS>(count, weights, values, sums),
+            };
+            from += vectors * S::LANES;
+        }
+        for head in 0..HEADS {
+            for d in from..dim {
+                for row in 0..count {
+                    let value = *values.0.add(row * values.1 + d);
+                    *sums.add(head * dim + d) += *weights.0.add(head * weights.1 + row) * value;
+                }
+            }
+        }
+    }
+}
+
+/// Adds `VECTORS` vectors of each of `count` values to the sums of each head; gives `VECTORS`.
+#[inline(always)]
+unsafe fn add_values<S: Simd, const VECTORS: usize, const HEADS: usize>(
+    count: usize,
+    (weights, of_head): (*const f32, usize),
+    (values, stride): (*const f32, usize),
+    (sums, of_sums): (*mut f32, usize),
 ) -> usize {
     // SAFETY: weights, values and sums exist, as the caller promises with the instruction set.
     unsafe {
-        let mut total = [S::splat(0.0); VECTORS];
-        for (vector, total) in total.iter_mut().enumerate() {
-            *total = S::load(sums.add(vector * S::LANES));
+        let mut total = [[S::splat(0.0); VECTORS]; HEADS];
+        for (head, total) in total.iter_mut().enumerate() {
+            for (vector, total) in total.iter_mut().enumerate() {
+                *total = S::load(sums.add(head * of_sums + vector * S::LANES));
+            }
         }
         let mut value = values;
         for row in 0..count {
-            let weight = S::splat(*weights.add(row));
-            for (vector, total) in total.iter_mut().enumerate() {
-                *total = S::fma(weight, S::load(value.add(vector * S::LANES)), *total);
+            let mut own = [S::splat(0.0); VECTORS];
+            for (vector, own) in own.iter_mut().enumerate() {
+                *own = S::load(value.add(vector * S::LANES));
+            }
+            for (head, total) in total.iter_mut().enumerate() {
+                let weight = S::splat(*weights.add(head * of_head + row));
+                for (own, total) in own.iter().zip(total) {
+                    *total = S::fma(weight, *own, *total);
+                }
             }
             value = value.wrapping_add(stride);
         }
-        for (vector, total) in total.into_iter().enumerate() {
-            S::store(sums.add(vector * S::LANES), total);
+        for (head, total) in total.into_iter().enumerate() {
+            for (vector, total) in total.into_iter().enumerate() {
+                S::store(sums.add(head * of_sums + vector * S::LANES), total);
+            }
         }
     }
     VECTORS
