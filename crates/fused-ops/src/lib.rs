@@ -35,6 +35,7 @@ mod norm;
 mod packed_weight;
 mod recomputed;
 mod rotary;
+mod rows;
 mod segments;
 mod self_attention;
 mod swiglu;
@@ -49,6 +50,7 @@ pub use error::{Error, Result};
 pub use feed_forward::{FeedForwardWeights, feed_forward};
 pub use functions::{exp, gelu, log};
 pub use kept_layer::KeptLayer;
+pub use kernels::exp::exp_in_place;
 pub use kernels::instruction_set::InstructionSet;
 pub use layout::{AttentionLayout, QueryBlock, Segment};
 pub use linear::linear;
@@ -58,6 +60,7 @@ pub use matmul::matmul;
 pub use norm::rms_norm;
 pub use packed_weight::PackedWeight;
 pub use rotary::rotary;
+pub use rows::write_rows;
 pub use self_attention::{
     Projection, QueryTokens, SelfAttentionOptions, SelfAttentionWeights, self_attention,
 };

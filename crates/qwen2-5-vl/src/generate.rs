@@ -11,7 +11,7 @@
 use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
-use fused_ops::{AttentionLayout, QueryBlock, side_by_side};
+use fused_ops::{AttentionLayout, QueryBlock, side_by_side, write_rows};
 use rayon::prelude::*;
 
 use crate::config::TextConfig;
@@ -84,15 +84,13 @@ impl Cache {
         Ok(first)
     }
 
-    /// Writes keys and values `(n, kv heads, dim)` of a layer to the rows of `index` `(n, width)`.
-    fn write(&self, layer: usize, index: &Tensor, keys: &Tensor, values: &Tensor) -> Result<()> {
+    /// Writes keys and values `(n, kv heads, dim)` of a layer to these rows.
+    fn write(&self, layer: usize, rows: &[u32], keys: &Tensor, values: &Tensor) -> Result<()> {
         for (buffer, new) in self.layers[layer].iter().zip([keys, values]) {
             let width = self.row_shape.0 * self.row_shape.1;
             let new = new.contiguous()?.reshape(((), width))?;
             // A view of the same storage: the buffer itself is written.
-            buffer
-                .reshape((self.rows, width))?
-                .scatter_set(index, &new, 0)?;
+            write_rows(&buffer.reshape((self.rows, width))?, rows, &new)?;
         }
         Ok(())
     }
@@ -365,17 +363,16 @@ fn cache_prompts(
 
 /// Runs the last token of every active sample; scores `(active, vocab)` of the next, flat.
 fn step_scores(model: &Model, cache: &Cache, active: &mut [&mut Running]) -> Result<Vec<f32>> {
-    let width = cache.row_shape.0 * cache.row_shape.1;
     let mut ids = Vec::with_capacity(active.len());
     let mut at = Vec::with_capacity(active.len());
-    let mut rows = Vec::with_capacity(active.len() * width);
+    let mut rows = Vec::with_capacity(active.len());
     let mut blocks = Vec::with_capacity(active.len());
     for (index, running) in active.iter_mut().enumerate() {
         ids.extend(running.sampled.token_ids.last());
         at.push(running.position);
         running.position += 1;
         if let Some(own) = running.visible.last_mut() {
-            rows.extend(std::iter::repeat_n(own.end as u32, width));
+            rows.push(own.end as u32);
             own.end += 1;
         }
         blocks.push(QueryBlock {
@@ -385,7 +382,6 @@ fn step_scores(model: &Model, cache: &Cache, active: &mut [&mut Running]) -> Res
         });
     }
     let layout = AttentionLayout::new(blocks, active.len(), cache.rows)?;
-    let index = Tensor::from_vec(rows, (active.len(), width), model.device())?;
     let positions = Positions::from_axes([at.clone(), at.clone(), at])?;
     let rotary = model
         .text
@@ -393,7 +389,7 @@ fn step_scores(model: &Model, cache: &Cache, active: &mut [&mut Running]) -> Res
     let mut x = model.embed(&ids, None)?;
     for (number, layer) in model.text.layers.iter().enumerate() {
         let (q, k, v) = layer.project(&x, &rotary)?;
-        cache.write(number, &index, &k, &v)?;
+        cache.write(number, &rows, &k, &v)?;
         let [keys, values] = &cache.layers[number];
         x = layer.finish(&x, &layer.attend(&q, keys, values, &layout)?)?;
     }

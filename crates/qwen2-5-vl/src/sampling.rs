@@ -156,10 +156,9 @@ fn argmax(scores: &[f32]) -> usize {
 
 /// `exp((score - top) / T)`.
 fn weights(scores: &[f32], top: f32, inverse: f32) -> Vec<f32> {
-    scores
-        .iter()
-        .map(|score| libm::expf((score - top) * inverse))
-        .collect()
+    let mut weights: Vec<f32> = scores.iter().map(|score| (score - top) * inverse).collect();
+    fused_ops::exp_in_place(&mut weights);
+    weights
 }
 
 /// Sets to zero what is outside the smallest set of likeliest tokens whose mass reaches `p`.

@@ -7,6 +7,7 @@
 pub(crate) mod attention;
 mod dispatch;
 pub(crate) mod elementwise;
+pub(crate) mod exp;
 pub(crate) mod gemm;
 pub(crate) mod instruction_set;
 pub(crate) mod log_probs;
