@@ -208,6 +208,7 @@ unsafe fn add_heads<S: Simd, const HEADS: usize>(
         while dim - from >= S::LANES {
             let values = (values.0.add(from), values.1);
             let sums = (sums.add(from), dim);
+            // Two heads have twice the sums: as many vectors of each as registers hold.
             let vectors = match (dim - from) / S::LANES {
                 8.. if HEADS == 1 => add_values::<S, 8, HEADS>(count, weights, values, sums),
                 5.. if HEADS == 1 => add_values::<S, 5, HEADS>(count, weights, values, sums),
