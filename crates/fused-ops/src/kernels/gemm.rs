@@ -356,8 +356,10 @@ mod tests {
 
     #[test]
     fn an_element_is_one_chain_of_multiply_adds_and_then_the_bias() {
-        let (m, n) = (5, 3);
-        for k in [1, 40, INNER, WHOLE] {
+        // Sizes with every kind of tile: whole ones of two panels and of one, and rows and columns left.
+        let sizes = [(5, 3), (31, 150), (12, 96), (6, 32)];
+        let inner = [1, 40, 43, INNER, WHOLE];
+        for ((m, n), k) in sizes.into_iter().flat_map(|size| inner.map(|k| (size, k))) {
             let a: Vec<f32> = (0..m * k).map(|i| value(i) / 3.0).collect();
             let b: Vec<f32> = (0..n * k).map(|i| value(i + 77) / 3.0).collect();
             let bias: Vec<f32> = (0..n).map(|i| value(i + 5)).collect();
@@ -370,7 +372,7 @@ mod tests {
                 for j in 0..n {
                     let pairs = a[i * k..].iter().zip(&b[j * k..(j + 1) * k]);
                     let chain = pairs.fold(0f32, |sum, (a, b)| a.mul_add(*b, sum));
-                    assert_eq!(c[i * n + j], chain + bias[j], "{k} values, [{i}, {j}]");
+                    assert_eq!(c[i * n + j], chain + bias[j], "{m} {n} {k}, [{i}, {j}]");
                 }
             }
         }
