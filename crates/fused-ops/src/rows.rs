@@ -8,7 +8,8 @@ use crate::values::{fusible, slice};
 const OPERATOR: &str = "write_rows";
 
 /// Writes the rows of `new` (n, width) over those of `table` (rows, width) that `at` names, in the
-/// table's own storage; of a row that is named twice the later is kept. Takes no part in a backward pass.
+/// table's own storage. A row is named once at most: which of two were kept is not said. Takes no part
+/// in a backward pass.
 ///
 /// # Errors
 /// When shapes do not fit, `table` is not contiguous or `at` names a row that it has not.
