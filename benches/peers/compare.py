@@ -67,6 +67,10 @@ def compare(options, scratch, keep):
         found, last = alternate(case, settings, forms, options, repeats)
         keep({"case": name, "what": what, "peer": peer, "wanted": wanted, **found, "agreement": agreement(case, last)})
 
+    for width, times in ((128, 200), (512, 20)):
+        product = {"rows": 2048, "inner": width, "columns": width, "times": times}
+        what = f"product of 2,048 × {width} by {width}, {times} times"
+        add(f"product-{width}", what, "PyTorch (MKL)", "1", "matmul", product, {"eager": ("theirs.py", product)}, 9)
     step = {"prompts": 32, "samples": 1, "prompt": 1, "reply": 256}
     for name, (hidden, layers, wanted) in SIZES.items():
         if options.only and name not in options.only:

@@ -41,7 +41,7 @@ def measure(options, scratch, say):
     points = []
     growing = series(options, scratch)
     for threads in sorted({1, options.threads}):
-        with Worker("ours", "matmul", {"size": 1024}, options, threads) as worker:
+        with Worker("ours", "matmul", {"rows": 1024, "inner": 1024, "columns": 1024, "times": 1}, options, threads) as worker:
             peak = 2 * 1024**3 / min(worker.run()["seconds"] for _ in range(20))
         for name, (case, what, settings) in growing.items():
             for value, own in settings.items():

@@ -148,16 +148,20 @@ fn word(row: usize, column: usize) -> u32 {
 
 /// Square matrices: what the machine can do at most.
 fn matmul(settings: &Settings) -> Result<Work> {
-    let size = settings.number("size")?;
-    let values = |shift: usize| -> Result<Tensor> {
-        let values: Vec<f32> = (0..size * size)
+    let [rows, inner, columns, times] =
+        ["rows", "inner", "columns", "times"].map(|key| settings.number(key));
+    let (inner, times) = (inner?, times?);
+    let values = |rows: usize, shift: usize| -> Result<Tensor> {
+        let values: Vec<f32> = (0..rows * inner)
             .map(|index| ((index * 31 + shift) % 97) as f32 / 97.0)
             .collect();
-        Ok(Tensor::from_vec(values, (size, size), &Device::Cpu)?)
+        Ok(Tensor::from_vec(values, (rows, inner), &Device::Cpu)?)
     };
-    let (a, b) = (values(1)?, values(2)?);
+    let (a, b) = (values(rows?, 1)?, values(columns?, 2)?);
     Ok(Box::new(move || {
-        fused_ops::linear(&a, &b, None)?;
+        for _ in 0..times {
+            fused_ops::linear(&a, &b, None)?;
+        }
         Ok(json!({"simd": fused_ops::instruction_set()?.name()}))
     }))
 }

@@ -12,7 +12,7 @@ from worker import Worker
 
 # The order of the page.
 CASES = [
-    "train", "train-5m", "train-20m", "prefill", "decode", "rollout", "single", "grpo", "preprocess",
+    "product-128", "product-512", "train", "train-5m", "train-20m", "prefill", "decode", "rollout", "single", "grpo", "preprocess",
     "attribute-block-mean", "block-masses-block-mean", "attribute-zero", "block-masses-zero",
 ]
 PACKAGES = ["torch", "torchvision", "transformers", "trl", "captum", "llama-cpp-python"]
@@ -24,7 +24,7 @@ def machine(options, root):
         if line.startswith("model name"):
             name = line.split(":", 1)[1].strip()
     commit = subprocess.run(["git", "-C", root, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    with Worker("ours", "matmul", {"size": 64}, options) as worker:
+    with Worker("ours", "matmul", {"rows": 64, "inner": 64, "columns": 64, "times": 1}, options) as worker:
         instructions = worker.run()["simd"]
     return {
         "processor": name, "simd": instructions, "threads": options.threads, "python": platform.python_version(),
@@ -75,7 +75,7 @@ def section(name, about, rows):
         f"{about['processor']}, {about['threads']} threads a side, {about['date']}, "
         f"commit {' and '.join(dict.fromkeys(row['commit'] for row in rows))}; "
         + ", ".join(f"{package} {number}" for package, number in about["packages"].items())
-        + f". Medians of {about['repeats']} runs (attribution, larger models: at most 5).", "",
+        + f". Medians of {about['repeats']} runs (products 9; attribution, larger models: at most 5).", "",
         "| work | beside | ours, ms | theirs, ms | ratio | goal | their best form | other forms, ms | both sides |",
         "|---|---|---:|---:|---|---:|---|---|---|",
     ]

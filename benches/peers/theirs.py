@@ -33,11 +33,12 @@ def load(checkpoint, attention="sdpa"):
 
 
 def matmul(_checkpoint, settings):
-    size = int(settings["size"])
-    a, b = torch.rand(size, size), torch.rand(size, size)
+    rows, inner, columns, times = (int(settings[key]) for key in ("rows", "inner", "columns", "times"))
+    a, b = torch.rand(rows, inner), torch.rand(columns, inner)
 
     def work():
-        torch.matmul(a, b.T)
+        for _ in range(times):
+            torch.matmul(a, b.T)
         return {}
 
     serve("matmul", work)
